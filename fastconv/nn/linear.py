@@ -1,0 +1,125 @@
+"""The dense layer, and the layer that flattens pixels for it."""
+
+from __future__ import annotations
+
+from math import prod, sqrt
+
+import numpy as np
+
+from ._arguments import axis_index, integer, random_generator
+from .convolution import Seed
+from .layer import Layer, initial_uniform
+
+
+class Linear(Layer):
+    """Dense (fully connected) layer, ``y = x W^T + b``; the product is NumPy's (BLAS).
+
+    Gradients: ``dL/dx = dL/dy W``, ``dL/dW = (dL/dy)^T x``, ``dL/db = sum over rows of dL/dy``.
+    Input ``(..., in_features)``, output ``(..., out_features)``, with any axes in front, or none.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+    bias : bool
+        Whether there is a `bias`.
+    dtype : dtype
+        float32 or float64.
+    seed : int, numpy.random.Generator or None
+        For the initial values: uniform, bounded by ``1 / sqrt(in_features)``, as in `torch.nn`.
+
+    Attributes
+    ----------
+    params, grads : dict of str to ndarray
+        "weight" of shape ``(out_features, in_features)``, "bias" of shape ``(out_features,)``.
+
+    Raises
+    ------
+    ValueError
+        For sizes that are not positive, and on a call whose input has another last axis.
+
+    References
+    ----------
+    Goodfellow, Bengio and Courville, "Deep learning", 2016, section 6.5. Initial values: He et al., 2015, arXiv:1502.01852.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> layer = nn.Linear(3, 1, dtype=np.float64)
+    >>> layer.params["weight"][...], layer.params["bias"][...] = [[1, 2, 3]], 10
+    >>> layer(np.array([[1.0, 0, 0], [1, 1, 1]]))
+    array([[11.],
+           [16.]])
+    >>> layer.backward(np.array([[1.0], [0.0]])), layer.grads["weight"]
+    (array([[1., 2., 3.],
+           [0., 0., 0.]]), array([[1., 0., 0.]]))
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, dtype: object = np.float32,
+                 seed: Seed = None) -> None:
+        super().__init__(dtype)
+        self.in_features = integer(in_features, "in_features")
+        self.out_features = integer(out_features, "out_features")
+        generator = random_generator(seed)
+        bound = 1 / sqrt(in_features)
+        self.params["weight"] = initial_uniform(generator, (out_features, in_features), bound, self.dtype)
+        if bias:
+            self.params["bias"] = initial_uniform(generator, (out_features,), bound, self.dtype)
+
+    def _forward(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if x.shape[-1:] != (self.in_features,):
+            raise ValueError(f"input of Linear must have shape (..., {self.in_features}), got {x.shape}")
+        y = x @ self.params["weight"].T
+        if "bias" in self.params:
+            y += self.params["bias"]
+        return y, x
+
+    def _backward(self, grad_output: np.ndarray, x: np.ndarray, input_gradient: bool) -> np.ndarray | None:
+        rows = grad_output.reshape(-1, self.out_features)
+        self.grads["weight"] = rows.T @ x.reshape(-1, self.in_features)
+        if "bias" in self.params:
+            self.grads["bias"] = rows.sum(axis=0)
+        return grad_output @ self.params["weight"] if input_gradient else None
+
+
+class Flatten(Layer):
+    """Merge neighbouring axes into one, in row-major order; the gradient is reshaped back.
+
+    Input of any shape, float32 or float64; output with axes `start_dim` to `end_dim` replaced by one.
+
+    Parameters
+    ----------
+    start_dim, end_dim : int
+        First and last axis to merge. The defaults keep the batch axis and merge the rest.
+
+    Raises
+    ------
+    ValueError
+        On a call whose input does not have these axes in this order.
+
+    References
+    ----------
+    `torch.nn.Flatten`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> nn.Flatten()(np.zeros((8, 16, 7, 7), np.float32)).shape
+    (8, 784)
+    """
+
+    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
+        super().__init__()
+        self.start_dim = integer(start_dim, "start_dim", minimum=-64)
+        self.end_dim = integer(end_dim, "end_dim", minimum=-64)
+
+    def _forward(self, x: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+        first = axis_index(self.start_dim, x.shape, "start_dim")
+        last = axis_index(self.end_dim, x.shape, "end_dim")
+        if first > last:
+            raise ValueError(f"start_dim must not come after end_dim, got axes {first} and {last} of an input of shape {x.shape}")
+        return x.reshape(*x.shape[:first], prod(x.shape[first:last + 1]), *x.shape[last + 1:]), x.shape
+
+    def _backward(self, grad_output: np.ndarray, shape: tuple[int, ...], input_gradient: bool) -> np.ndarray:
+        return grad_output.reshape(shape)

@@ -1,0 +1,231 @@
+"""Loss functions: ``loss = criterion(input, target)``, a Python float, then ``criterion.backward()``, the input's gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ._arguments import _REAL
+from .activation import log_softmax
+
+
+class _Loss:
+    """What all losses share: the reduction, and the order of calls.
+
+    A loss defines `_forward(x, target) -> (terms, saved)`, the terms still to be added up, and `_backward(saved, scale)`,
+    the gradient of their sum times `scale`.
+    """
+
+    def __init__(self, reduction: str = "mean") -> None:
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
+        self.reduction = reduction
+        self._saved: tuple[Any, float] | None = None
+
+    def _forward(self, x: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, Any]:
+        raise NotImplementedError
+
+    def _backward(self, saved: Any, scale: float) -> np.ndarray:
+        raise NotImplementedError
+
+    def forward(self, input: np.ndarray, target: np.ndarray) -> float:
+        """The loss.
+
+        Parameters
+        ----------
+        input : ndarray, float32 or float64
+            What the network returned.
+        target : ndarray
+            What it should have returned; see the class for shape and dtype.
+
+        Returns
+        -------
+        float
+            Mean (NaN if there is nothing to average) or sum.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit or targets are out of range.
+        TypeError
+            If dtypes do not fit.
+        """
+        x = np.asarray(input)
+        if x.dtype not in _REAL:
+            raise TypeError(f"input of {type(self).__name__} must be float32 or float64, got {x.dtype}")
+        terms, saved = self._forward(x, np.asarray(target))
+        total = float(terms.sum(dtype=np.float64))
+        if self.reduction == "sum":
+            self._saved = saved, 1.0
+            return total
+        self._saved = saved, 1 / max(terms.size, 1)
+        return total / terms.size if terms.size else float("nan")
+
+    def __call__(self, input: np.ndarray, target: np.ndarray) -> float:
+        """The same as `forward`."""
+        return self.forward(input, target)
+
+    def backward(self) -> np.ndarray:
+        """Gradient of the last loss with respect to its input.
+
+        Returns
+        -------
+        ndarray of the input's shape and dtype
+
+        Raises
+        ------
+        RuntimeError
+            If no loss has been computed yet.
+        """
+        if self._saved is None:
+            raise RuntimeError(f"{type(self).__name__}.backward was called before the loss: there is nothing to differentiate")
+        return self._backward(*self._saved)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(reduction={self.reduction!r})"
+
+
+def _class_indices(x: np.ndarray, target: np.ndarray, name: str) -> tuple[int, np.ndarray]:
+    """The class axis of `x`, and `target` with that axis of length 1, checked."""
+    if x.ndim == 0:
+        raise ValueError(f"input of {name} must have shape (N, C), (C,) or (N, C, ...), got ()")
+    axis = min(x.ndim - 1, 1)
+    classes = x.shape[axis]
+    expected = x.shape[:axis] + x.shape[axis + 1:]
+    if target.dtype.kind not in "iu":
+        raise TypeError(f"target of {name} must hold integer class indices, got {target.dtype}")
+    if target.shape != expected:
+        raise ValueError(f"target of {name} must have shape {expected} for an input of shape {x.shape}, got {target.shape}")
+    outside = (target < 0) | (target >= classes)
+    if outside.any():
+        raise ValueError(f"target of {name} must be in 0 ... {classes - 1}, got {target[outside].flat[0]}")
+    return axis, np.expand_dims(target, axis)
+
+
+class CrossEntropyLoss(_Loss):
+    """Cross-entropy of softmax, ``-log(exp(x_t) / sum_j exp(x_j))`` for target class t; gradient ``softmax(x) - onehot(t)``.
+
+    Input ``(N, C)``, ``(C,)`` or ``(N, C, d1, ...)``, the unnormalised logits; target without the class axis C.
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum"}
+        Over all targets.
+
+    Raises
+    ------
+    ValueError, TypeError
+        On a call, for targets that are out of range, of another shape, or not integer.
+
+    References
+    ----------
+    Goodfellow, Bengio and Courville, "Deep learning", 2016, section 6.2.2.3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> criterion = nn.CrossEntropyLoss()
+    >>> round(criterion(np.array([[0.0, 0.0], [1000.0, 0.0]]), [1, 0]), 6)   # the mean of log 2 and 0
+    0.346574
+    >>> criterion.backward()
+    array([[ 0.25, -0.25],
+           [ 0.  ,  0.  ]])
+    """
+
+    def _forward(self, x: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, Any]:
+        axis, indices = _class_indices(x, target, "CrossEntropyLoss")
+        log_p = log_softmax(x, axis)
+        return -np.take_along_axis(log_p, indices, axis), (log_p, indices, axis)
+
+    def _backward(self, saved: Any, scale: float) -> np.ndarray:
+        log_p, indices, axis = saved
+        gradient = np.exp(log_p)
+        np.put_along_axis(gradient, indices, np.take_along_axis(gradient, indices, axis) - 1, axis)
+        gradient *= scale
+        return gradient
+
+
+class NLLLoss(_Loss):
+    """Negative log-likelihood, ``-x_t`` for target class t, where x are logarithms of probabilities; gradient ``-onehot(t)``.
+
+    Input ``(N, C)``, ``(C,)`` or ``(N, C, d1, ...)``, as `LogSoftmax` returns it; target without the class axis C.
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum"}
+        Over all targets.
+
+    Raises
+    ------
+    ValueError, TypeError
+        On a call, for targets that are out of range, of another shape, or not integer.
+
+    References
+    ----------
+    Goodfellow, Bengio and Courville, "Deep learning", 2016, section 5.5.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> criterion = nn.NLLLoss()
+    >>> criterion(np.array([[-1.0, -2.0], [-3.0, -4.0]]), [1, 0])
+    2.5
+    >>> criterion.backward()
+    array([[ 0. , -0.5],
+           [-0.5,  0. ]])
+    """
+
+    def _forward(self, x: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, Any]:
+        axis, indices = _class_indices(x, target, "NLLLoss")
+        return -np.take_along_axis(x, indices, axis), (x, indices, axis)
+
+    def _backward(self, saved: Any, scale: float) -> np.ndarray:
+        x, indices, axis = saved
+        gradient = np.zeros_like(x)
+        np.put_along_axis(gradient, indices, -scale, axis)
+        return gradient
+
+
+class MSELoss(_Loss):
+    """Squared error, ``(x - t)^2``; gradient ``2 (x - t)``, both divided by the number of elements for the mean.
+
+    Input and target of one shape and one dtype; nothing is broadcast.
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum"}
+        Over all elements.
+
+    Raises
+    ------
+    ValueError, TypeError
+        On a call, for a target of another shape or dtype.
+
+    References
+    ----------
+    Goodfellow, Bengio and Courville, "Deep learning", 2016, section 5.1.4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> criterion = nn.MSELoss(reduction="sum")
+    >>> criterion(np.array([1.0, 2.0]), np.array([1.0, 5.0]))
+    9.0
+    >>> criterion.backward()
+    array([ 0., -6.])
+    """
+
+    def _forward(self, x: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, Any]:
+        if target.shape != x.shape:
+            raise ValueError(f"target of MSELoss must have the input's shape {x.shape}, got {target.shape}")
+        if target.dtype != x.dtype:
+            raise TypeError(f"target of MSELoss must have the input's dtype {x.dtype}, got {target.dtype}")
+        difference = x - target
+        return difference * difference, difference
+
+    def _backward(self, difference: np.ndarray, scale: float) -> np.ndarray:
+        return difference * (2 * scale)
