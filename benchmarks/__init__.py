@@ -1,0 +1,1 @@
+"""fastconv against PyTorch over the rows of shapes.json: `python -m benchmarks --help`."""

@@ -1,0 +1,204 @@
+"""The rows of shapes.json: what each computes, its arithmetic and its arrays, and how fastconv is called for it.
+
+A new kind of operation is one more class here (named in `KINDS`) and one more function in `peers.py`.
+"""
+
+import json
+import re
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, ClassVar
+
+import fastconv
+import numpy as np
+
+SHAPES = Path(__file__).with_name("shapes.json")
+PASSES = ("forward", "input", "weight")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to compute a result: `call()` is what is timed, `array` takes the result out of what it returned."""
+
+    name: str
+    call: Callable[[], Any]
+    array: Callable[[Any], np.ndarray] = np.asarray
+
+
+def per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
+    return (value,) * axes if isinstance(value, int) else tuple(value)
+
+
+def channels_last(array: np.ndarray) -> np.ndarray:
+    """The same array, kept in memory as N, spatial axes, C."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(ABC):
+    """A line of shapes.json; `layout` is how fastconv's input and output gradient lie in memory."""
+
+    name: str
+    op: str
+    cls: str
+    input: tuple[int, ...]
+    dtype: str = "float32"
+    stride: int | tuple[int, ...] = 1
+    padding: int | tuple[int, ...] = 0
+    layout: str = "channels_first"
+
+    passes: ClassVar[tuple[str, ...]]
+
+    @property
+    def axes(self) -> int:
+        return len(self.input) - 2
+
+    @property
+    @abstractmethod
+    def output(self) -> tuple[int, ...]:
+        """The result's shape."""
+
+    @abstractmethod
+    def flops(self) -> int:
+        """Nominal operations, the same for every pass: what direct code does, padding counted; 0 where none are."""
+
+    @abstractmethod
+    def nbytes(self, which: str) -> int:
+        """The least traffic of a pass: each of its arrays read or written once."""
+
+    @abstractmethod
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Random operands under the names `input`, `grad_output` and, for a convolution, `weight`."""
+
+    @abstractmethod
+    def fastconv(self, which: str, arrays: dict[str, np.ndarray]) -> Contender:
+        """Our call for a pass."""
+
+    @property
+    def itemsize(self) -> int:
+        return np.dtype(self.dtype).itemsize
+
+    def random(self, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(zlib.crc32(self.name.encode()))
+        arrays = {name: rng.standard_normal(shape).astype(self.dtype) for name, shape in shapes.items()}
+        if self.layout == "channels_last":
+            arrays |= {name: channels_last(arrays[name]) for name in ("input", "grad_output")}
+        return arrays
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convolution(Row):
+    weight: tuple[int, ...]
+    dilation: int | tuple[int, ...] = 1
+    groups: int = 1
+
+    passes = PASSES
+
+    @property
+    def transposed(self) -> bool:
+        return "transpose" in self.op
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        sizes = zip(
+            self.input[2:],
+            self.weight[2:],
+            *(per_axis(value, self.axes) for value in (self.stride, self.padding, self.dilation)),
+            strict=True,
+        )
+        if self.transposed:
+            return (self.input[0], self.weight[1] * self.groups,
+                    *((n - 1) * s - 2 * p + d * (k - 1) + 1 for n, k, s, p, d in sizes))
+        return (self.input[0], self.weight[0], *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes))
+
+    def flops(self) -> int:
+        # Every weight meets every output pixel once, or every input pixel where the convolution is transposed.
+        pixels = self.input[2:] if self.transposed else self.output[2:]
+        return 2 * self.input[0] * prod(pixels) * prod(self.weight)
+
+    def nbytes(self, which: str) -> int:
+        # Each pass reads two of input, weight and output (or their gradients) and writes the third.
+        return self.itemsize * (prod(self.input) + prod(self.weight) + prod(self.output))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return self.random(input=self.input, weight=self.weight, grad_output=self.output)
+
+    def fastconv(self, which: str, arrays: dict[str, np.ndarray]) -> Contender:
+        x, w, grad = arrays["input"], arrays["weight"], arrays["grad_output"]
+        tail = (0, self.groups, self.dilation) if self.transposed else (self.dilation, self.groups)
+        options = (self.stride, self.padding, *tail)
+        if which == "forward":
+            return Contender("fastconv", partial(getattr(fastconv, self.op), x, w, None, *options))
+        backward = getattr(fastconv, f"{self.op}_backward")
+        mask = (which == "input", which == "weight", False)
+        return Contender("fastconv", partial(backward, grad, x, w, *options, output_mask=mask), attrgetter(which))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooling(Row):
+    kernel: int | tuple[int, ...]
+
+    passes = ("forward", "input")
+
+    @property
+    def maximum(self) -> bool:
+        return self.op.startswith("max")
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        sizes = zip(
+            self.input[2:],
+            *(per_axis(value, self.axes) for value in (self.kernel, self.stride, self.padding)),
+            strict=True,
+        )
+        return (*self.input[:2], *((n + 2 * p - k) // s + 1 for n, k, s, p in sizes))
+
+    def flops(self) -> int:
+        return 0
+
+    def nbytes(self, which: str) -> int:
+        indices = 8 * prod(self.output) if self.maximum and which == "input" else 0
+        return self.itemsize * (prod(self.input) + prod(self.output)) + indices
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return self.random(input=self.input, grad_output=self.output)
+
+    def fastconv(self, which: str, arrays: dict[str, np.ndarray]) -> Contender:
+        forward = partial(getattr(fastconv, self.op), arrays["input"], self.kernel, self.stride, self.padding)
+        if which == "forward":
+            return Contender("fastconv", forward)
+        backward = getattr(fastconv, f"{self.op}_backward")
+        if self.maximum:
+            _, indices = forward(return_indices=True)
+            return Contender("fastconv", partial(backward, arrays["grad_output"], indices, self.input))
+        return Contender("fastconv", partial(backward, arrays["grad_output"], self.input, self.kernel, self.stride,
+                                             self.padding))
+
+
+KINDS = {"conv": Convolution, "conv_transpose": Convolution, "max_pool": Pooling, "avg_pool": Pooling}
+
+
+def row_from(entry: dict[str, Any]) -> Row:
+    """A row from its JSON object; an unknown operation or key is an error, not a row that is left out."""
+    kind = re.sub(r"[123]d$", "", entry["op"])
+    if kind not in KINDS:
+        raise ValueError(f"row {entry['name']!r}: op is {entry['op']!r}, "
+                         f"expected one of {', '.join(KINDS)} with 1d, 2d or 3d")
+    if entry.get("layout", "channels_last") != "channels_last":
+        raise ValueError(f"row {entry['name']!r}: layout is {entry['layout']!r}, expected channels_last or none")
+    return KINDS[kind](**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
+
+
+def load(path: Path = SHAPES) -> list[Row]:
+    return [row_from(entry) for entry in json.loads(path.read_text())]
+
+
+def select(rows: Sequence[Row], only: str | None = None, cls: str | None = None) -> list[Row]:
+    """The rows whose name contains `only` and whose class is `cls`, where these are given."""
+    return [row for row in rows if (only is None or only in row.name) and (cls is None or row.cls == cls)]
