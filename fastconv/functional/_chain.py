@@ -1,0 +1,232 @@
+"""Chains of small convolutions: what a factored convolution is made of.
+
+A `Stage` is one link, a convolution with its own weight and geometry; `chain_forward` and `chain_backward`
+run any chain. `Axis` holds the geometry of one spatial axis, so that a link can take the stride and padding
+of one axis alone.
+"""
+
+from collections.abc import Iterable, Sequence
+from math import gcd
+from operator import index
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .conv import conv1d, conv1d_input, conv1d_weight, conv2d, conv2d_input, conv2d_weight
+
+Sizes = int | Sequence[int]
+Padding = int | Sequence[int | tuple[int, int]] | str
+
+_CONV = {1: conv1d, 2: conv2d}
+_CONV_INPUT = {1: conv1d_input, 2: conv2d_input}
+_CONV_WEIGHT = {1: conv1d_weight, 2: conv2d_weight}
+
+
+# ---- geometry ----------------------------------------------------------------------------------
+
+
+class Axis(NamedTuple):
+    """One spatial axis of a convolution; the defaults are those of a pointwise one."""
+
+    size: int
+    kernel: int = 1
+    stride: int = 1
+    dilation: int = 1
+    before: int = 0
+    after: int = 0
+
+    @property
+    def reach(self) -> int:
+        return (self.kernel - 1) * self.dilation + 1
+
+    @property
+    def out(self) -> int:
+        return (self.before + self.size + self.after - self.reach) // self.stride + 1
+
+    def read_part(self) -> tuple[slice, "Axis"]:
+        """The slice of the input that the kernel can read, and the same convolution on that slice.
+
+        The positions read are `o * stride + k * dilation - before`: all lie `gcd(stride, dilation)` apart,
+        and the last one is the last tap of the last output.
+        """
+        step = gcd(self.stride if self.out > 1 else 0, self.dilation if self.kernel > 1 else 0) or 1
+        start = -self.before % step
+        stop = min(self.size, (self.out - 1) * self.stride + self.reach - self.before)
+        if stop <= start:  # only padding is read; a convolution wants an input all the same
+            return slice(None), self
+        size = len(range(start, stop, step))
+        stride, dilation = max(1, self.stride // step), max(1, self.dilation // step)
+        before = (self.before + start) // step
+        after = (self.out - 1) * stride + (self.kernel - 1) * dilation + 1 - size - before
+        return slice(start, stop, step), Axis(size, self.kernel, stride, dilation, before, after)
+
+
+def geometry(
+    size: Sequence[int], kernel: Sequence[int], stride: Sizes, padding: Padding, dilation: Sizes
+) -> list[Axis]:
+    """The spatial axes of a convolution, each with its own share of stride, padding and dilation."""
+    count = len(size)
+    strides, dilations = _per_axis(stride, count, "stride"), _per_axis(dilation, count, "dilation")
+    if isinstance(padding, str) and padding == "same":
+        pairs = [_same_padding(*axis) for axis in zip(size, kernel, strides, dilations, strict=True)]
+    else:
+        pairs = _padding_pairs(padding, count)
+    columns = zip(size, kernel, strides, dilations, pairs, strict=True)
+    axes = [Axis(n, k, s, d, *pair) for n, k, s, d, pair in columns]
+    for position, axis in enumerate(axes):
+        if axis.out < 1:
+            raise ValueError(
+                f"input: expected at least {axis.reach} elements with padding on spatial axis {position}, the reach "
+                f"of a kernel of size {axis.kernel} at dilation {axis.dilation}; got {axis.size}, "
+                f"padded {axis.before + axis.size + axis.after}"
+            )
+    return axes
+
+
+def _per_axis(value: Sizes, count: int, name: str) -> tuple[int, ...]:
+    """One positive int for each spatial axis."""
+    expected = f"a positive int or a tuple of {count}"
+    try:
+        values = tuple(index(v) for v in (value if isinstance(value, Iterable) else [value] * count))
+    except TypeError:
+        raise TypeError(f"{name}: expected {expected}, got {value!r}") from None
+    if len(values) != count or min(values) < 1:
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
+    return values
+
+
+def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """Padding for `ceil(size / stride)` outputs; an odd element goes after."""
+    total = max(0, (-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size)
+    return total // 2, total - total // 2
+
+
+def _padding_pairs(padding: Padding, count: int) -> list[tuple[int, ...]]:
+    """Zeros (before, after) for each axis, from every form of padding but "same"."""
+    expected = f"'same', 'valid', an int, or a tuple of {count} ints or (before, after) pairs, none negative"
+    if isinstance(padding, str):
+        if padding != "valid":
+            raise ValueError(f"padding: expected {expected}; got {padding!r}")
+        return [(0, 0)] * count
+    try:
+        entries = padding if isinstance(padding, Iterable) else [padding] * count
+        pairs = [tuple(index(p) for p in (e if isinstance(e, Iterable) else (e, e))) for e in entries]
+    except TypeError:
+        raise TypeError(f"padding: expected {expected}; got {padding!r}") from None
+    if len(pairs) != count or any(len(pair) != 2 or min(pair) < 0 for pair in pairs):
+        raise ValueError(f"padding: expected {expected}; got {padding!r}")
+    return pairs
+
+
+# ---- chains ------------------------------------------------------------------------------------
+
+
+class Stage(NamedTuple):
+    """One convolution of a chain: its weight and its spatial axes."""
+
+    weight: NDArray
+    axes: Sequence[Axis]
+    groups: int = 1
+
+    @property
+    def out(self) -> list[int]:
+        return [axis.out for axis in self.axes]
+
+    @property
+    def options(self) -> dict:
+        return {
+            "stride": tuple(axis.stride for axis in self.axes),
+            "padding": tuple((axis.before, axis.after) for axis in self.axes),
+            "dilation": tuple(axis.dilation for axis in self.axes),
+            "groups": self.groups,
+        }
+
+    def forward(self, x: NDArray, bias: NDArray | None = None) -> NDArray:
+        return _CONV[len(self.axes)](x, self.weight, bias, **self.options)
+
+    def input_gradient(self, grad: NDArray) -> NDArray:
+        shape = (len(grad), self.weight.shape[1] * self.groups, *(axis.size for axis in self.axes))
+        return _CONV_INPUT[len(self.axes)](shape, self.weight, grad, **self.options)
+
+    def weight_gradient(self, grad: NDArray, x: NDArray) -> NDArray:
+        return _CONV_WEIGHT[len(self.axes)](x, self.weight.shape, grad, **self.options)
+
+
+def chain_forward(stages: Sequence[Stage], x: NDArray, bias: NDArray | None) -> NDArray:
+    """Run `x` through the chain; the bias belongs to its last link."""
+    *inner, last = stages
+    for stage in inner:
+        x = stage.forward(x)
+    return last.forward(x, bias)
+
+
+def chain_backward(
+    stages: Sequence[Stage], grad: NDArray, x: NDArray, needed: Sequence[bool]
+) -> list[NDArray | None]:
+    """Gradients of `x` and of every stage's weight; `needed`, in that order, says which to compute.
+
+    What lies between the stages is computed again rather than kept from the forward pass.
+    """
+    found: list[NDArray | None] = [None] * len(needed)
+    inputs = [x]
+    for k, stage in enumerate(stages[:-1]):
+        if any(needed[k + 2 :]):  # the weight of a later stage
+            inputs.append(stage.forward(inputs[k]))
+    for k in reversed(range(len(stages))):
+        if needed[k + 1]:
+            found[k + 1] = stages[k].weight_gradient(grad, inputs[k])
+        if not any(needed[: k + 1]):
+            return found
+        grad = stages[k].input_gradient(grad)
+    found[0] = grad
+    return found
+
+
+# ---- arguments ---------------------------------------------------------------------------------
+
+
+def check_array(value: ArrayLike, name: str, like: NDArray | None = None) -> NDArray:
+    """`value` as an array of float32 or float64; of the input's dtype where `like` gives the input."""
+    array = np.asarray(value)
+    if array.dtype not in (np.float32, np.float64):
+        raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}")
+    if like is not None and array.dtype != like.dtype:
+        raise TypeError(f"{name}: expected {like.dtype}, the dtype of input, got {array.dtype}")
+    return array
+
+
+def check_input(input: ArrayLike, axes: int) -> tuple[NDArray, bool]:
+    """The input with a batch axis, and whether it came with one."""
+    x = check_array(input, "input")
+    if x.ndim not in (axes + 1, axes + 2):
+        raise ValueError(
+            f"input: expected {axes + 2} axes (N, C and {axes} spatial), or {axes + 1} without N, got shape {x.shape}"
+        )
+    batched = x.ndim == axes + 2
+    return (x if batched else x[np.newaxis]), batched
+
+
+def check_bias(bias: ArrayLike | None, last: Stage, x: NDArray) -> NDArray | None:
+    if bias is None:
+        return None
+    array = check_array(bias, "bias", like=x)
+    if array.shape != last.weight.shape[:1]:
+        raise ValueError(f"bias: expected shape {last.weight.shape[:1]}, got {array.shape}")
+    return array
+
+
+def check_grad_output(grad_output: ArrayLike, last: Stage, x: NDArray, batched: bool) -> NDArray:
+    """The gradient of the chain's output, with a batch axis."""
+    grad = check_array(grad_output, "grad_output", like=x)
+    expected = (len(x), len(last.weight), *last.out)[0 if batched else 1 :]
+    if grad.shape != expected:
+        raise ValueError(f"grad_output: expected shape {expected}, got {grad.shape}")
+    return grad if batched else grad[np.newaxis]
+
+
+def check_mask(output_mask: Sequence[bool], length: int) -> tuple[bool, ...]:
+    mask = tuple(bool(needed) for needed in output_mask)
+    if len(mask) != length:
+        raise ValueError(f"output_mask: expected {length} booleans, got {output_mask!r}")
+    return mask

@@ -1,0 +1,536 @@
+"""Factored convolutions: separable and CP (canonical polyadic), forward and backward.
+
+A factored kernel is a product of small ones, so its convolution is a chain of small convolutions (`_chain`).
+The functions here check their arguments, build the chain and give its gradients the shapes of the factors.
+"""
+
+from collections.abc import Sequence
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ._chain import (
+    Axis,
+    Padding,
+    Sizes,
+    Stage,
+    chain_backward,
+    chain_forward,
+    check_array,
+    check_bias,
+    check_grad_output,
+    check_input,
+    check_mask,
+    geometry,
+)
+from .decompose import check_factors
+
+
+class SeparableGradients(NamedTuple):
+    """Gradients of `separable_conv2d`; None where the output mask left one out."""
+
+    input: NDArray | None
+    depthwise_weight: NDArray | None
+    pointwise_weight: NDArray | None
+    bias: NDArray | None
+
+
+class CPGradients(NamedTuple):
+    """Gradients of `cp_conv1d` and `cp_conv2d`; `factors` is a tuple like the argument."""
+
+    input: NDArray | None
+    factors: tuple[NDArray, ...] | None
+    bias: NDArray | None
+
+
+# ---- separable ---------------------------------------------------------------------------------
+
+
+def separable_conv2d(
+    input: ArrayLike,
+    depthwise_weight: ArrayLike,
+    pointwise_weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: Sizes = 1,
+    padding: Padding = 0,
+    dilation: Sizes = 1,
+) -> NDArray:
+    """Depthwise separable convolution: a filter for each channel, then a mix of the channels at each pixel.
+
+    With ``M`` filters for each input channel, ``C' = C * M`` and zeros outside the input::
+
+        z[n,j,p,q] = sum_{l,k}  D[j,0,l,k] x[n, j // M, p SH + l DH - PH, q SW + k DW - PW]
+        y[n,o,p,q] = bias[o] + sum_j  P[o,j,0,0] z[n,j,p,q]
+
+    which is the convolution with the dense kernel ``W[o,i,l,k] = sum_{j // M = i} P[o,j,0,0] D[j,0,l,k]`` at
+    ``C' (KH KW + OC)`` instead of ``OC C KH KW`` multiplications for each pixel of the output.
+
+    Parameters
+    ----------
+    input : array of shape (N, C, H, W) or (C, H, W), float32 or float64
+    depthwise_weight : array of shape (C * M, 1, KH, KW), dtype of input
+    pointwise_weight : array of shape (OC, C * M, 1, 1), dtype of input
+    bias : array of shape (OC,), dtype of input, optional
+    stride, dilation : int or tuple of 2 ints
+        Of the depthwise filter.
+    padding : int, tuple of 2 ints, tuple of 2 pairs (before, after), "same" or "valid"
+        As in `conv2d`.
+
+    Returns
+    -------
+    array of shape (N, OC, OH, OW) or (OC, OH, OW), dtype of input
+
+    Raises
+    ------
+    ValueError
+        Where a shape, stride, padding or dilation does not fit.
+    TypeError
+        Where a dtype is not float32 or float64, or not that of input.
+
+    References
+    ----------
+    L. Sifre, "Rigid-motion scattering for image classification", thesis, 2014. A. Howard et al., "MobileNets:
+    efficient convolutional neural networks for mobile vision applications", arXiv:1704.04861, 2017.
+
+    Examples
+    --------
+    Each channel's difference to the right, then the sum of both channels:
+
+    >>> import numpy as np
+    >>> x = np.array([[[1.0, 2.0, 4.0]], [[0.0, 10.0, 30.0]]])
+    >>> depthwise = np.array([-1.0, 1.0] * 2).reshape(2, 1, 1, 2)
+    >>> separable_conv2d(x, depthwise, np.ones((1, 2, 1, 1)))
+    array([[[11., 22.]]])
+    """
+    x, batched = check_input(input, 2)
+    stages = _separable_stages(x, depthwise_weight, pointwise_weight, stride, padding, dilation)
+    y = chain_forward(stages, x, check_bias(bias, stages[-1], x))
+    return y if batched else y[0]
+
+
+def separable_conv2d_backward(
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    depthwise_weight: ArrayLike,
+    pointwise_weight: ArrayLike,
+    stride: Sizes = 1,
+    padding: Padding = 0,
+    dilation: Sizes = 1,
+    *,
+    output_mask: Sequence[bool] = (True, True, True, True),
+) -> SeparableGradients:
+    """Gradients of `separable_conv2d`.
+
+    With ``g = dL/dy``, ``z`` and ``M`` as in `separable_conv2d` and ``e = dL/dz``, every sum running over the
+    indices that its left side lacks::
+
+        dL/dbias[o]     = sum  g[n,o,p,q]
+        dL/dP[o,j,0,0]  = sum  g[n,o,p,q] z[n,j,p,q]
+        e[n,j,p,q]      = sum  P[o,j,0,0] g[n,o,p,q]
+        dL/dD[j,0,l,k]  = sum  e[n,j,p,q] x[n, j // M, p SH + l DH - PH, q SW + k DW - PW]
+        dL/dx[n,i,h,w]  = sum  D[j,0,l,k] e[n,j,p,q]    over j // M = i, p SH + l DH - PH = h, q SW + k DW - PW = w
+
+    Parameters
+    ----------
+    grad_output : array of shape (N, OC, OH, OW) or (OC, OH, OW), dtype of input
+    input : array of shape (N, C, H, W) or (C, H, W), float32 or float64
+    depthwise_weight : array of shape (C * M, 1, KH, KW), dtype of input
+    pointwise_weight : array of shape (OC, C * M, 1, 1), dtype of input
+    stride, padding, dilation
+        As given to `separable_conv2d`.
+    output_mask : sequence of 4 bools
+        Which gradients to compute: of input, depthwise_weight, pointwise_weight and bias.
+
+    Returns
+    -------
+    SeparableGradients
+        ``(input, depthwise_weight, pointwise_weight, bias)``, each of its argument's shape, None where masked.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `separable_conv2d`, and where grad_output does not have the output's shape.
+
+    References
+    ----------
+    The equations follow from those of `separable_conv2d` by the chain rule.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, depthwise = np.ones((1, 2, 3, 3)), np.ones((2, 1, 2, 2))
+    >>> pointwise = np.array([1.0, -1.0]).reshape(1, 2, 1, 1)
+    >>> gradients = separable_conv2d_backward(np.ones((1, 1, 2, 2)), x, depthwise, pointwise)
+    >>> gradients.input[0, 1]
+    array([[-1., -2., -1.],
+           [-2., -4., -2.],
+           [-1., -2., -1.]])
+    >>> gradients.bias
+    array([4.])
+    """
+    mask = check_mask(output_mask, 4)
+    x, batched = check_input(input, 2)
+    stages = _separable_stages(x, depthwise_weight, pointwise_weight, stride, padding, dilation)
+    grad = check_grad_output(grad_output, stages[-1], x, batched)
+    grad_x, *grad_weights = chain_backward(stages, grad, x, mask[:3])
+    if grad_x is not None and not batched:
+        grad_x = grad_x[0]
+    return SeparableGradients(grad_x, *grad_weights, grad.sum(axis=(0, 2, 3)) if mask[3] else None)
+
+
+def _separable_stages(
+    x: NDArray,
+    depthwise_weight: ArrayLike,
+    pointwise_weight: ArrayLike,
+    stride: Sizes,
+    padding: Padding,
+    dilation: Sizes,
+) -> list[Stage]:
+    depthwise = check_array(depthwise_weight, "depthwise_weight", like=x)
+    pointwise = check_array(pointwise_weight, "pointwise_weight", like=x)
+    channels = x.shape[1]
+    if depthwise.ndim != 4 or depthwise.shape[1] != 1 or 0 in depthwise.shape:
+        raise ValueError(f"depthwise_weight: expected shape (C * multiplier, 1, KH, KW), got {depthwise.shape}")
+    if channels == 0 or len(depthwise) % channels:
+        raise ValueError(
+            f"depthwise_weight: expected a multiple of the {channels} channels of input on axis 0, "
+            f"got shape {depthwise.shape}"
+        )
+    if pointwise.ndim != 4 or pointwise.shape[1:] != (len(depthwise), 1, 1):
+        raise ValueError(f"pointwise_weight: expected shape (OC, {len(depthwise)}, 1, 1), got {pointwise.shape}")
+    axes = geometry(x.shape[2:], depthwise.shape[2:], stride, padding, dilation)
+    first = Stage(depthwise, axes, groups=channels)
+    return [first, Stage(pointwise, [Axis(size) for size in first.out])]
+
+
+# ---- CP ----------------------------------------------------------------------------------------
+
+
+def cp_conv1d(
+    input: ArrayLike,
+    factors: Sequence[ArrayLike],
+    bias: ArrayLike | None = None,
+    stride: Sizes = 1,
+    padding: Padding = 0,
+    dilation: Sizes = 1,
+) -> NDArray:
+    """1-D convolution with a kernel in CP form, ``W[o,i,k] = sum_r a[o,r] b[i,r] d[k,r]``.
+
+    With zeros outside the input::
+
+        u[n,r,w] = sum_i  b[i,r] x[n,i,w]
+        t[n,r,q] = sum_k  d[k,r] u[n, r, q S + k D - P]
+        y[n,o,q] = bias[o] + sum_r  a[o,r] t[n,r,q]
+
+    Parameters
+    ----------
+    input : array of shape (N, IC, W) or (IC, W), float32 or float64
+    factors : sequence of 3 arrays a (OC, R), b (IC, R), d (KW, R), dtype of input
+    bias : array of shape (OC,), dtype of input, optional
+    stride, dilation : int or tuple of 1 int
+    padding : int, tuple of 1 int, tuple of 1 pair (before, after), "same" or "valid"
+        As in `conv1d`.
+
+    Returns
+    -------
+    array of shape (N, OC, OW) or (OC, OW), dtype of input
+
+    Raises
+    ------
+    ValueError
+        Where a shape, rank, stride, padding or dilation does not fit.
+    TypeError
+        Where a dtype is not float32 or float64, or not that of input.
+
+    See Also
+    --------
+    cp_conv2d : the same on images.
+    cp_weight : the dense kernel of the factors.
+    cp_decompose : factors for a dense kernel.
+
+    References
+    ----------
+    V. Lebedev et al., "Speeding-up convolutional neural networks using fine-tuned CP-decomposition",
+    arXiv:1412.6553, 2015.
+
+    Examples
+    --------
+    The sum of two channels, its difference to the right, and twice that:
+
+    >>> import numpy as np
+    >>> x = np.array([[1.0, 2.0, 4.0], [0.0, 10.0, 30.0]])
+    >>> a, b, d = np.array([[1.0], [2.0]]), np.array([[1.0], [1.0]]), np.array([[-1.0], [1.0]])
+    >>> cp_conv1d(x, (a, b, d))
+    array([[11., 22.],
+           [22., 44.]])
+    """
+    return _cp_conv(_cp_problem(1, input, factors, stride, padding, dilation), bias)
+
+
+def cp_conv1d_backward(
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    factors: Sequence[ArrayLike],
+    stride: Sizes = 1,
+    padding: Padding = 0,
+    dilation: Sizes = 1,
+    *,
+    output_mask: Sequence[bool] = (True, True, True),
+) -> CPGradients:
+    """Gradients of `cp_conv1d`.
+
+    With ``g = dL/dy``, ``u`` and ``t`` as in `cp_conv1d`, every sum running over the indices that its left
+    side lacks::
+
+        dL/dbias[o]    = sum  g[n,o,q]
+        dL/da[o,r]     = sum  g[n,o,q] t[n,r,q]
+        dL/dt[n,r,q]   = sum  a[o,r] g[n,o,q]
+        dL/dd[k,r]     = sum  dL/dt[n,r,q] u[n, r, q S + k D - P]
+        dL/du[n,r,w]   = sum  d[k,r] dL/dt[n,r,q]    over q S + k D - P = w
+        dL/db[i,r]     = sum  dL/du[n,r,w] x[n,i,w]
+        dL/dx[n,i,w]   = sum  b[i,r] dL/du[n,r,w]
+
+    Parameters
+    ----------
+    grad_output : array of shape (N, OC, OW) or (OC, OW), dtype of input
+    input : array of shape (N, IC, W) or (IC, W), float32 or float64
+    factors : sequence of 3 arrays a (OC, R), b (IC, R), d (KW, R), dtype of input
+    stride, padding, dilation
+        As given to `cp_conv1d`.
+    output_mask : sequence of 3 bools
+        Which gradients to compute: of input, of the factors, of bias.
+
+    Returns
+    -------
+    CPGradients
+        ``(input, (a, b, d), bias)``, each of its argument's shape, None where masked.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `cp_conv1d`, and where grad_output does not have the output's shape.
+
+    References
+    ----------
+    The equations follow from those of `cp_conv1d` by the chain rule.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.array([[1.0, 2.0, 4.0], [0.0, 10.0, 30.0]])
+    >>> a, b, d = np.array([[1.0], [2.0]]), np.array([[1.0], [1.0]]), np.array([[-1.0], [1.0]])
+    >>> gradients = cp_conv1d_backward(np.ones((2, 2)), x, (a, b, d))
+    >>> gradients.factors[2]
+    array([[ 39.],
+           [138.]])
+    >>> gradients.input
+    array([[-3.,  0.,  3.],
+           [-3.,  0.,  3.]])
+    """
+    return _cp_conv_backward(_cp_problem(1, input, factors, stride, padding, dilation), grad_output, output_mask)
+
+
+def cp_conv2d(
+    input: ArrayLike,
+    factors: Sequence[ArrayLike],
+    bias: ArrayLike | None = None,
+    stride: Sizes = 1,
+    padding: Padding = 0,
+    dilation: Sizes = 1,
+) -> NDArray:
+    """2-D convolution with a kernel in CP form, ``W[o,i,l,k] = sum_r a[o,r] b[i,r] c[l,r] d[k,r]``.
+
+    With zeros outside the input::
+
+        u[n,r,h,w] = sum_i  b[i,r] x[n,i,h,w]                       to R channels
+        v[n,r,p,w] = sum_l  c[l,r] u[n, r, p SH + l DH - PH, w]     column filter
+        t[n,r,p,q] = sum_k  d[k,r] v[n, r, p, q SW + k DW - PW]     row filter
+        y[n,o,p,q] = bias[o] + sum_r  a[o,r] t[n,r,p,q]             to OC channels
+
+    At stride 1 that is ``R (IC + KH + KW + OC)`` instead of ``OC IC KH KW`` multiplications for each pixel,
+    fewer where the rank R is low enough; the order is fixed, whatever the rank. Elements of the input that no
+    tap reads, because the stride skips them, are left out from the start.
+
+    Parameters
+    ----------
+    input : array of shape (N, IC, H, W) or (IC, H, W), float32 or float64
+    factors : sequence of 4 arrays a (OC, R), b (IC, R), c (KH, R), d (KW, R), dtype of input
+    bias : array of shape (OC,), dtype of input, optional
+    stride, dilation : int or tuple of 2 ints
+    padding : int, tuple of 2 ints, tuple of 2 pairs (before, after), "same" or "valid"
+        As in `conv2d`.
+
+    Returns
+    -------
+    array of shape (N, OC, OH, OW) or (OC, OH, OW), dtype of input
+
+    Raises
+    ------
+    ValueError
+        Where a shape, rank, stride, padding or dilation does not fit.
+    TypeError
+        Where a dtype is not float32 or float64, or not that of input.
+
+    See Also
+    --------
+    cp_weight : the dense kernel of the factors.
+    cp_decompose : factors for a dense kernel.
+
+    References
+    ----------
+    V. Lebedev et al., "Speeding-up convolutional neural networks using fine-tuned CP-decomposition",
+    arXiv:1412.6553, 2015.
+
+    Examples
+    --------
+    Sobel's filter is of rank 1, a smoothing column times a difference along the row:
+
+    >>> import numpy as np
+    >>> x = np.arange(12.0).reshape(1, 3, 4) ** 2
+    >>> one, smooth, difference = np.ones((1, 1)), np.array([[1.0], [2.0], [1.0]]), np.array([[-1.0], [0.0], [1.0]])
+    >>> cp_conv2d(x, (one, one, smooth, difference))
+    array([[[80., 96.]]])
+    """
+    return _cp_conv(_cp_problem(2, input, factors, stride, padding, dilation), bias)
+
+
+def cp_conv2d_backward(
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    factors: Sequence[ArrayLike],
+    stride: Sizes = 1,
+    padding: Padding = 0,
+    dilation: Sizes = 1,
+    *,
+    output_mask: Sequence[bool] = (True, True, True),
+) -> CPGradients:
+    """Gradients of `cp_conv2d`.
+
+    With ``g = dL/dy``, ``h' = p SH + l DH - PH`` and ``w' = q SW + k DW - PW``, every sum running over the
+    indices that its left side lacks, the definition gives::
+
+        dL/da[o,r] = sum  g[n,o,p,q]        b[i,r] c[l,r] d[k,r] x[n,i,h',w']
+        dL/db[i,r] = sum  g[n,o,p,q] a[o,r]        c[l,r] d[k,r] x[n,i,h',w']
+        dL/dc[l,r] = sum  g[n,o,p,q] a[o,r] b[i,r]        d[k,r] x[n,i,h',w']
+        dL/dd[k,r] = sum  g[n,o,p,q] a[o,r] b[i,r] c[l,r]        x[n,i,h',w']
+
+    With ``u``, ``v`` and ``t`` as in `cp_conv2d`, the common parts of these are the gradients of what lies
+    between the links, and each factor costs one small contraction::
+
+        dL/dbias[o]      = sum  g[n,o,p,q]
+        dL/da[o,r]       = sum  g[n,o,p,q] t[n,r,p,q]
+        dL/dt[n,r,p,q]   = sum  a[o,r] g[n,o,p,q]
+        dL/dd[k,r]       = sum  dL/dt[n,r,p,q] v[n,r,p,w']
+        dL/dv[n,r,p,w]   = sum  d[k,r] dL/dt[n,r,p,q]    over w' = w
+        dL/dc[l,r]       = sum  dL/dv[n,r,p,w] u[n,r,h',w]
+        dL/du[n,r,h,w]   = sum  c[l,r] dL/dv[n,r,p,w]    over h' = h
+        dL/db[i,r]       = sum  dL/du[n,r,h,w] x[n,i,h,w]
+        dL/dx[n,i,h,w]   = sum  b[i,r] dL/du[n,r,h,w]
+
+    Parameters
+    ----------
+    grad_output : array of shape (N, OC, OH, OW) or (OC, OH, OW), dtype of input
+    input : array of shape (N, IC, H, W) or (IC, H, W), float32 or float64
+    factors : sequence of 4 arrays a (OC, R), b (IC, R), c (KH, R), d (KW, R), dtype of input
+    stride, padding, dilation
+        As given to `cp_conv2d`.
+    output_mask : sequence of 3 bools
+        Which gradients to compute: of input, of the factors, of bias.
+
+    Returns
+    -------
+    CPGradients
+        ``(input, (a, b, c, d), bias)``, each of its argument's shape, None where masked.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `cp_conv2d`, and where grad_output does not have the output's shape.
+
+    References
+    ----------
+    The equations follow from the definition by the chain rule; the naming is that of V. Lebedev et al.,
+    arXiv:1412.6553, 2015.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.arange(4.0).reshape(1, 2, 2)
+    >>> one, c, d = np.ones((1, 1)), np.array([[1.0], [2.0]]), np.array([[3.0], [5.0]])
+    >>> gradients = cp_conv2d_backward(np.ones((1, 1, 1)), x, (one, one, c, d))
+    >>> gradients.input                       # the kernel itself
+    array([[[ 3.,  5.],
+            [ 6., 10.]]])
+    >>> gradients.factors[2]                  # c: the rows of x under d
+    array([[ 5.],
+           [21.]])
+    """
+    return _cp_conv_backward(_cp_problem(2, input, factors, stride, padding, dilation), grad_output, output_mask)
+
+
+class _CPProblem(NamedTuple):
+    """A CP convolution: its input, the part of it that is read, and the chain that convolves that part."""
+
+    x: NDArray
+    batched: bool
+    read: tuple[slice, ...]
+    stages: list[Stage]
+
+
+def _cp_problem(
+    axes: int, input: ArrayLike, factors: Sequence[ArrayLike], stride: Sizes, padding: Padding, dilation: Sizes
+) -> _CPProblem:
+    """The chain b, then the filter of each kernel axis, then a.
+
+    The first link runs before any stride, so the input is cut down to the elements that the kernel can read;
+    each filter takes the stride of its own axis, so that the next link sees only what is kept.
+    """
+    x, batched = check_input(input, axes)
+    a, b, *filters = check_factors(factors, (axes,))
+    if a.dtype != x.dtype:
+        raise TypeError(f"factors: expected {x.dtype}, the dtype of input, got {a.dtype}")
+    if len(b) != x.shape[1]:
+        raise ValueError(
+            f"factors[1] (b): expected {x.shape[1]} rows, the channels of an input of shape {x.shape}, "
+            f"got shape {b.shape}"
+        )
+    whole = geometry(x.shape[2:], [len(taps) for taps in filters], stride, padding, dilation)
+    read, parts = zip(*(axis.read_part() for axis in whole), strict=True)
+    rank, ones = a.shape[1], (1,) * axes
+    stages = [Stage(b.T.reshape(rank, len(b), *ones), [Axis(part.size) for part in parts])]
+    for k, (taps, part) in enumerate(zip(filters, parts, strict=True)):
+        link = [Axis(size) for size in stages[-1].out]
+        link[k] = part
+        kernel = (*ones[:k], len(taps), *ones[k + 1 :])
+        stages.append(Stage(taps.T.reshape(rank, 1, *kernel), link, groups=rank))
+    stages.append(Stage(a.reshape(len(a), rank, *ones), [Axis(size) for size in stages[-1].out]))
+    return _CPProblem(x, batched, read, stages)
+
+
+def _cp_conv(problem: _CPProblem, bias: ArrayLike | None) -> NDArray:
+    x, batched, read, stages = problem
+    y = chain_forward(stages, x[(..., *read)], check_bias(bias, stages[-1], x))
+    return y if batched else y[0]
+
+
+def _cp_conv_backward(problem: _CPProblem, grad_output: ArrayLike, output_mask: Sequence[bool]) -> CPGradients:
+    need_input, need_factors, need_bias = check_mask(output_mask, 3)
+    x, batched, read, stages = problem
+    part = x[(..., *read)]
+    grad = check_grad_output(grad_output, stages[-1], x, batched)
+    grad_part, *grad_weights = chain_backward(stages, grad, part, [need_input] + [need_factors] * len(stages))
+    grad_x = grad_factors = grad_bias = None
+    if need_input:
+        grad_x = grad_part
+        if part.shape != x.shape:  # what is never read has no gradient
+            grad_x = np.zeros_like(grad_part, shape=x.shape)
+            grad_x[(..., *read)] = grad_part
+        grad_x = grad_x if batched else grad_x[0]
+    if need_factors:
+        by_rank = [weight.reshape(len(weight), prod(weight.shape[1:])) for weight in grad_weights]
+        grad_factors = tuple(np.ascontiguousarray(g) for g in (by_rank[-1], *(g.T for g in by_rank[:-1])))
+    if need_bias:
+        grad_bias = grad.sum(axis=(0, *range(2, grad.ndim)))
+    return CPGradients(grad_x, grad_factors, grad_bias)
