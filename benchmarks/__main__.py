@@ -112,6 +112,8 @@ def summarise(records: Sequence[dict[str, Any]]) -> None:
     for setting in dict.fromkeys((record["malloc"], record["threads"]) for record in records):
         print(f"\nmalloc {setting[0]}, threads {setting[1]}: PyTorch's time / ours")
         print(report.summary([record for record in records if (record["malloc"], record["threads"]) == setting]))
+    if failed := sum("failure" in record for record in records):
+        print(f"\n{failed} of {len(records)} measurements FAILED, see above")
 
 
 def main(argv: Sequence[str]) -> int:

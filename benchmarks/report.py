@@ -9,6 +9,11 @@ from .rows import PASSES
 NCHW, CHANNELS_LAST, BETTER = "NCHW", "channels_last", "better"
 LISTED = 25     # losing rows that the summary names
 
+LEGEND = """\
+x: PyTorch's time / fastconv's, medians over the rounds; above 1 fastconv is faster. GFLOPS: of direct code, so that
+Winograd may pass its peak. % of peak: of the limit that binds the row, multiply-adds (fma) or a copy of as many bytes.
+GB/s: as if each array were touched once. error: max|error| / max|y| against float64, checked before timing."""
+
 Record = dict[str, Any]
 
 
@@ -77,7 +82,7 @@ def summary(records: Sequence[Record]) -> str:
     """Geometric mean and worst row of the ratio for every class and pass, and over all; then the rows that lose."""
     compared = [record for record in records if ratios(record)]
     if not compared:
-        return "no peer to compare with: PyTorch is not installed"
+        return "nothing to compare: PyTorch is not installed, or every row failed"
     passes = [which for which in PASSES if any(record["pass"] == which for record in compared)]
     lines = [["mean / worst row", *(f"{which} x {layout}" for which in passes for layout in (NCHW, BETTER))]]
     for cls in [*dict.fromkeys(record["cls"] for record in compared), None]:
@@ -96,7 +101,7 @@ def describe(machine: dict[str, Any]) -> str:
     """The header: what all figures below were measured on."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']}; {machine['system']}\n{versions}\n"
-            f"{machine['configuration']}")
+            f"{machine['configuration']}\n\n{LEGEND}")
 
 
 def section(malloc: str, peaks: dict[str, Any]) -> str:

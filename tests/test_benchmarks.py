@@ -17,7 +17,7 @@ sys.path.append(str(ROOT))
 
 from benchmarks import __main__ as command  # noqa: E402
 from benchmarks import peak, peers, picture, report, timing  # noqa: E402
-from benchmarks.measure import WrongResult, check  # noqa: E402
+from benchmarks.measure import WrongResult, check, measure  # noqa: E402
 from benchmarks.rows import load, row_from, select  # noqa: E402
 
 ROWS = {row.name: row for row in load()}
@@ -137,6 +137,14 @@ def test_results_are_judged_against_float64_and_the_peers_own_error():
         check(right[:, None], right, exact)
     with pytest.raises(WrongResult, match="expected float32"):
         check(exact, right, exact)
+
+
+def test_absolute_figures_without_pytorch(monkeypatch):
+    monkeypatch.setattr(peers, "torch", None)
+    measured = measure(ROWS["homework 2-1 k2 L4"], "forward", threads=1, rounds=1, seconds=1e-6)
+    assert list(measured["seconds"]) == ["fastconv"] and "errors" not in measured
+    assert report.ratios(measured) == {}
+    assert report.line(measured | {"name": "row", "pass": "forward"}, 8).split()[3:5] == ["-", "-"]
 
 
 # timing
