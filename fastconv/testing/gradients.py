@@ -1,0 +1,323 @@
+r"""Gradients against central differences.
+
+A backward pass computes :math:`J^T v` for an upstream gradient :math:`v`. Along any direction :math:`u`,
+
+.. math:: \langle J^T v, u \rangle = \langle v, J u \rangle
+          \approx \sum_k v_k \frac{y_k(a + h u) - y_k(a - h u)}{2 h}
+
+holds exactly in the limit. `gradcheck` takes for u every unit vector in turn, `vjpcheck` one random direction.
+
+**Step.** The right side errs by about :math:`h^2 f'''/6` (truncation) and :math:`\epsilon |f| / h` (rounding), least
+together at :math:`h = \epsilon^{1/3}`, 6e-6 in float64, where what remains is about :math:`\epsilon^{2/3}`, 4e-11.
+The differences are taken for each output before they are summed, so outputs that do not depend on an element add
+nothing.
+
+**Tolerance.** Allowed is ``atol + rtol * |expected|`` with ``rtol = 1e-6`` (that still tells ``var + 1e-5`` from
+``var - 1e-5``) and an `atol` of the size of what rounding can do: a hundred times :math:`\epsilon^{2/3} ||v y||_2`,
+and 1e-8 of the array's largest gradient.
+
+**Kinks.** Where ReLU is at 0 or two values tie in max pooling there is no derivative, and a central difference gives
+the mean of the slopes on the two sides. An element that disagrees is therefore tried again with one-sided differences
+over a much shorter step: it is right if it lies between the slopes on either side (they are the same but for rounding
+where the function is smooth), and is then counted as a kink. A slope that grows as the step shrinks is a jump or
+noise, and excuses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import EllipsisType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .report import ArrayCheck, GradcheckReport
+from .subject import Subject, make_subject
+
+EPSILON = float(np.finfo(np.float64).eps)
+STEP = EPSILON ** (1 / 3)
+RTOL = 1e-6
+SHORTER = 64    # how much shorter the steps are that look for a kink
+
+Arrays = ArrayLike | Sequence[NDArray]     # a sequence: the factors of a CP convolution
+Place = tuple[int, ...] | EllipsisType
+
+
+def gradcheck(
+    function: Any,
+    backward: Callable[..., Any] | None,
+    *arrays: Arrays,
+    eps: float | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    seed: int = 0,
+) -> GradcheckReport:
+    r"""Compare every element of every gradient with a central difference, in float64.
+
+    `function` and `backward` may be
+
+    * a layer and None: ``gradcheck(layer, None, x)``. Checked are the gradients with respect to the input and to all
+      parameters, on a float64 copy of the layer in its present mode (dropout repeats its mask). A loss works alike,
+      with its target after the input. Anything with `forward`, `backward` and, if it learns, `params` and `grads` is
+      a layer. With a `backward` of your own, it is that one that is checked, against the layer as a function of its
+      inputs.
+    * a fastconv function and its `_backward`: ``gradcheck(conv2d, conv2d_backward, x, w, b)``. Options are given
+      once, to the function: ``gradcheck(functools.partial(max_pool2d, kernel_size=2), max_pool2d_backward, x)``;
+      sizes and indices are passed on. `backward` may be None here too.
+    * your own code: ``function(*arrays)`` returns an array or a number, ``backward(grad_output, *arrays)`` one
+      gradient per array: an array, or a tuple of them where there are several. None stands for a gradient that is not
+      to be checked.
+
+    The upstream gradient is random, with no element near zero, so that every output matters; for a function that
+    returns a number it is 1. Your arrays are copied and never changed. This takes two evaluations per element: keep
+    the arrays small, or use `vjpcheck`.
+
+    Parameters
+    ----------
+    function : callable or layer
+    backward : callable, or None for a layer's or fastconv function's own
+    *arrays : array_like of any shape, or tuple of arrays (the factors of `cp_conv2d`)
+        Where to check. Floats are promoted to float64; integers and bools are constants (class targets, indices).
+    eps : float, optional
+        Step of the differences; default ``6e-6 * max(1, |a_i|)``, the cube root of float64's precision.
+    rtol, atol : float, optional
+        An element is right within ``atol + rtol * |expected|``. Default 1e-6, and what rounding can make up.
+    seed : int
+        Of the upstream gradient.
+
+    Returns
+    -------
+    GradcheckReport
+        True if all gradients are right; printed, a table with each array's worst element.
+
+    Raises
+    ------
+    ValueError
+        If gradients have the wrong number or shape, outputs are not finite, or `function` does not repeat itself.
+    TypeError
+        If an argument is of the wrong kind, or `function` does not compute in float64.
+
+    Notes
+    -----
+    Step, tolerance and what happens at kinks (ReLU at 0, ties in max pooling): see `fastconv.testing.gradients`.
+
+    Examples
+    --------
+    A student's derivative of tanh, wrong and right:
+
+    >>> import numpy as np
+    >>> from fastconv.testing import gradcheck
+    >>> z = np.array([0.5, 1.0, 2.0])
+    >>> report = gradcheck(np.tanh, lambda g, z: g * (1 - np.tanh(z)) ** 2, z)
+    >>> bool(report), report.worst.index
+    (False, (2,))
+    >>> print(gradcheck(np.tanh, lambda g, z: g * (1 - np.tanh(z) ** 2), z))    # doctest: +ELLIPSIS
+    gradcheck: passed
+    array   shape ...
+    x       (3,) ...
+    """
+    check = _Check(make_subject(function, backward, arrays), eps, rtol, atol, seed)
+    return GradcheckReport("gradcheck", tuple(check.every_element(*given) for given in check.given))
+
+
+def vjpcheck(
+    function: Any, backward: Callable[..., Any] | None, *arrays: Arrays, seed: int = 0
+) -> GradcheckReport:
+    r"""Compare each gradient with a central difference along one random direction.
+
+    The numbers compared are :math:`\langle v, J u\rangle` and :math:`\langle J^T v, u\rangle`.
+
+    Two evaluations per array, however big it is, and a wrong gradient passes only if its error happens to be orthogonal
+    to u. It says which array is wrong but not where; `gradcheck` does. The arguments are those of `gradcheck`.
+
+    Parameters
+    ----------
+    function, backward, *arrays
+        As in `gradcheck`.
+    seed : int
+        Of the upstream gradient v and of the directions u.
+
+    Returns
+    -------
+    GradcheckReport
+        With `expected` the numeric and `got` the analytic inner product of each array.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `gradcheck`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv.testing import vjpcheck
+    >>> x, w = np.ones((500, 400)), np.ones((400, 300))
+    >>> bool(vjpcheck(np.matmul, lambda g, x, w: (g @ w.T, x.T @ g), x, w))
+    True
+    """
+    check = _Check(make_subject(function, backward, arrays), None, None, None, seed)
+    return GradcheckReport("vjpcheck", tuple(check.random_direction(*given) for given in check.given))
+
+
+def assert_gradients(
+    function: Any,
+    backward: Callable[..., Any] | None,
+    *arrays: Arrays,
+    eps: float | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    seed: int = 0,
+) -> None:
+    """`gradcheck` for a test suite: silent if every gradient is right.
+
+    Parameters
+    ----------
+    function, backward, *arrays, eps, rtol, atol, seed
+        As in `gradcheck`.
+
+    Raises
+    ------
+    AssertionError
+        Names the argument and its worst element: index, expected, got; below, the report of `gradcheck`.
+    ValueError, TypeError
+        As `gradcheck`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv.testing import assert_gradients
+    >>> assert_gradients(np.square, lambda g, x: g * x, np.array([1.0, 3.0]))    # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    AssertionError: the gradient with respect to x is wrong at [1]: expected ..., got ...
+    """
+    report = gradcheck(function, backward, *arrays, eps=eps, rtol=rtol, atol=atol, seed=seed)
+    if not report:
+        worst = report.worst
+        raise AssertionError(f"the gradient with respect to {worst.name} is wrong at {worst.place}: "
+                             f"expected {worst.expected:.9g}, got {worst.got:.9g}\n\n{report}")
+
+
+class _Check:
+    """One check of one subject: the outputs at the point, the upstream gradient, the analytic gradients."""
+
+    def __init__(self, subject: Subject, eps: float | None, rtol: float | None, atol: float | None, seed: int) -> None:
+        for name, value in (("eps", eps), ("rtol", rtol), ("atol", atol)):
+            if value is not None and not (0 <= value < np.inf and (value or name != "eps")):
+                expected = "positive" if name == "eps" else "not negative"
+                raise ValueError(f"{name} must be finite and {expected}, got {value}")
+        self.subject = subject
+        self.eps, self.rtol, self.atol = eps, RTOL if rtol is None else rtol, atol
+        self.random = np.random.default_rng(seed)
+        self.output = _repeatable_output(subject)
+        self.upstream = self._upstream()
+        gradients = subject.gradients(self.upstream)
+        self.given = [(k, gradient) for k, gradient in enumerate(gradients) if gradient is not None]
+        self.noise = 100 * EPSILON ** (2 / 3) * float(np.linalg.norm(self.upstream * self.output))
+
+    def _upstream(self) -> NDArray:
+        if self.output.ndim == 0:
+            return np.ones(())
+        sign = self.random.choice([-1.0, 1.0], self.output.shape)
+        return sign * self.random.uniform(0.5, 1.5, self.output.shape)
+
+    def every_element(self, k: int, gradient: NDArray) -> ArrayCheck:
+        array = self.subject.arrays[k]
+        places = list(np.ndindex(array.shape))
+        steps = [self._step(size) for size in np.abs(array).flat]
+        return self._compare(k, places, [1.0] * len(places), steps, gradient.ravel())
+
+    def random_direction(self, k: int, gradient: NDArray) -> ArrayCheck:
+        array = self.subject.arrays[k]
+        direction = self.random.standard_normal(array.shape)
+        step = self._step(np.max(np.abs(array), initial=0.0))
+        return self._compare(k, [...], [direction], [step], np.array([np.sum(gradient * direction)]))
+
+    def _step(self, size: float) -> float:
+        return STEP * max(1.0, float(size)) if self.eps is None else self.eps
+
+    def _compare(
+        self, k: int, places: Sequence[Place], directions: Sequence[Any], steps: list[float], got: NDArray
+    ) -> ArrayCheck:
+        """The verdict on <gradient, u>, for each direction u at each place of array k."""
+        moves = list(zip(places, directions, steps, strict=True))
+        expected = np.array([self._central(k, *move) for move in moves])
+        atol = self.noise + 1e-8 * np.max(np.abs(expected), initial=0.0) if self.atol is None else self.atol
+        allowed = atol + self.rtol * np.abs(expected)
+        kinks = 0
+        for i in np.flatnonzero(~(np.abs(expected - got) <= allowed)):
+            between = self._between_slopes(k, *moves[i], got[i], allowed[i])
+            accepted = abs(between - got[i]) <= allowed[i]
+            if accepted or abs(between - expected[i]) > allowed[i]:
+                expected[i] = between
+            kinks += accepted
+        return self._verdict(k, places, expected, got, allowed, int(kinks))
+
+    def _verdict(
+        self, k: int, places: Sequence[Place], expected: NDArray, got: NDArray, allowed: NDArray, kinks: int
+    ) -> ArrayCheck:
+        name, shape, count = self.subject.names[k], self.subject.arrays[k].shape, len(got)
+        if not count:
+            return ArrayCheck(name, shape, 0, 0, 0, None, 0.0, 0.0, 0.0, 0.0)
+        error = np.abs(expected - got)
+        right = error <= allowed    # a comparison that NaN fails
+        excess = np.where(np.isnan(error), np.inf, error - allowed)
+        worst = int(np.argmax(excess))
+        index = None if isinstance(places[worst], EllipsisType) else places[worst]
+        numbers = (float(array[worst]) for array in (expected, got, error, allowed))
+        return ArrayCheck(name, shape, count, count - int(right.sum()), kinks, index, *numbers)
+
+    def _output_at(self, k: int, place: Place, shift: Any) -> NDArray:
+        """The outputs with array k moved, which is put back."""
+        array = self.subject.arrays[k]
+        before = array[place].copy()
+        array[place] = before + shift
+        try:
+            output = self.subject.evaluate()
+        finally:
+            array[place] = before
+        if output.shape != self.output.shape:
+            raise ValueError("function must always return the same shape, "
+                             f"got {self.output.shape}, then {output.shape}")
+        return output
+
+    def _central(self, k: int, place: Place, direction: Any, step: float) -> float:
+        ahead, behind = (self._output_at(k, place, s * step * direction) for s in (1, -1))
+        return float(np.sum(self.upstream * ((ahead - behind) / (2 * step))))
+
+    def _between_slopes(
+        self, k: int, place: Place, direction: Any, step: float, got: float, allowed: float
+    ) -> float:
+        """The number nearest to `got` that lies between the slopes on the two sides, NaN at a jump.
+
+        Output by output, since each has its own kink; differences that rounding can explain are none.
+        """
+        low, high = -np.inf, np.inf
+        widths = []
+        for shorter in (step / SHORTER, step / SHORTER / 4):
+            right, left = (
+                self.upstream * ((self._output_at(k, place, shift * direction) - self.output) / shift)
+                for shift in (shorter, -shorter)
+            )
+            rounding = 8 * EPSILON / shorter * np.abs(self.upstream * self.output)
+            smooth = np.abs(right - left) <= rounding
+            mean = (right + left) / 2
+            bounds = (np.sum(np.where(smooth, mean, pick(left, right))) for pick in (np.minimum, np.maximum))
+            this_low, this_high = map(float, bounds)
+            low, high = max(low, this_low), min(high, this_high)
+            widths.append(this_high - this_low)
+        if widths[1] > 2 * widths[0] + allowed or not low <= high + allowed:
+            return np.nan
+        return min(max(got, low), high)
+
+
+def _repeatable_output(subject: Subject) -> NDArray:
+    """The function's output at the point, checked to be finite and the same twice."""
+    output, again = subject.evaluate(), subject.evaluate()
+    if not np.all(np.isfinite(output)):
+        raise ValueError(f"function must return finite numbers, got {output[~np.isfinite(output)][0]} at "
+                         f"{[int(i) for i in np.argwhere(~np.isfinite(output))[0]]}")
+    rounding = 1e-12 * np.max(np.abs(output), initial=0.0)
+    if output.shape != again.shape or not np.allclose(output, again, rtol=0, atol=rounding):
+        raise ValueError("function must return the same for the same arrays, but two calls differ; fix its seed")
+    return output
