@@ -158,9 +158,11 @@ def log_softmax(x: np.ndarray, axis: int) -> np.ndarray:
 
 
 class Softmax(Layer):
-    """Softmax along one axis, ``y_i = exp(x_i) / sum_j exp(x_j)``; ``dL/dx = y (dL/dy - sum_j y_j dL/dy_j)``.
+    """Softmax along one axis, ``y_i = exp(x_i) / sum_j exp(x_j)``.
 
-    Input and output of any shape, float32 or float64. In front of a cross-entropy use `CrossEntropyLoss`, which includes it.
+    Gradient: ``dL/dx = y (dL/dy - sum_j y_j dL/dy_j)``.
+    Input and output of any shape, float32 or float64. In front of a cross-entropy use `CrossEntropyLoss`, which
+    includes it.
 
     Parameters
     ----------
@@ -201,8 +203,9 @@ class Softmax(Layer):
 
 
 class LogSoftmax(Layer):
-    """Logarithm of softmax along one axis, ``y_i = x_i - log sum_j exp(x_j)``; ``dL/dx = dL/dy - exp(y) sum_j dL/dy_j``.
+    """Logarithm of softmax along one axis, ``y_i = x_i - log sum_j exp(x_j)``.
 
+    Gradient: ``dL/dx = dL/dy - exp(y) sum_j dL/dy_j``.
     Input and output of any shape, float32 or float64. Goes with `NLLLoss`.
 
     Parameters

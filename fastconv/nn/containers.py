@@ -64,7 +64,8 @@ class Sequential(Layer):
     layers : list of Layer
     params, grads, buffers : mutable mapping of str to ndarray
         Those of all layers, under PyTorch's names ("0.weight": the index, a dot, the layer's own name). They hold the
-        layers' very arrays, and an assignment reaches the layer, so any optimiser for a dict of arrays can work on them.
+        layers' very arrays, and an assignment reaches the layer, so any optimiser for a dict of arrays can work on
+        them.
 
     Raises
     ------
@@ -96,8 +97,10 @@ class Sequential(Layer):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layers of Sequential must be Layer objects, got {type(layer).__name__} at {name}")
             if id(layer) in seen:
-                raise ValueError(f"layers {seen[id(layer)]} and {name} of Sequential are the same {type(layer).__name__} object; "
-                                 "a layer remembers one forward pass, so make one for each place")
+                raise ValueError(
+                    f"layers {seen[id(layer)]} and {name} of Sequential are the same {type(layer).__name__} object; "
+                    "a layer remembers one forward pass, so make one for each place"
+                )
             seen[id(layer)] = name
         self.params = _Joined(self.layers, "params")
         self.grads = _Joined(self.layers, "grads")
@@ -142,10 +145,12 @@ class Sequential(Layer):
         -------
         ndarray of the input's shape and dtype, or None if `input_gradient` is False
         """
-        first = 0 if input_gradient else next((i for i, layer in enumerate(self.layers) if layer.params), len(self.layers))
-        for layer in reversed(self.layers[first + 1:]):
+        first = (
+            0 if input_gradient else next((i for i, layer in enumerate(self.layers) if layer.params), len(self.layers))
+        )
+        for layer in reversed(self.layers[first + 1 :]):
             grad_output = layer.backward(grad_output)
-        for layer in self.layers[first:first + 1]:
+        for layer in self.layers[first : first + 1]:
             grad_output = layer.backward(grad_output, input_gradient=input_gradient)
         return grad_output if input_gradient else None
 

@@ -12,11 +12,10 @@ from collections.abc import Callable
 from math import prod, sqrt
 
 import numpy as np
-
 from fastconv import functional as F
 
 from ._arguments import integer, per_axis, random_generator
-from .layer import Layer, initial_uniform
+from .layer import Layer
 
 IntOrTuple = int | tuple[int, ...]
 Padding = int | tuple[int, ...] | tuple[tuple[int, int], ...] | str
@@ -31,8 +30,17 @@ class _Convolution(Layer):
     _gradient: Callable[..., tuple]
     _transposed = False
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: IntOrTuple, groups: int, bias: bool,
-                 padding_mode: str, dtype: object, seed: Seed) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntOrTuple,
+        groups: int,
+        bias: bool,
+        padding_mode: str,
+        dtype: object,
+        seed: Seed,
+    ) -> None:
         super().__init__(dtype)
         if padding_mode != "zeros":
             raise ValueError(f"padding_mode must be 'zeros', got {padding_mode!r}; pad with numpy.pad instead")
@@ -43,14 +51,16 @@ class _Convolution(Layer):
         for name in ("in_channels", "out_channels"):
             if getattr(self, name) % self.groups:
                 raise ValueError(f"{name} must be a multiple of groups={groups}, got {getattr(self, name)}")
-        first, second = (in_channels, out_channels) if self._transposed else (out_channels, in_channels)
-        shape = (first, second // groups, *self.kernel_size)
+        first, second = self.out_channels, self.in_channels
+        if self._transposed:
+            first, second = second, first
+        shape = (first, second // self.groups, *self.kernel_size)
         # As torch.nn: "fan in" is always counted over the weight's second axis, also for transposed convolution.
         bound = 1 / sqrt(prod(shape[1:]))
         generator = random_generator(seed)
-        self.params["weight"] = initial_uniform(generator, shape, bound, self.dtype)
+        self._draw("weight", shape, bound, generator)
         if bias:
-            self.params["bias"] = initial_uniform(generator, (out_channels,), bound, self.dtype)
+            self._draw("bias", (self.out_channels,), bound, generator)
 
     def _options(self) -> dict[str, object]:
         """The keyword arguments that forward and backward have in common."""
@@ -60,17 +70,34 @@ class _Convolution(Layer):
         return self._function(x, self.params["weight"], self.params.get("bias"), **self._options()), x
 
     def _backward(self, grad_output: np.ndarray, x: np.ndarray, input_gradient: bool) -> np.ndarray | None:
-        gradients = self._gradient(grad_output, x, self.params["weight"], **self._options(),
-                                   output_mask=(input_gradient, True, "bias" in self.params))
+        gradients = self._gradient(
+            grad_output,
+            x,
+            self.params["weight"],
+            **self._options(),
+            output_mask=(input_gradient, True, "bias" in self.params),
+        )
         for name in self.params:
             self.grads[name] = getattr(gradients, name)
         return gradients.input
 
 
 class _ConvNd(_Convolution):
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: IntOrTuple, stride: IntOrTuple = 1, padding: Padding = 0,
-                 dilation: IntOrTuple = 1, groups: int = 1, bias: bool = True, padding_mode: str = "zeros", *,
-                 dtype: object = np.float32, seed: Seed = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntOrTuple,
+        stride: IntOrTuple = 1,
+        padding: Padding = 0,
+        dilation: IntOrTuple = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        dtype: object = np.float32,
+        seed: Seed = None,
+    ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, groups, bias, padding_mode, dtype, seed)
         self.stride = per_axis(stride, self._axes, "stride")
         self.padding = padding
@@ -240,9 +267,22 @@ class Conv3d(_ConvNd):
 class _ConvTransposeNd(_Convolution):
     _transposed = True
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: IntOrTuple, stride: IntOrTuple = 1, padding: Padding = 0,
-                 output_padding: IntOrTuple = 0, groups: int = 1, bias: bool = True, dilation: IntOrTuple = 1,
-                 padding_mode: str = "zeros", *, dtype: object = np.float32, seed: Seed = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntOrTuple,
+        stride: IntOrTuple = 1,
+        padding: Padding = 0,
+        output_padding: IntOrTuple = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: IntOrTuple = 1,
+        padding_mode: str = "zeros",
+        *,
+        dtype: object = np.float32,
+        seed: Seed = None,
+    ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, groups, bias, padding_mode, dtype, seed)
         self.stride = per_axis(stride, self._axes, "stride")
         self.padding = padding

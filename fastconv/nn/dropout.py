@@ -1,4 +1,4 @@
-"""Dropout: in training, elements or whole channels are set to zero at random and the rest scaled up to make up for it."""
+"""Dropout: in training, elements or channels are zeroed at random, and the rest is scaled up to make up for it."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ class _Dropout(Layer):
 
 
 class Dropout(_Dropout):
-    """Inverted dropout, ``y = x m / (1 - p)`` in training, with m 0 with probability p and 1 else, for each element.
+    """Inverted dropout, ``y = x m / (1 - p)`` in training.
 
-    The expectation of y is x; after `eval` y is x. Input and output of any shape, float32 or float64.
+    There m is, for each element, 0 with probability p and 1 else, so the expectation of y is x. After `eval` y is x.
+    Input and output of any shape, float32 or float64.
 
     Parameters
     ----------
@@ -66,10 +67,10 @@ class Dropout(_Dropout):
 
 
 class Dropout2d(_Dropout):
-    """Dropout of whole channels, ``y[n,c] = x[n,c] m[n,c] / (1 - p)`` in training, with m 0 with probability p and 1 else.
+    """Dropout of whole channels, ``y[n,c] = x[n,c] m[n,c] / (1 - p)`` in training.
 
-    Neighbouring pixels are alike, so dropping single ones does little. After `eval` y is x. Input and output
-    ``(N, C, H, W)`` or, as in `torch.nn`, ``(N, C, L)``, float32 or float64.
+    There m is 0 with probability p and 1 else. Neighbouring pixels are alike, so dropping single ones does little.
+    After `eval` y is x. Input and output ``(N, C, H, W)`` or, as in `torch.nn`, ``(N, C, L)``, float32 or float64.
 
     Parameters
     ----------

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import sqrt
+from math import prod, sqrt
 from typing import Self
 
 import numpy as np
-
 from fastconv import functional as F
 
 from ._arguments import integer, per_axis, random_generator
 from .convolution import Conv1d, Conv2d, IntOrTuple, Padding, Seed
-from .layer import Layer, initial_uniform
+from .layer import Layer
 
 
 class SeparableConv2d(Layer):
-    """Depthwise-separable 2-D convolution: a spatial kernel per channel, then a 1x1 convolution that mixes the channels.
+    """Depthwise-separable 2-D convolution: a kernel for each channel, then a 1x1 mix of the channels.
 
     ``z = conv2d(x, depthwise_weight, groups=C)``, ``y = conv2d(z, pointwise_weight, bias)``. It needs
-    ``C M (KH KW + OC)`` multiplications per pixel, where M is the multiplier, instead of the dense layer's ``C OC KH KW``.
-    Input ``(N, C, H, W)`` or ``(C, H, W)``, output ``(N, OC, OH, OW)`` or ``(OC, OH, OW)``, sizes as of `Conv2d`.
+    ``C M (KH KW + OC)`` multiplications per pixel, where M is the multiplier, instead of the dense layer's
+    ``C OC KH KW``. Input ``(N, C, H, W)`` or ``(C, H, W)``, output ``(N, OC, OH, OW)`` or ``(OC, OH, OW)``, sizes as of
+    `Conv2d`.
 
     Parameters
     ----------
@@ -52,7 +52,8 @@ class SeparableConv2d(Layer):
 
     References
     ----------
-    Howard et al., "MobileNets: efficient convolutional neural networks for mobile vision applications", 2017, arXiv:1704.04861.
+    Howard et al., "MobileNets: efficient convolutional neural networks for mobile vision applications", 2017,
+    arXiv:1704.04861.
 
     Examples
     --------
@@ -65,9 +66,20 @@ class SeparableConv2d(Layer):
     (2400, 18496)
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: IntOrTuple, stride: IntOrTuple = 1, padding: Padding = 0,
-                 dilation: IntOrTuple = 1, multiplier: int = 1, bias: bool = True, *, dtype: object = np.float32,
-                 seed: Seed = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntOrTuple,
+        stride: IntOrTuple = 1,
+        padding: Padding = 0,
+        dilation: IntOrTuple = 1,
+        multiplier: int = 1,
+        bias: bool = True,
+        *,
+        dtype: object = np.float32,
+        seed: Seed = None,
+    ) -> None:
         super().__init__(dtype)
         self.in_channels = integer(in_channels, "in_channels")
         self.out_channels = integer(out_channels, "out_channels")
@@ -76,23 +88,23 @@ class SeparableConv2d(Layer):
         self.padding = padding
         self.dilation = per_axis(dilation, 2, "dilation")
         self.multiplier = integer(multiplier, "multiplier")
-        middle = in_channels * multiplier
-        taps = self.kernel_size[0] * self.kernel_size[1]
+        middle = self.in_channels * self.multiplier
         generator = random_generator(seed)
-        self.params["depthwise_weight"] = initial_uniform(generator, (middle, 1, *self.kernel_size), 1 / sqrt(taps), self.dtype)
-        self.params["pointwise_weight"] = initial_uniform(generator, (out_channels, middle, 1, 1), 1 / sqrt(middle), self.dtype)
+        self._draw("depthwise_weight", (middle, 1, *self.kernel_size), 1 / sqrt(prod(self.kernel_size)), generator)
+        self._draw("pointwise_weight", (self.out_channels, middle, 1, 1), 1 / sqrt(middle), generator)
         if bias:
-            self.params["bias"] = initial_uniform(generator, (out_channels,), 1 / sqrt(middle), self.dtype)
+            self._draw("bias", (self.out_channels,), 1 / sqrt(middle), generator)
 
     def _forward(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        y = F.separable_conv2d(x, self.params["depthwise_weight"], self.params["pointwise_weight"], self.params.get("bias"),
-                               self.stride, self.padding, self.dilation)
-        return y, x
+        weights = self.params["depthwise_weight"], self.params["pointwise_weight"]
+        return F.separable_conv2d(x, *weights, self.params.get("bias"), self.stride, self.padding, self.dilation), x
 
     def _backward(self, grad_output: np.ndarray, x: np.ndarray, input_gradient: bool) -> np.ndarray | None:
+        weights = self.params["depthwise_weight"], self.params["pointwise_weight"]
+        mask = (input_gradient, True, True, "bias" in self.params)
         gradients = F.separable_conv2d_backward(
-            grad_output, x, self.params["depthwise_weight"], self.params["pointwise_weight"], self.stride, self.padding,
-            self.dilation, output_mask=(input_gradient, True, True, "bias" in self.params))
+            grad_output, x, *weights, self.stride, self.padding, self.dilation, output_mask=mask
+        )
         for name in self.params:
             self.grads[name] = getattr(gradients, name)
         return gradients.input
@@ -107,9 +119,20 @@ class _CPConv(Layer):
     _gradient: Callable[..., tuple]
     _dense: type[Layer]
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: IntOrTuple, rank: int, stride: IntOrTuple = 1,
-                 padding: Padding = 0, dilation: IntOrTuple = 1, bias: bool = True, *, dtype: object = np.float32,
-                 seed: Seed = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntOrTuple,
+        rank: int,
+        stride: IntOrTuple = 1,
+        padding: Padding = 0,
+        dilation: IntOrTuple = 1,
+        bias: bool = True,
+        *,
+        dtype: object = np.float32,
+        seed: Seed = None,
+    ) -> None:
         super().__init__(dtype)
         self.in_channels = integer(in_channels, "in_channels")
         self.out_channels = integer(out_channels, "out_channels")
@@ -119,16 +142,16 @@ class _CPConv(Layer):
         self.padding = padding
         self.dilation = per_axis(dilation, self._axes, "dilation")
         self.relative_error: float | None = None
-        rows = (out_channels, in_channels, *self.kernel_size)
-        fan_in = float(np.prod(rows[1:]))
-        # The dense kernel that the factors stand for then has the variance that the dense layer starts with, 1 / (3 fan_in):
-        # it is a sum of `rank` products of independent factors, whose variances multiply.
-        bound = sqrt(3) * (3 * fan_in * rank) ** (-0.5 / len(rows))
+        rows = (self.out_channels, self.in_channels, *self.kernel_size)
+        fan_in = prod(rows[1:])
+        # The dense kernel that the factors stand for then has the variance that the dense layer starts with, 1 / (3
+        # fan_in): it is a sum of `rank` products of independent factors, whose variances multiply.
+        bound = sqrt(3) * (3 * fan_in * self.rank) ** (-0.5 / len(rows))
         generator = random_generator(seed)
-        for name, size in zip(self._names, rows):
-            self.params[name] = initial_uniform(generator, (size, rank), bound, self.dtype)
+        for name, size in zip(self._names, rows, strict=True):
+            self._draw(name, (size, self.rank), bound, generator)
         if bias:
-            self.params["bias"] = initial_uniform(generator, (out_channels,), 1 / sqrt(fan_in), self.dtype)
+            self._draw("bias", (self.out_channels,), 1 / sqrt(fan_in), generator)
 
     @classmethod
     def from_conv(cls, layer: Conv1d | Conv2d, rank: int, **options: object) -> Self:
@@ -160,10 +183,10 @@ class _CPConv(Layer):
         if layer.groups != 1:
             raise ValueError(f"layer must have groups=1 to be written as a CP convolution, got groups={layer.groups}")
         bias = "bias" in layer.params
-        result = cls(layer.in_channels, layer.out_channels, layer.kernel_size, rank, layer.stride, layer.padding, layer.dilation,
-                     bias, dtype=layer.dtype)
+        sizes = layer.in_channels, layer.out_channels, layer.kernel_size
+        result = cls(*sizes, rank, layer.stride, layer.padding, layer.dilation, bias, dtype=layer.dtype)
         factors, result.relative_error = F.cp_decompose(layer.params["weight"], rank, **options)
-        for name, factor in zip(cls._names, factors):
+        for name, factor in zip(cls._names, factors, strict=True):
             result.params[name][...] = factor
         if bias:
             result.params["bias"][...] = layer.params["bias"]
@@ -176,9 +199,11 @@ class _CPConv(Layer):
         return self._function(x, self._factors(), self.params.get("bias"), self.stride, self.padding, self.dilation), x
 
     def _backward(self, grad_output: np.ndarray, x: np.ndarray, input_gradient: bool) -> np.ndarray | None:
-        gradients = self._gradient(grad_output, x, self._factors(), self.stride, self.padding, self.dilation,
-                                   output_mask=(input_gradient, True, "bias" in self.params))
-        self.grads.update(zip(self._names, gradients.factors))
+        mask = (input_gradient, True, "bias" in self.params)
+        gradients = self._gradient(
+            grad_output, x, self._factors(), self.stride, self.padding, self.dilation, output_mask=mask
+        )
+        self.grads.update(zip(self._names, gradients.factors, strict=True))
         if "bias" in self.params:
             self.grads["bias"] = gradients.bias
         return gradients.input
@@ -188,7 +213,8 @@ class CPConv1d(_CPConv):
     """1-D convolution with a kernel of low rank, ``W[o,i,k] = sum_r a[o,r] b[i,r] d[k,r]``.
 
     Computed without forming W: 1x1 to R channels, depthwise, 1x1 to OC channels, ``R (C + K + OC)`` multiplications per
-    output instead of ``C K OC``. Input ``(N, C, L)`` or ``(C, L)``, output ``(N, OC, OL)`` or ``(OC, OL)``, as `Conv1d`.
+    output instead of ``C K OC``. Input ``(N, C, L)`` or ``(C, L)``, output ``(N, OC, OL)`` or ``(OC, OL)``, as
+    `Conv1d`.
 
     Parameters
     ----------
@@ -221,7 +247,8 @@ class CPConv1d(_CPConv):
 
     References
     ----------
-    Lebedev et al., "Speeding-up convolutional neural networks using fine-tuned CP-decomposition", 2015, arXiv:1412.6553.
+    Lebedev et al., "Speeding-up convolutional neural networks using fine-tuned CP-decomposition", 2015,
+    arXiv:1412.6553.
 
     Examples
     --------
@@ -277,7 +304,8 @@ class CPConv2d(_CPConv):
 
     References
     ----------
-    Lebedev et al., "Speeding-up convolutional neural networks using fine-tuned CP-decomposition", 2015, arXiv:1412.6553.
+    Lebedev et al., "Speeding-up convolutional neural networks using fine-tuned CP-decomposition", 2015,
+    arXiv:1412.6553.
 
     Examples
     --------

@@ -1,14 +1,14 @@
 """The base class of all layers.
 
-A layer is its equation. `_forward` returns the output and whatever the gradient will need; `_backward` turns the output's
-gradient into the input's and fills `grads`. What every layer must do besides, namely checking what comes in, remembering
-what was saved, modes and state dicts, is written here once. Layers record nothing globally: there is no tape and no
-graph, and a layer that nobody refers to is gone with everything it saved.
+A layer is its equation. `_forward` returns the output and whatever the gradient will need; `_backward` turns the
+output's gradient into the input's and fills `grads`. What every layer must do besides, namely checking what comes in,
+remembering what was saved, modes and state dicts, is written here once. Layers record nothing globally: there is no
+tape and no graph, and a layer that nobody refers to is gone with everything it saved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,9 @@ class Layer:
     """Base class: a differentiable function with parameters.
 
     A new layer calls `super().__init__(dtype)`, puts its arrays into `params` (and what is saved but not trained into
-    `buffers`), and defines `_forward(x) -> (y, saved)` and `_backward(grad_output, saved, input_gradient) -> grad_input`;
-    the latter stores one gradient per parameter in `grads` and may return None where `input_gradient` is false.
+    `buffers`), and defines `_forward(x) -> (y, saved)` and `_backward(grad_output, saved, input_gradient) ->
+    grad_input`; the latter stores one gradient per parameter in `grads` and may return None where `input_gradient` is
+    false.
 
     Parameters
     ----------
@@ -34,7 +35,8 @@ class Layer:
     params : dict of str to ndarray
         The parameters, by PyTorch's names. Update the arrays in place or replace them, as you like.
     grads : dict of str to ndarray
-        Their gradients, under the same keys, of the same shapes and dtypes; empty until `backward` and overwritten by it.
+        Their gradients, under the same keys, of the same shapes and dtypes; empty until `backward` and overwritten by
+        it.
     buffers : dict of str to ndarray
         What belongs to the state but has no gradient (running statistics).
     training : bool
@@ -62,13 +64,17 @@ class Layer:
     """
 
     def __init__(self, dtype: object = None) -> None:
-        self.params: Mapping[str, np.ndarray] = {}
-        self.grads: Mapping[str, np.ndarray] = {}
-        self.buffers: Mapping[str, np.ndarray] = {}
+        self.params: MutableMapping[str, np.ndarray] = {}
+        self.grads: MutableMapping[str, np.ndarray] = {}
+        self.buffers: MutableMapping[str, np.ndarray] = {}
         self.training = True
         self.dtype = None if dtype is None else real_dtype(dtype)
         self._saved: Any = None
         self._output: tuple[tuple[int, ...], np.dtype] | None = None
+
+    def _draw(self, name: str, shape: tuple[int, ...], bound: float, generator: np.random.Generator) -> None:
+        """A parameter, uniform on [-bound, bound); drawn in float64, so that a seed means the same in both dtypes."""
+        self.params[name] = generator.uniform(-bound, bound, shape).astype(self.dtype)
 
     def _forward(self, x: np.ndarray) -> tuple[np.ndarray, Any]:
         raise NotImplementedError(f"{type(self).__name__} defines no _forward")
@@ -98,7 +104,9 @@ class Layer:
         """
         x = np.asarray(input)
         if self.dtype is not None and x.dtype != self.dtype:
-            raise TypeError(f"input of {type(self).__name__} must be {self.dtype}, as its parameters are, got {x.dtype}")
+            raise TypeError(
+                f"input of {type(self).__name__} must be {self.dtype}, as its parameters are, got {x.dtype}"
+            )
         if x.dtype not in _REAL:
             raise TypeError(f"input of {type(self).__name__} must be float32 or float64, got {x.dtype}")
         y, self._saved = self._forward(x)
@@ -117,7 +125,8 @@ class Layer:
         grad_output : ndarray
             Gradient with respect to the last output, of its shape and dtype.
         input_gradient : bool
-            False leaves out the gradient with respect to the input, which the first layer of a network need not compute.
+            False leaves out the gradient with respect to the input, which the first layer of a network need not
+            compute.
 
         Returns
         -------
@@ -181,7 +190,8 @@ class Layer:
         Parameters
         ----------
         state_dict : mapping of str to array_like
-            From `state_dict` here or in PyTorch (CPU tensors), or an open `.npz` file. Values are cast to this layer's dtype.
+            From `state_dict` here or in PyTorch (CPU tensors), or an open `.npz` file. Values are cast to this layer's
+            dtype.
         strict : bool
             False ignores keys that are missing or unexpected; shapes must fit all the same.
 
@@ -200,8 +210,11 @@ class Layer:
         unexpected = [name for name in state_dict if name not in own]
         if strict and unexpected:
             problems.append(f"unexpected keys {unexpected}")
-        problems += [f"{name!r} has shape {value.shape}, expected {own[name].shape}"
-                     for name, value in values.items() if value.shape != own[name].shape]
+        problems += [
+            f"{name!r} has shape {value.shape}, expected {own[name].shape}"
+            for name, value in values.items()
+            if value.shape != own[name].shape
+        ]
         if problems:
             raise ValueError(f"state_dict does not fit {type(self).__name__}: " + "; ".join(problems))
         for name, value in values.items():
@@ -213,6 +226,7 @@ class Layer:
     def __repr__(self) -> str:
         """The constructor call, without the arguments that have their defaults."""
         from inspect import signature  # slow to import and rarely needed
+
         shown = []
         for name, parameter in signature(type(self)).parameters.items():
             value = name in self.params if name == "bias" else getattr(self, name, parameter.default)
@@ -228,8 +242,3 @@ class Layer:
 def _detached(value: Any) -> np.ndarray:
     """`value` as an array; a tensor that requires a gradient (a PyTorch parameter) is detached first."""
     return np.asarray(value.detach() if hasattr(value, "detach") else value)
-
-
-def initial_uniform(generator: np.random.Generator, shape: tuple[int, ...], bound: float, dtype: np.dtype) -> np.ndarray:
-    """Uniform on [-bound, bound), drawn in float64 so that one seed gives the same network in both dtypes."""
-    return generator.uniform(-bound, bound, shape).astype(dtype)

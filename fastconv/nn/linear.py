@@ -8,7 +8,7 @@ import numpy as np
 
 from ._arguments import axis_index, integer, random_generator
 from .convolution import Seed
-from .layer import Layer, initial_uniform
+from .layer import Layer
 
 
 class Linear(Layer):
@@ -39,7 +39,8 @@ class Linear(Layer):
 
     References
     ----------
-    Goodfellow, Bengio and Courville, "Deep learning", 2016, section 6.5. Initial values: He et al., 2015, arXiv:1502.01852.
+    Goodfellow, Bengio and Courville, "Deep learning", 2016, section 6.5. Initial values: He et al., 2015,
+    arXiv:1502.01852.
 
     Examples
     --------
@@ -55,16 +56,17 @@ class Linear(Layer):
            [0., 0., 0.]]), array([[1., 0., 0.]]))
     """
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, dtype: object = np.float32,
-                 seed: Seed = None) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, *, dtype: object = np.float32, seed: Seed = None
+    ) -> None:
         super().__init__(dtype)
         self.in_features = integer(in_features, "in_features")
         self.out_features = integer(out_features, "out_features")
         generator = random_generator(seed)
-        bound = 1 / sqrt(in_features)
-        self.params["weight"] = initial_uniform(generator, (out_features, in_features), bound, self.dtype)
+        bound = 1 / sqrt(self.in_features)
+        self._draw("weight", (self.out_features, self.in_features), bound, generator)
         if bias:
-            self.params["bias"] = initial_uniform(generator, (out_features,), bound, self.dtype)
+            self._draw("bias", (self.out_features,), bound, generator)
 
     def _forward(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if x.shape[-1:] != (self.in_features,):
@@ -118,8 +120,10 @@ class Flatten(Layer):
         first = axis_index(self.start_dim, x.shape, "start_dim")
         last = axis_index(self.end_dim, x.shape, "end_dim")
         if first > last:
-            raise ValueError(f"start_dim must not come after end_dim, got axes {first} and {last} of an input of shape {x.shape}")
-        return x.reshape(*x.shape[:first], prod(x.shape[first:last + 1]), *x.shape[last + 1:]), x.shape
+            raise ValueError(
+                f"start_dim must not come after end_dim, got axes {first} and {last} of an input of shape {x.shape}"
+            )
+        return x.reshape(*x.shape[:first], prod(x.shape[first : last + 1]), *x.shape[last + 1 :]), x.shape
 
     def _backward(self, grad_output: np.ndarray, shape: tuple[int, ...], input_gradient: bool) -> np.ndarray:
         return grad_output.reshape(shape)

@@ -1,4 +1,4 @@
-"""Loss functions: ``loss = criterion(input, target)``, a Python float, then ``criterion.backward()``, the input's gradient."""
+"""Loss functions: ``criterion(input, target)`` is a Python float, ``criterion.backward()`` the input's gradient."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .activation import log_softmax
 class _Loss:
     """What all losses share: the reduction, and the order of calls.
 
-    A loss defines `_forward(x, target) -> (terms, saved)`, the terms still to be added up, and `_backward(saved, scale)`,
-    the gradient of their sum times `scale`.
+    A loss defines `_forward(x, target) -> (terms, saved)`, the terms still to be added up, and `_backward(saved,
+    scale)`, the gradient of their sum times `scale`.
     """
 
     def __init__(self, reduction: str = "mean") -> None:
@@ -79,7 +79,9 @@ class _Loss:
             If no loss has been computed yet.
         """
         if self._saved is None:
-            raise RuntimeError(f"{type(self).__name__}.backward was called before the loss: there is nothing to differentiate")
+            raise RuntimeError(
+                f"{type(self).__name__}.backward was called before the loss: there is nothing to differentiate"
+            )
         return self._backward(*self._saved)
 
     def __repr__(self) -> str:
@@ -92,11 +94,13 @@ def _class_indices(x: np.ndarray, target: np.ndarray, name: str) -> tuple[int, n
         raise ValueError(f"input of {name} must have shape (N, C), (C,) or (N, C, ...), got ()")
     axis = min(x.ndim - 1, 1)
     classes = x.shape[axis]
-    expected = x.shape[:axis] + x.shape[axis + 1:]
+    expected = x.shape[:axis] + x.shape[axis + 1 :]
     if target.dtype.kind not in "iu":
         raise TypeError(f"target of {name} must hold integer class indices, got {target.dtype}")
     if target.shape != expected:
-        raise ValueError(f"target of {name} must have shape {expected} for an input of shape {x.shape}, got {target.shape}")
+        raise ValueError(
+            f"target of {name} must have shape {expected} for an input of shape {x.shape}, got {target.shape}"
+        )
     outside = (target < 0) | (target >= classes)
     if outside.any():
         raise ValueError(f"target of {name} must be in 0 ... {classes - 1}, got {target[outside].flat[0]}")
@@ -104,8 +108,9 @@ def _class_indices(x: np.ndarray, target: np.ndarray, name: str) -> tuple[int, n
 
 
 class CrossEntropyLoss(_Loss):
-    """Cross-entropy of softmax, ``-log(exp(x_t) / sum_j exp(x_j))`` for target class t; gradient ``softmax(x) - onehot(t)``.
+    """Cross-entropy of softmax, ``-log(exp(x_t) / sum_j exp(x_j))`` for target class t.
 
+    Gradient: ``softmax(x) - onehot(t)``.
     Input ``(N, C)``, ``(C,)`` or ``(N, C, d1, ...)``, the unnormalised logits; target without the class axis C.
 
     Parameters
@@ -148,8 +153,9 @@ class CrossEntropyLoss(_Loss):
 
 
 class NLLLoss(_Loss):
-    """Negative log-likelihood, ``-x_t`` for target class t, where x are logarithms of probabilities; gradient ``-onehot(t)``.
+    """Negative log-likelihood, ``-x_t`` for target class t and logarithms x of probabilities.
 
+    Gradient: ``-onehot(t)``.
     Input ``(N, C)``, ``(C,)`` or ``(N, C, d1, ...)``, as `LogSoftmax` returns it; target without the class axis C.
 
     Parameters
@@ -190,8 +196,9 @@ class NLLLoss(_Loss):
 
 
 class MSELoss(_Loss):
-    """Squared error, ``(x - t)^2``; gradient ``2 (x - t)``, both divided by the number of elements for the mean.
+    """Squared error, ``(x - t)^2``, divided by the number of elements for the mean.
 
+    Gradient: ``2 (x - t)``, divided likewise.
     Input and target of one shape and one dtype; nothing is broadcast.
 
     Parameters

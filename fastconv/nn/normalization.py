@@ -1,7 +1,7 @@
 """Normalisation layers: per channel over the batch, or per element of the batch.
 
-Both compute ``xhat = (x - mu) / sqrt(var + eps)`` over some axes and share the gradient, which for m normalised values is
-``dL/dx = (g - mean(g) - xhat mean(g xhat)) / sqrt(var + eps)`` with ``g`` the gradient with respect to ``xhat``:
+Both compute ``xhat = (x - mu) / sqrt(var + eps)`` over some axes and share the gradient, which for m normalised values
+is ``dL/dx = (g - mean(g) - xhat mean(g xhat)) / sqrt(var + eps)`` with ``g`` the gradient with respect to ``xhat``:
 the mean and the variance depend on every x, and their share is what the two means take away.
 """
 
@@ -25,8 +25,16 @@ class _BatchNorm(Layer):
     _dimensions: tuple[int, ...]
     _layout: str
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
-                 track_running_stats: bool = True, *, dtype: object = np.float32) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        dtype: object = np.float32,
+    ) -> None:
         super().__init__(dtype)
         self.num_features = integer(num_features, "num_features")
         self.eps = _eps(eps)
@@ -43,10 +51,15 @@ class _BatchNorm(Layer):
 
     def _forward(self, x: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, bool]]:
         if x.ndim not in self._dimensions or x.shape[1] != self.num_features:
-            raise ValueError(f"input of {type(self).__name__} must have shape {self._layout} with C={self.num_features}, got {x.shape}")
+            raise ValueError(
+                f"input of {type(self).__name__} must have shape {self._layout} with C={self.num_features}, "
+                f"got {x.shape}"
+            )
         rows = x.reshape(*x.shape[:2], prod(x.shape[2:]))
         from_batch = self.training or not self.track_running_stats
-        mean, var = self._batch_statistics(rows) if from_batch else (self.buffers["running_mean"], self.buffers["running_var"])
+        mean, var = (
+            self._batch_statistics(rows) if from_batch else (self.buffers["running_mean"], self.buffers["running_var"])
+        )
         scale = 1 / np.sqrt(var + self.eps)
         xhat = (rows - mean[:, None]) * scale[:, None]
         y = xhat * self.params["weight"][:, None] + self.params["bias"][:, None] if self.affine else xhat
@@ -56,8 +69,10 @@ class _BatchNorm(Layer):
         """Mean and biased variance per channel; in training the running ones follow, the variance without bias."""
         count = rows.shape[0] * rows.shape[2]
         if count == 1:
-            raise ValueError(f"input of {type(self).__name__} must have more than one value per channel in training, "
-                             f"got {rows.shape[0]} x {rows.shape[2]}")
+            raise ValueError(
+                f"input of {type(self).__name__} must have more than one value per channel in training, "
+                f"got {rows.shape[0]} x {rows.shape[2]}"
+            )
         mean = _channel_sums(rows) / max(count, 1)
         var = _channel_sums((rows - mean[:, None]) ** 2) / max(count, 1)
         if self.training and self.track_running_stats:
@@ -69,8 +84,9 @@ class _BatchNorm(Layer):
                     self.buffers[name] += weight * value
         return mean, var
 
-    def _backward(self, grad_output: np.ndarray, saved: tuple[np.ndarray, np.ndarray, bool],
-                  input_gradient: bool) -> np.ndarray | None:
+    def _backward(
+        self, grad_output: np.ndarray, saved: tuple[np.ndarray, np.ndarray, bool], input_gradient: bool
+    ) -> np.ndarray | None:
         xhat, scale, from_batch = saved
         rows = grad_output.reshape(xhat.shape)
         grad_bias, grad_weight = _channel_sums(rows), _channel_sums(rows * xhat)
@@ -86,8 +102,8 @@ class _BatchNorm(Layer):
 
 
 def _channel_sums(rows: np.ndarray) -> np.ndarray:
-    """Sums of an (N, C, L) array per channel, pixels first: NumPy adds along the last axis pairwise, so accurately."""
-    return rows.sum(axis=2).sum(axis=0)
+    """Sums of an (N, C, L) array per channel, accumulated in float64: NumPy's own order is not accurate over two axes."""
+    return rows.sum(axis=(0, 2), dtype=np.float64).astype(rows.dtype)
 
 
 class BatchNorm1d(_BatchNorm):
@@ -196,8 +212,8 @@ class BatchNorm2d(_BatchNorm):
 class LayerNorm(Layer):
     """Normalisation of each element of the batch over its last axes, ``y = weight xhat + bias``.
 
-    ``xhat = (x - mu) / sqrt(var + eps)``, with mean and (biased) variance over the axes of `normalized_shape`; the same in
-    training and evaluation. Input and output ``(..., *normalized_shape)``.
+    ``xhat = (x - mu) / sqrt(var + eps)``, with mean and (biased) variance over the axes of `normalized_shape`; the same
+    in training and evaluation. Input and output ``(..., *normalized_shape)``.
 
     Parameters
     ----------
@@ -233,8 +249,15 @@ class LayerNorm(Layer):
            [-1.,  1.]])
     """
 
-    def __init__(self, normalized_shape: int | tuple[int, ...], eps: float = 1e-5, elementwise_affine: bool = True,
-                 bias: bool = True, *, dtype: object = np.float32) -> None:
+    def __init__(
+        self,
+        normalized_shape: int | tuple[int, ...],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        *,
+        dtype: object = np.float32,
+    ) -> None:
         super().__init__(dtype)
         sizes = tuple(normalized_shape) if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
         self.normalized_shape = tuple(integer(size, "normalized_shape") for size in sizes)
@@ -260,7 +283,9 @@ class LayerNorm(Layer):
             y = y + self.params["bias"]
         return y, (xhat, scale)
 
-    def _backward(self, grad_output: np.ndarray, saved: tuple[np.ndarray, np.ndarray], input_gradient: bool) -> np.ndarray | None:
+    def _backward(
+        self, grad_output: np.ndarray, saved: tuple[np.ndarray, np.ndarray], input_gradient: bool
+    ) -> np.ndarray | None:
         xhat, scale = saved
         batch = xhat.ndim - len(self.normalized_shape)
         gradient = grad_output

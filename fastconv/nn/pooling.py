@@ -1,9 +1,10 @@
 """Pooling layers: maximum and average, over windows or over a grid of given size, in one, two and three dimensions.
 
-The arithmetic is in `fastconv.functional`; the layers keep what its gradients need: indices for the maximum, the input's
-shape for both. A pooling layer has no parameters, but the gradient passes through it all the same: to the maximum, or
-spread evenly over the window. Windows follow Dumoulin and Visin, "A guide to convolution arithmetic for deep learning",
-2016, arXiv:1603.07285; grids He et al., "Spatial pyramid pooling in deep convolutional networks", 2014, arXiv:1406.4729.
+The arithmetic is in `fastconv.functional`; the layers keep what its gradients need: indices for the maximum, the
+input's shape for both. A pooling layer has no parameters, but the gradient passes through it all the same: to the
+maximum, or spread evenly over the window. Windows follow Dumoulin and Visin, "A guide to convolution arithmetic for
+deep learning", 2016, arXiv:1603.07285; grids He et al., "Spatial pyramid pooling in deep convolutional networks", 2014,
+arXiv:1406.4729.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-
 from fastconv import functional as F
 
 from ._arguments import integer, per_axis
@@ -30,8 +30,14 @@ class _Pool(Layer):
 
 
 class _MaxPool(_Pool):
-    def __init__(self, kernel_size: IntOrTuple, stride: IntOrTuple | None = None, padding: IntOrTuple = 0,
-                 dilation: IntOrTuple = 1, ceil_mode: bool = False) -> None:
+    def __init__(
+        self,
+        kernel_size: IntOrTuple,
+        stride: IntOrTuple | None = None,
+        padding: IntOrTuple = 0,
+        dilation: IntOrTuple = 1,
+        ceil_mode: bool = False,
+    ) -> None:
         super().__init__()
         self.kernel_size = per_axis(kernel_size, self._axes, "kernel_size")
         self.stride = self.kernel_size if stride is None else per_axis(stride, self._axes, "stride")
@@ -49,8 +55,14 @@ class _MaxPool(_Pool):
 
 
 class _AvgPool(_Pool):
-    def __init__(self, kernel_size: IntOrTuple, stride: IntOrTuple | None = None, padding: IntOrTuple = 0,
-                 ceil_mode: bool = False, count_include_pad: bool = True) -> None:
+    def __init__(
+        self,
+        kernel_size: IntOrTuple,
+        stride: IntOrTuple | None = None,
+        padding: IntOrTuple = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+    ) -> None:
         super().__init__()
         self.kernel_size = per_axis(kernel_size, self._axes, "kernel_size")
         self.stride = self.kernel_size if stride is None else per_axis(stride, self._axes, "stride")
@@ -71,8 +83,15 @@ class _AvgPool(_Pool):
 class _AvgPoolWithDivisor(_AvgPool):
     """Average pooling in two and three dimensions, which as in `torch.nn` can divide by a number of one's own."""
 
-    def __init__(self, kernel_size: IntOrTuple, stride: IntOrTuple | None = None, padding: IntOrTuple = 0,
-                 ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None) -> None:
+    def __init__(
+        self,
+        kernel_size: IntOrTuple,
+        stride: IntOrTuple | None = None,
+        padding: IntOrTuple = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> None:
         super().__init__(kernel_size, stride, padding, ceil_mode, count_include_pad)
         self.divisor_override = None if divisor_override is None else integer(divisor_override, "divisor_override")
 
@@ -81,7 +100,7 @@ class _AvgPoolWithDivisor(_AvgPool):
 
 
 class _AdaptivePool(_Pool):
-    def __init__(self, output_size: int | None | tuple[int | None, ...]) -> None:
+    def __init__(self, output_size: int | tuple[int | None, ...] | None) -> None:
         super().__init__()
         self.output_size = output_size
 
@@ -148,9 +167,9 @@ class MaxPool1d(_MaxPool):
 class MaxPool2d(_MaxPool):
     """2-D max pooling, ``y[n,c,i,j] = max_{k,l} x[n, c, i s + k d - p, j s + l d - p]``.
 
-    Input ``(N, C, H, W)`` or ``(C, H, W)``, float32 or float64; output ``(N, C, OH, OW)`` (without N if the input is), with
-    ``OH = (H + 2 p - d (KH - 1) - 1) // s + 1``, ``OW`` likewise for stride s, padding p, dilation d. Padding never
-    wins, NaN always does, and of equal values the first, in row-major order; that one receives the gradient.
+    Input ``(N, C, H, W)`` or ``(C, H, W)``, float32 or float64; output ``(N, C, OH, OW)`` (without N if the input is),
+    with ``OH = (H + 2 p - d (KH - 1) - 1) // s + 1``, ``OW`` likewise for stride s, padding p, dilation d. Padding
+    never wins, NaN always does, and of equal values the first, in row-major order; that one receives the gradient.
 
     Parameters
     ----------
@@ -193,9 +212,10 @@ class MaxPool2d(_MaxPool):
 class MaxPool3d(_MaxPool):
     """3-D max pooling, `MaxPool2d` with a depth axis in front.
 
-    Input ``(N, C, D, H, W)`` or ``(C, D, H, W)``, float32 or float64; output ``(N, C, OD, OH, OW)``, without N if the input is, with
-    ``OD = (D + 2 p - d (KD - 1) - 1) // s + 1``, ``OH`` and ``OW`` likewise for stride s, padding p, dilation d. Padding never
-    wins, NaN always does, and of equal values the first, in row-major order; that one receives the gradient.
+    Input ``(N, C, D, H, W)`` or ``(C, D, H, W)``, float32 or float64; output ``(N, C, OD, OH, OW)``, without N if the
+    input is, with ``OD = (D + 2 p - d (KD - 1) - 1) // s + 1``, ``OH`` and ``OW`` likewise for stride s, padding p,
+    dilation d. Padding never wins, NaN always does, and of equal values the first, in row-major order; that one
+    receives the gradient.
 
     Parameters
     ----------
@@ -275,8 +295,8 @@ class AvgPool1d(_AvgPool):
 class AvgPool2d(_AvgPoolWithDivisor):
     """2-D average pooling, ``y[n,c,i,j] = sum_{k,l} x[n, c, i s + k - p, j s + l - p] / (KH KW)``.
 
-    Input ``(N, C, H, W)`` or ``(C, H, W)``, float32 or float64; output ``(N, C, OH, OW)`` (without N if the input is), with
-    ``OH = (H + 2 p - KH) // s + 1``, ``OW`` likewise for stride s and padding p.
+    Input ``(N, C, H, W)`` or ``(C, H, W)``, float32 or float64; output ``(N, C, OH, OW)`` (without N if the input is),
+    with ``OH = (H + 2 p - KH) // s + 1``, ``OW`` likewise for stride s and padding p.
 
     Parameters
     ----------
@@ -322,8 +342,8 @@ class AvgPool2d(_AvgPoolWithDivisor):
 class AvgPool3d(_AvgPoolWithDivisor):
     """3-D average pooling, `AvgPool2d` with a depth axis in front.
 
-    Input ``(N, C, D, H, W)`` or ``(C, D, H, W)``, float32 or float64; output ``(N, C, OD, OH, OW)``, without N if the input is, with
-    ``OD = (D + 2 p - KD) // s + 1``, ``OH`` and ``OW`` likewise for stride s and padding p.
+    Input ``(N, C, D, H, W)`` or ``(C, D, H, W)``, float32 or float64; output ``(N, C, OD, OH, OW)``, without N if the
+    input is, with ``OD = (D + 2 p - KD) // s + 1``, ``OH`` and ``OW`` likewise for stride s and padding p.
 
     Parameters
     ----------
@@ -393,8 +413,9 @@ class AdaptiveMaxPool1d(_AdaptiveMaxPool):
 class AdaptiveMaxPool2d(_AdaptiveMaxPool):
     """2-D pooling to a given size: the maximum over windows that divide the input into a grid.
 
-    Window i along H and W covers ``floor(i H / OH) ... ceil((i + 1) H / OH) - 1``; windows overlap where sizes do not divide.
-    Input ``(N, C, H, W)`` or ``(C, H, W)``, float32 or float64; output ``(N, C, OH, OW)`` (without N if the input is).
+    Window i along H and W covers ``floor(i H / OH) ... ceil((i + 1) H / OH) - 1``; windows overlap where sizes do not
+    divide. Input ``(N, C, H, W)`` or ``(C, H, W)``, float32 or float64; output ``(N, C, OH, OW)`` (without N if the
+    input is).
 
     Parameters
     ----------
@@ -421,8 +442,9 @@ class AdaptiveMaxPool2d(_AdaptiveMaxPool):
 class AdaptiveMaxPool3d(_AdaptiveMaxPool):
     """3-D pooling to a given size: the maximum over windows that divide the input into a grid.
 
-    Window i along D, H and W covers ``floor(i D / OD) ... ceil((i + 1) D / OD) - 1``; windows overlap where sizes do not divide.
-    Input ``(N, C, D, H, W)`` or ``(C, D, H, W)``, float32 or float64; output ``(N, C, OD, OH, OW)`` (without N if the input is).
+    Window i along D, H and W covers ``floor(i D / OD) ... ceil((i + 1) D / OD) - 1``; windows overlap where sizes do
+    not divide. Input ``(N, C, D, H, W)`` or ``(C, D, H, W)``, float32 or float64; output ``(N, C, OD, OH, OW)``
+    (without N if the input is).
 
     Parameters
     ----------
@@ -477,8 +499,9 @@ class AdaptiveAvgPool1d(_AdaptiveAvgPool):
 class AdaptiveAvgPool2d(_AdaptiveAvgPool):
     """2-D pooling to a given size: the average over windows that divide the input into a grid.
 
-    Window i along H and W covers ``floor(i H / OH) ... ceil((i + 1) H / OH) - 1``; windows overlap where sizes do not divide.
-    Input ``(N, C, H, W)`` or ``(C, H, W)``, float32 or float64; output ``(N, C, OH, OW)`` (without N if the input is).
+    Window i along H and W covers ``floor(i H / OH) ... ceil((i + 1) H / OH) - 1``; windows overlap where sizes do not
+    divide. Input ``(N, C, H, W)`` or ``(C, H, W)``, float32 or float64; output ``(N, C, OH, OW)`` (without N if the
+    input is).
 
     Parameters
     ----------
@@ -505,8 +528,9 @@ class AdaptiveAvgPool2d(_AdaptiveAvgPool):
 class AdaptiveAvgPool3d(_AdaptiveAvgPool):
     """3-D pooling to a given size: the average over windows that divide the input into a grid.
 
-    Window i along D, H and W covers ``floor(i D / OD) ... ceil((i + 1) D / OD) - 1``; windows overlap where sizes do not divide.
-    Input ``(N, C, D, H, W)`` or ``(C, D, H, W)``, float32 or float64; output ``(N, C, OD, OH, OW)`` (without N if the input is).
+    Window i along D, H and W covers ``floor(i D / OD) ... ceil((i + 1) D / OD) - 1``; windows overlap where sizes do
+    not divide. Input ``(N, C, D, H, W)`` or ``(C, D, H, W)``, float32 or float64; output ``(N, C, OD, OH, OW)``
+    (without N if the input is).
 
     Parameters
     ----------

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
 from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
 
 class Network(Protocol):
-    """Anything with parameters and gradients under the same keys: a layer, a chain of layers, or a class of one's own."""
+    """Anything with parameters and gradients under the same keys: a layer, a chain of layers, a class of your own."""
 
     params: Mapping[str, np.ndarray]
     grads: Mapping[str, np.ndarray]
@@ -33,7 +32,8 @@ class Optimizer:
     lr : float
         Learning rate. Assign to the attribute to change it on the way: ``optimizer.lr *= 0.9``.
     weight_decay : float
-        Factor of the penalty ``weight_decay / 2 |w|^2``, whose gradient ``weight_decay w`` is added to that of the loss.
+        Factor of the penalty ``weight_decay / 2 |w|^2``, whose gradient ``weight_decay w`` is added to that of the
+        loss.
 
     Attributes
     ----------

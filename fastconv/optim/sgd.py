@@ -49,14 +49,23 @@ class SGD(Optimizer):
     array([[-0.25]])
     """
 
-    def __init__(self, net: Network, lr: float = 1e-3, momentum: float = 0, dampening: float = 0, weight_decay: float = 0,
-                 nesterov: bool = False) -> None:
+    def __init__(
+        self,
+        net: Network,
+        lr: float = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float = 0,
+        nesterov: bool = False,
+    ) -> None:
         super().__init__(net, lr, weight_decay)
         self.momentum = nonnegative(momentum, "momentum")
         self.dampening = dampening
         self.nesterov = bool(nesterov)
         if nesterov and (momentum == 0 or dampening != 0):
-            raise ValueError(f"nesterov needs momentum > 0 and dampening = 0, got momentum={momentum} and dampening={dampening}")
+            raise ValueError(
+                f"nesterov needs momentum > 0 and dampening = 0, got momentum={momentum} and dampening={dampening}"
+            )
 
     def _update(self, param: np.ndarray, grad: np.ndarray, state: dict[str, Any]) -> None:
         if self.momentum:

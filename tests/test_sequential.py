@@ -1,0 +1,117 @@
+"""Chains of layers: a whole network against PyTorch, the joined dicts, modes, copies, and what they refuse."""
+
+import copy
+import pickle
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from layer_judge import assert_same
+from shapes import normal
+
+from fastconv import nn
+
+
+def network_n1(module, **options):
+    """Network N1 of the homework, with a batch normalisation per block."""
+    layers, channels = [], [3, 32, 64, 128, 128, 256, 256]
+    for index, (before, after) in enumerate(pairwise(channels)):
+        layers += [module.Conv2d(before, after, 3, padding=1, **options), module.ReLU()]
+        if index % 2:
+            layers += [module.MaxPool2d(2), module.BatchNorm2d(after, **options)]
+    sizes = [4096, 1024, 512, 10]
+    layers += [module.Flatten(), module.Linear(4096, 1024, **options)]
+    for before, after in pairwise(sizes[1:]):
+        layers += [module.ReLU(), module.Linear(before, after, **options)]
+    return module.Sequential(*layers)
+
+
+def test_network_n1_against_torch(rng):
+    torch.manual_seed(0)
+    theirs = network_n1(torch.nn, dtype=torch.float64)
+    ours = network_n1(nn, dtype=np.float64)
+    ours.load_state_dict(theirs.state_dict())
+    assert_same(ours, theirs, normal(rng, (2, 3, 32, 32), np.float64), rng)
+
+
+def chain():
+    inner = nn.Sequential(nn.Linear(4, 5, dtype=np.float64, seed=1), nn.Tanh())
+    return nn.Sequential(
+        nn.Flatten(), inner, nn.BatchNorm1d(5, dtype=np.float64), nn.Linear(5, 2, dtype=np.float64, seed=2)
+    )
+
+
+def test_chain_shows_the_very_arrays_of_its_layers(rng):
+    net = chain()
+    assert list(net.params) == ["1.0.weight", "1.0.bias", "2.weight", "2.bias", "3.weight", "3.bias"]
+    assert len(net.params) == 6 and len(net.grads) == 0
+    assert list(net.buffers) == ["2.running_mean", "2.running_var", "2.num_batches_tracked"]
+    assert net.params["1.0.weight"] is net[1][0].params["weight"]
+    net.backward(np.ones_like(net(normal(rng, (3, 2, 2), np.float64))))
+    assert list(net.grads) == list(net.params)
+    assert net.grads["3.bias"] is net[3].grads["bias"]
+    replacement = np.ones((2, 5))
+    net.params["3.weight"] = replacement
+    assert net[3].params["weight"] is replacement
+    del net.grads["1.0.bias"]
+    assert list(net[1][0].grads) == ["weight"] and "1.0.bias" not in net.grads
+    for missing in ("weight", "9.weight", "x.weight", "-1.weight", "00.weight", "3.wieght", "0.weight"):
+        assert missing not in net.params
+
+
+def test_chain_modes_and_sequence():
+    net = chain()
+    assert net.eval() is net and not net.training and not any(layer.training for layer in (*net, net[1][1]))
+    assert net.train() is net and all(layer.training for layer in (*net, net[1][1]))
+    assert len(net) == 4 and net[-1] is net.layers[3] and isinstance(net[1:3], nn.Sequential)
+    assert net[1:3][0] is net[1]
+    assert repr(net).splitlines()[:3] == ["Sequential(", "  (0): Flatten()", "  (1): Sequential("]
+    assert "    (0): Linear(in_features=4, out_features=5, dtype=dtype('float64'))" in repr(net).splitlines()
+
+
+def test_chain_stops_before_layers_without_parameters(rng):
+    net = chain()
+    x = normal(rng, (3, 2, 2), np.float64)
+    grad_output = np.ones_like(net(x))
+    net.backward(grad_output)
+    expected = dict(net.grads)
+    for layer in (net[1][0], net[2], net[3]):
+        layer.grads.clear()
+    net[0]._output = None  # Flatten must not be asked at all
+    assert net.backward(grad_output, input_gradient=False) is None
+    assert list(net.grads) == list(expected)
+    for name in expected:
+        np.testing.assert_array_equal(net.grads[name], expected[name])
+    only_activations = nn.Sequential(nn.ReLU(), nn.Tanh())
+    only_activations(x)
+    assert only_activations.backward(x, input_gradient=False) is None
+
+
+def test_empty_chain_is_the_identity():
+    net, x = nn.Sequential(), np.ones(3)
+    assert net(x) is x and net.backward(x) is x and repr(net) == "Sequential()" and not net.params
+
+
+def test_chain_refuses_a_layer_that_is_there_twice():
+    relu = nn.ReLU()
+    with pytest.raises(ValueError, match=r"layers 0 and 2\.1 of Sequential are the same ReLU object"):
+        nn.Sequential(relu, nn.Tanh(), nn.Sequential(nn.Tanh(), relu))
+
+
+def test_chain_backward_before_forward():
+    with pytest.raises(RuntimeError, match=r"Linear\.backward was called before forward"):
+        chain().backward(np.zeros((3, 2)))
+
+
+def test_chain_survives_pickle_and_copy(rng):
+    net = chain()
+    x = normal(rng, (3, 2, 2), np.float64)
+    y = net(x)
+    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert twin.params["1.0.weight"] is twin[1][0].params["weight"]
+        np.testing.assert_array_equal(twin(x), y)
+        twin.params["3.bias"][...] = 0
+        twin.params["3.weight"] = np.zeros((2, 5))
+        np.testing.assert_array_equal(twin(x), np.zeros((3, 2)))
+    np.testing.assert_array_equal(net(x), y)
