@@ -373,6 +373,14 @@ def test_channels_last_in_channels_last_out():
     assert_close(y, F.separable_conv2d(x, *weights, bias))
 
 
+def test_every_way_to_write_the_geometry():
+    x, factors, bias = cp_arrays((6, 7), (3, 2), rank=3)
+    y = F.cp_conv2d(x, factors, bias, stride=2, padding=1)
+    for stride in ((2, 2), [2, 2], (2,), np.array([2, 2]), np.int64(2)):
+        for padding in ((1, 1), (1,), ((1, 1), (1, 1)), [[1, 1], [1, 1]], np.ones(2, int), np.ones((2, 2), int)):
+            np.testing.assert_array_equal(F.cp_conv2d(x, factors, bias, stride, padding), y)
+
+
 def test_torch_tensors_are_taken_as_arrays():
     x, factors, bias = cp_arrays((6, 7), (3, 2), rank=3)
     y = F.cp_conv2d(torch.tensor(x), [torch.tensor(f) for f in factors], torch.tensor(bias))
@@ -404,7 +412,7 @@ _, (DEPTHWISE, POINTWISE), _ = separable_arrays((6, 7), (3, 2))
         ({"input": X[:, :, :2]}, ValueError, "input: expected at least 3 elements .* axis 0.*; got 2"),
         ({"bias": BIAS[:3]}, ValueError, r"bias: expected shape \(4,\), got \(3,\)"),
         ({"bias": BIAS.astype("f4")}, TypeError, "bias: expected float64"),
-        ({"stride": 0}, ValueError, "stride: expected a positive int or a tuple of 2, got 0"),
+        ({"stride": 0}, ValueError, "stride: expected an int from 1 .* or a tuple of 2; got 0"),
         ({"stride": (1, 2, 3)}, ValueError, r"stride: expected .* got \(1, 2, 3\)"),
         ({"stride": 1.5}, TypeError, "stride: expected .* got 1.5"),
         ({"dilation": (1, -1)}, ValueError, r"dilation: expected .* got \(1, -1\)"),
@@ -412,7 +420,16 @@ _, (DEPTHWISE, POINTWISE), _ = separable_arrays((6, 7), (3, 2))
         ({"padding": "full"}, ValueError, "padding: expected 'same', 'valid', .* got 'full'"),
         ({"padding": (1, 2, 3)}, ValueError, r"padding: .* got \(1, 2, 3\)"),
         ({"padding": ((1, 2, 3), 0)}, ValueError, r"padding: .* got \(\(1, 2, 3\), 0\)"),
+        ({"padding": ((1, 2), 0)}, ValueError, r"padding: .* got \(\(1, 2\), 0\)"),
+        ({"padding": ((1, 2),)}, ValueError, r"padding: .* got \(\(1, 2\),\)"),
         ({"padding": 0.5}, TypeError, "padding: .* got 0.5"),
+        ({"padding": ((True, 1), (1, 1))}, TypeError, "padding: .* got"),
+        ({"padding": 2**62}, ValueError, f"padding: expected at most .* got {2**62}"),
+        ({"stride": True}, TypeError, "stride: expected .* got True"),
+        ({"stride": b"12"}, TypeError, "stride: expected .* got b'12'"),
+        ({"dilation": 2**63}, ValueError, f"dilation: expected .* got {2**63}"),
+        ({"input": [[1.0, 2.0], [3.0]]}, TypeError, "input: expected an array, got list"),
+        ({"factors": (A, B, C, torch.ones(2, 2, requires_grad=True))}, TypeError, r"factors\[3\] \(d\): .* Tensor"),
     ],
 )
 def test_wrong_arguments_of_cp_conv2d_are_named(changed, error, message):
@@ -428,6 +445,7 @@ def test_wrong_arguments_of_cp_conv2d_are_named(changed, error, message):
         ({"grad_output": np.ones((2, 4, 4, 6), "f4")}, TypeError, "grad_output: expected float64, .* got float32"),
         ({"input": X[0]}, ValueError, r"grad_output: expected shape \(4, 4, 6\), got \(2, 4, 4, 6\)"),
         ({"output_mask": (True, True)}, ValueError, r"output_mask: expected 3 booleans, got \(True, True\)"),
+        ({"output_mask": True}, TypeError, "output_mask: expected a tuple of 3 booleans, got True"),
         ({"factors": (A, B, D)}, ValueError, "factors: expected 4 arrays"),
     ],
 )

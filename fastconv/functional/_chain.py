@@ -5,7 +5,7 @@ run any chain. `Axis` holds the geometry of one spatial axis, so that a link can
 of one axis alone.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import gcd
 from operator import index
 from typing import NamedTuple
@@ -14,9 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .conv import conv1d, conv1d_input, conv1d_weight, conv2d, conv2d_input, conv2d_weight
+from .decompose import as_array
 
 Sizes = int | Sequence[int]
 Padding = int | Sequence[int | tuple[int, int]] | str
+
+LARGEST = 2**63 - 1  # the engine counts in 64 bits
 
 _CONV = {1: conv1d, 2: conv2d}
 _CONV_INPUT = {1: conv1d_input, 2: conv2d_input}
@@ -41,8 +44,12 @@ class Axis(NamedTuple):
         return (self.kernel - 1) * self.dilation + 1
 
     @property
+    def padded(self) -> int:
+        return self.before + self.size + self.after
+
+    @property
     def out(self) -> int:
-        return (self.before + self.size + self.after - self.reach) // self.stride + 1
+        return (self.padded - self.reach) // self.stride + 1
 
     def read_part(self) -> tuple[slice, "Axis"]:
         """The slice of the input that the kernel can read, and the same convolution on that slice.
@@ -75,24 +82,43 @@ def geometry(
     columns = zip(size, kernel, strides, dilations, pairs, strict=True)
     axes = [Axis(n, k, s, d, *pair) for n, k, s, d, pair in columns]
     for position, axis in enumerate(axes):
+        if axis.padded > LARGEST:
+            raise ValueError(f"padding: expected at most 2**63 - 1 elements on a padded axis; got {padding!r}")
         if axis.out < 1:
             raise ValueError(
                 f"input: expected at least {axis.reach} elements with padding on spatial axis {position}, the reach "
                 f"of a kernel of size {axis.kernel} at dilation {axis.dilation}; got {axis.size}, "
-                f"padded {axis.before + axis.size + axis.after}"
+                f"padded {axis.padded}"
             )
     return axes
 
 
+def _integer(value: object) -> int:
+    """An int, but no bool; TypeError for anything else."""
+    if isinstance(value, (bool, np.bool)):
+        raise TypeError
+    return index(value)
+
+
+def _entries(value: object, count: int) -> list:
+    """One entry for each spatial axis: those given, or the only one for all."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if not isinstance(value, (tuple, list)):
+        return [value] * count
+    alone = len(value) == 1 and not isinstance(value[0], (tuple, list))
+    return list(value) * (count if alone else 1)
+
+
 def _per_axis(value: Sizes, count: int, name: str) -> tuple[int, ...]:
     """One positive int for each spatial axis."""
-    expected = f"a positive int or a tuple of {count}"
+    expected = f"an int from 1 to 2**63 - 1, or a tuple of {count}"
     try:
-        values = tuple(index(v) for v in (value if isinstance(value, Iterable) else [value] * count))
+        values = tuple(_integer(entry) for entry in _entries(value, count))
     except TypeError:
-        raise TypeError(f"{name}: expected {expected}, got {value!r}") from None
-    if len(values) != count or min(values) < 1:
-        raise ValueError(f"{name}: expected {expected}, got {value!r}")
+        raise TypeError(f"{name}: expected {expected}; got {value!r}") from None
+    if len(values) != count or min(values) < 1 or max(values) > LARGEST:
+        raise ValueError(f"{name}: expected {expected}; got {value!r}")
     return values
 
 
@@ -102,19 +128,23 @@ def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[i
     return total // 2, total - total // 2
 
 
-def _padding_pairs(padding: Padding, count: int) -> list[tuple[int, ...]]:
+def _padding_pairs(padding: Padding, count: int) -> list[tuple[int, int]]:
     """Zeros (before, after) for each axis, from every form of padding but "same"."""
     expected = f"'same', 'valid', an int, or a tuple of {count} ints or (before, after) pairs, none negative"
     if isinstance(padding, str):
         if padding != "valid":
             raise ValueError(f"padding: expected {expected}; got {padding!r}")
         return [(0, 0)] * count
+    entries = _entries(padding, count)
+    if not any(isinstance(entry, (tuple, list)) for entry in entries):
+        entries = [(entry, entry) for entry in entries]
+    if len(entries) != count or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in entries):
+        raise ValueError(f"padding: expected {expected}; got {padding!r}")
     try:
-        entries = padding if isinstance(padding, Iterable) else [padding] * count
-        pairs = [tuple(index(p) for p in (e if isinstance(e, Iterable) else (e, e))) for e in entries]
+        pairs = [(_integer(before), _integer(after)) for before, after in entries]
     except TypeError:
         raise TypeError(f"padding: expected {expected}; got {padding!r}") from None
-    if len(pairs) != count or any(len(pair) != 2 or min(pair) < 0 for pair in pairs):
+    if any(min(pair) < 0 for pair in pairs):
         raise ValueError(f"padding: expected {expected}; got {padding!r}")
     return pairs
 
@@ -188,9 +218,7 @@ def chain_backward(
 
 def check_array(value: ArrayLike, name: str, like: NDArray | None = None) -> NDArray:
     """`value` as an array of float32 or float64; of the input's dtype where `like` gives the input."""
-    array = np.asarray(value)
-    if array.dtype not in (np.float32, np.float64):
-        raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}")
+    array = as_array(value, name)
     if like is not None and array.dtype != like.dtype:
         raise TypeError(f"{name}: expected {like.dtype}, the dtype of input, got {array.dtype}")
     return array
@@ -226,7 +254,8 @@ def check_grad_output(grad_output: ArrayLike, last: Stage, x: NDArray, batched: 
 
 
 def check_mask(output_mask: Sequence[bool], length: int) -> tuple[bool, ...]:
-    mask = tuple(bool(needed) for needed in output_mask)
-    if len(mask) != length:
+    if not isinstance(output_mask, (tuple, list)):
+        raise TypeError(f"output_mask: expected a tuple of {length} booleans, got {output_mask!r}")
+    if len(output_mask) != length:
         raise ValueError(f"output_mask: expected {length} booleans, got {output_mask!r}")
-    return mask
+    return tuple(bool(needed) for needed in output_mask)

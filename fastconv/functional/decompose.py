@@ -55,19 +55,29 @@ def cp_weight(factors: Sequence[ArrayLike]) -> NDArray:
     return (arrays[0] @ _khatri_rao(arrays[1:]).T).reshape([len(array) for array in arrays])
 
 
+def as_array(value: ArrayLike, name: str) -> NDArray:
+    """`value` as a NumPy array of float32 or float64."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors that track gradients
+        raise TypeError(f"{name}: expected an array, got {type(value).__name__}: {error}") from error
+    if array.dtype not in (np.float32, np.float64):
+        raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}")
+    return array
+
+
 def check_factors(factors: Sequence[ArrayLike], axes: Iterable[int]) -> list[NDArray]:
     """The factors as arrays of one dtype and one rank; `axes` lists the numbers of spatial axes to accept."""
     expected = " or ".join(f"{n + 2} arrays ({', '.join(FACTOR_NAMES[n])})" for n in axes)
     if isinstance(factors, np.ndarray) or not isinstance(factors, Iterable):
         raise TypeError(f"factors: expected a tuple of {expected}, got {type(factors).__name__}")
-    arrays = [np.asarray(factor) for factor in factors]
-    if len(arrays) - 2 not in axes:
-        raise ValueError(f"factors: expected {expected}, got {len(arrays)}")
+    given = tuple(factors)
+    if len(given) - 2 not in axes:
+        raise ValueError(f"factors: expected {expected}, got {len(given)}")
+    labels = [f"factors[{k}] ({name})" for k, name in enumerate(FACTOR_NAMES[len(given) - 2])]
+    arrays = [as_array(factor, label) for factor, label in zip(given, labels, strict=True)]
     first = arrays[0]
-    for k, (array, name) in enumerate(zip(arrays, FACTOR_NAMES[len(arrays) - 2], strict=True)):
-        label = f"factors[{k}] ({name})"
-        if array.dtype not in (np.float32, np.float64):
-            raise TypeError(f"{label}: expected float32 or float64, got {array.dtype}")
+    for k, (array, label) in enumerate(zip(arrays, labels, strict=True)):
         if array.dtype != first.dtype:
             raise TypeError(f"{label}: expected {first.dtype}, the dtype of factors[0], got {array.dtype}")
         if array.ndim != 2 or array.shape[1] == 0 or (k >= 2 and len(array) == 0):
@@ -144,7 +154,7 @@ def cp_decompose(
     >>> np.allclose(cp_weight(factors), sobel), relative_error < 1e-12
     (True, True)
     """
-    array = np.asarray(weight)
+    array = as_array(weight, "weight")
     _check_decompose(array, rank, max_iter, tol)
     scale = float(np.max(np.abs(array), initial=0.0))
     if scale == 0.0:
@@ -159,8 +169,6 @@ def cp_decompose(
 
 
 def _check_decompose(weight: NDArray, rank: int, max_iter: int, tol: float) -> None:
-    if weight.dtype not in (np.float32, np.float64):
-        raise TypeError(f"weight: expected float32 or float64, got {weight.dtype}")
     if weight.ndim not in (3, 4, 5):
         raise ValueError(f"weight: expected shape (OC, IC, *kernel) with 1 to 3 kernel axes, got {weight.shape}")
     if not np.isfinite(weight).all():

@@ -25,7 +25,20 @@ from ._chain import (
     check_mask,
     geometry,
 )
-from .decompose import check_factors
+from .decompose import check_factors, cp_decompose, cp_weight
+
+__all__ = [
+    "CPGradients",
+    "SeparableGradients",
+    "cp_conv1d",
+    "cp_conv1d_backward",
+    "cp_conv2d",
+    "cp_conv2d_backward",
+    "cp_decompose",
+    "cp_weight",
+    "separable_conv2d",
+    "separable_conv2d_backward",
+]
 
 
 class SeparableGradients(NamedTuple):
