@@ -1,0 +1,24 @@
+#include "base/cpu.h"
+
+#if defined(__x86_64__)
+int fc_cpu_has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
+int fc_cpu_has_avx512(void)
+{
+    return fc_cpu_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#else
+int fc_cpu_has_avx2(void)
+{
+    return 0;
+}
+
+int fc_cpu_has_avx512(void)
+{
+    return 0;
+}
+#endif

@@ -1,0 +1,225 @@
+#define _GNU_SOURCE
+#include "base/threads.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+
+/* How long a worker spins for the next job before it sleeps: waking one costs 5-50 us on virtual machines, and the calls
+ * of one network layer after the other come within that time. */
+enum { FC_SPIN_NS = 60000 };
+
+/* The job's state is one word: | epoch | open | wanted | joined |.  A worker joins by a compare-and-swap that adds one to
+ * `joined` while the job is open and someone is wanted, so a closed job can never be entered. */
+#define JOINED(state) ((int)((state) & 0xfff))
+#define WANTED(state) ((int)((state) >> 12 & 0xfff))
+#define OPEN ((uint64_t)1 << 24)
+#define EPOCH ((uint64_t)1 << 32)
+
+static struct {
+    pthread_mutex_t owner, lock; /* owner: the job; lock: sleeping and starting */
+    pthread_cond_t wake;
+    _Atomic uint64_t state;
+    _Atomic int64_t next, done; /* the next task; the workers that have left the job */
+    _Atomic int sleepers;
+    int started;
+    int64_t tasks;
+    fc_task run;
+    void *context;
+} pool = {.owner = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+
+static _Atomic int threads_wanted;
+static _Thread_local int inside;
+
+static inline void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static int64_t nanoseconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void claim(int worker)
+{
+    int64_t task;
+    while ((task = atomic_fetch_add(&pool.next, 1)) < pool.tasks)
+        pool.run(pool.context, task, worker);
+}
+
+static int joinable(uint64_t state)
+{
+    return (state & OPEN) && JOINED(state) < WANTED(state);
+}
+
+/* The worker's number in a job that it could join, or 0. */
+static int join(void)
+{
+    uint64_t state = atomic_load(&pool.state);
+    while (joinable(state))
+        if (atomic_compare_exchange_weak(&pool.state, &state, state + 1))
+            return JOINED(state) + 1;
+    return 0;
+}
+
+static void sleep_until_joinable(void)
+{
+    pthread_mutex_lock(&pool.lock);
+    atomic_fetch_add(&pool.sleepers, 1);
+    while (!joinable(atomic_load(&pool.state)))
+        pthread_cond_wait(&pool.wake, &pool.lock);
+    atomic_fetch_sub(&pool.sleepers, 1);
+    pthread_mutex_unlock(&pool.lock);
+}
+
+static void *work(void *unused)
+{
+    (void)unused;
+    inside = 1;
+    for (;;) {
+        int worker = 0;
+        for (int64_t until = nanoseconds() + FC_SPIN_NS; !(worker = join()) && nanoseconds() < until;)
+            for (int i = 0; i < 32; i++)
+                relax();
+        if (worker) {
+            claim(worker);
+            atomic_fetch_add(&pool.done, 1);
+        } else {
+            sleep_until_joinable();
+        }
+    }
+    return NULL;
+}
+
+static void restart_in_child(void)
+{
+    pthread_mutex_init(&pool.owner, NULL);
+    pthread_mutex_init(&pool.lock, NULL);
+    pthread_cond_init(&pool.wake, NULL);
+    atomic_store(&pool.state, 0);
+    atomic_store(&pool.sleepers, 0);
+    pool.started = 0;
+}
+
+static void register_fork_handler(void)
+{
+    pthread_atfork(NULL, NULL, restart_in_child);
+}
+
+/* Starts workers up to `count`; with fewer, because the system has no more threads, the job runs on those there are. */
+static void start_workers(int count)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, register_fork_handler);
+    pthread_attr_t attributes;
+    if (pool.started >= count || pthread_attr_init(&attributes))
+        return;
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    for (pthread_t id; pool.started < count && !pthread_create(&id, &attributes, work, NULL);)
+        pool.started++;
+    pthread_attr_destroy(&attributes);
+}
+
+static void open_job(int wanted, int64_t tasks, fc_task run, void *context)
+{
+    pool.run = run;
+    pool.context = context;
+    pool.tasks = tasks;
+    atomic_store(&pool.next, 0);
+    atomic_store(&pool.done, 0);
+    uint64_t epoch = (atomic_load(&pool.state) & ~(EPOCH - 1)) + EPOCH;
+    atomic_store(&pool.state, epoch | OPEN | (uint64_t)wanted << 12);
+    if (atomic_load(&pool.sleepers)) {
+        pthread_mutex_lock(&pool.lock);
+        pthread_cond_broadcast(&pool.wake);
+        pthread_mutex_unlock(&pool.lock);
+    }
+}
+
+static void close_job(void)
+{
+    int joined = JOINED(atomic_fetch_and(&pool.state, ~OPEN));
+    for (int spins = 0; atomic_load(&pool.done) < joined; spins++) {
+        relax();
+        if (spins > 1 << 14) /* the worker has lost its core: let it have ours */
+            sched_yield();
+    }
+}
+
+void fc_parallel(int threads, int64_t tasks, fc_task run, void *context)
+{
+    if (threads > tasks)
+        threads = (int)tasks;
+    if (threads <= 1 || inside || pthread_mutex_trylock(&pool.owner)) {
+        for (int64_t task = 0; task < tasks; task++)
+            run(context, task, 0);
+        return;
+    }
+    start_workers(threads - 1);
+    open_job(threads - 1, tasks, run, context);
+    inside = 1;
+    claim(0);
+    inside = 0;
+    close_job();
+    pthread_mutex_unlock(&pool.owner);
+}
+
+/* The CPUs that a cgroup quota leaves, rounded up, or `otherwise` where there is none (cgroup v2, then v1). */
+static int cgroup_cpus(int otherwise)
+{
+    long long quota = -1, period = 0;
+    FILE *file = fopen("/sys/fs/cgroup/cpu.max", "r");
+    if (file) {
+        if (fscanf(file, "%lld %lld", &quota, &period) != 2)
+            quota = -1;
+        fclose(file);
+    } else if ((file = fopen("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "r"))) {
+        if (fscanf(file, "%lld", &quota) != 1)
+            quota = -1;
+        fclose(file);
+        if ((file = fopen("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "r"))) {
+            if (fscanf(file, "%lld", &period) != 1)
+                period = 0;
+            fclose(file);
+        }
+    }
+    return quota > 0 && period > 0 ? (int)((quota + period - 1) / period) : otherwise;
+}
+
+int fc_threads_default(void)
+{
+    int cpus = (int)sysconf(_SC_NPROCESSORS_ONLN);
+#ifdef __linux__
+    cpu_set_t set;
+    if (!sched_getaffinity(0, sizeof set, &set))
+        cpus = CPU_COUNT(&set);
+#endif
+    int quota = cgroup_cpus(cpus);
+    cpus = quota < cpus ? quota : cpus;
+    return cpus < 1 ? 1 : cpus > FC_THREADS_MAX ? FC_THREADS_MAX : cpus;
+}
+
+int fc_threads_get(void)
+{
+    int threads = atomic_load_explicit(&threads_wanted, memory_order_relaxed);
+    if (!threads) {
+        threads = fc_threads_default();
+        atomic_store(&threads_wanted, threads);
+    }
+    return threads;
+}
+
+void fc_threads_set(int threads)
+{
+    atomic_store(&threads_wanted, threads < 1 ? 1 : threads > FC_THREADS_MAX ? FC_THREADS_MAX : threads);
+}

@@ -1,0 +1,21 @@
+/* A small thread pool: work is claimed in tasks from one counter by the caller and the workers that join it.
+ *
+ * Not OpenMP: libgomp deadlocks after fork, clashes with other copies of itself in one process, sleeps for milliseconds
+ * and needs bundling.  Here the caller never waits for a worker that has not joined: it claims tasks itself, closes the
+ * job when none is left and waits only for the tasks that are under way.  Workers start on first use, spin for
+ * FC_SPIN_NS after a job and then sleep.  One job at a time owns the workers; a second Python thread that calls meanwhile
+ * runs its job alone, as does a call from inside a task.  A forked child starts afresh.
+ */
+#ifndef FC_BASE_THREADS_H
+#define FC_BASE_THREADS_H
+
+#include "fastconv.h"
+
+enum { FC_THREADS_MAX = 256 };
+
+/* `worker` is below the `threads` given to fc_parallel and unique among the tasks that run at one time. */
+typedef void (*fc_task)(void *context, int64_t task, int worker);
+
+void fc_parallel(int threads, int64_t tasks, fc_task run, void *context);
+
+#endif

@@ -1,0 +1,119 @@
+/* Plans and the chooser: an ordered list of drivers per direction, each applicable or refused with its reason, the cheapest
+ * estimate taken.  The last of each list always applies. */
+#include "engine/conv.h"
+
+#include <math.h>
+#include <string.h>
+
+static const fc_driver *const forward_drivers[] = {&fc_driver_fill,    &fc_driver_stencil,   &fc_driver_pixels,
+                                                   &fc_driver_im2col, &fc_driver_reference, NULL};
+static const fc_driver *const weight_drivers[] = {&fc_driver_weight_stencil, &fc_driver_weight_gemm,
+                                                  &fc_driver_weight_reference, NULL};
+
+/* Multiplications below which one thread does it all: waking a second one costs more (5-50 us). */
+enum { SERIAL_MULTIPLICATIONS = 400000 };
+
+static const fc_driver *const *drivers_of(fc_direction direction)
+{
+    return direction == FC_WEIGHT ? weight_drivers : forward_drivers;
+}
+
+/* Sizes that no index computation overflows on: every position that a tap can name, and every stride times it, is taken
+ * to be below 2^61; array strides come from arrays that exist. */
+static int valid(const fc_conv *p)
+{
+    const fc_window *w = &p->window;
+    int64_t bound = INT64_MAX / 4;
+    if (p->batch < 0 || p->groups < 1 || p->channels < 0 || p->out_channels < 0)
+        return 0;
+    for (int i = 0; i < FC_AXES; i++) {
+        if (w->in[i] < 0 || w->out[i] < 0 || w->kernel[i] < 0 || w->stride[i] < 1 || w->dilation[i] < 1)
+            return 0;
+        int64_t span = fc_add(fc_mul(w->out[i], w->stride[i]), fc_mul(w->kernel[i], w->dilation[i]));
+        if (span > bound || w->offset[i] > bound || w->offset[i] < -bound)
+            return 0;
+    }
+    return fc_mul(fc_mul(p->groups, p->out_channels), fc_reduction(p)) < bound &&
+           fc_mul(fc_mul(p->batch, p->groups), fc_mul(p->out_channels, fc_outputs(w))) < bound;
+}
+
+static int known(const fc_driver *const *drivers, const char *name)
+{
+    for (int i = 0; drivers[i]; i++)
+        if (!strcmp(drivers[i]->name, name))
+            return 1;
+    return 0;
+}
+
+/* Plans the problem with the driver of this name, or with the cheapest. */
+static fc_status choose(fc_conv_plan *plan, const char *name)
+{
+    const fc_driver *const *drivers = drivers_of(plan->direction);
+    fc_conv_plan candidate = *plan;
+    double least = INFINITY, cost;
+    for (int i = 0; drivers[i]; i++) {
+        if ((name && strcmp(drivers[i]->name, name)) || drivers[i]->plan(&candidate, &cost) || !(cost < least))
+            continue;
+        least = cost;
+        *plan = candidate;
+        plan->algorithm = i;
+        plan->chosen = name != NULL;
+    }
+    return least < INFINITY ? FC_OK : FC_REFUSED;
+}
+
+fc_status fc_conv_plan_make(fc_conv_plan *plan, const fc_conv *p, fc_direction direction, fc_precision precision,
+                            const char *algorithm)
+{
+    *plan = (fc_conv_plan){.problem = *p, .direction = direction, .precision = precision, .algorithm = -1, .threads = 1};
+    if (!valid(p))
+        return FC_INVALID;
+    int64_t outputs = fc_mul(fc_mul(p->batch, p->groups), fc_mul(p->out_channels, fc_outputs(&p->window)));
+    plan->multiplications = fc_mul(outputs, fc_reduction(p));
+    if (plan->multiplications >= SERIAL_MULTIPLICATIONS)
+        plan->threads = fc_threads_get();
+    if (algorithm && !known(drivers_of(direction), algorithm))
+        return FC_INVALID;
+    if (direction == FC_ADJOINT)
+        return fc_adjoint_plan(plan, algorithm);
+    if (direction == FC_FORWARD && !outputs)
+        return FC_OK;
+    return choose(plan, algorithm);
+}
+
+fc_status fc_conv_execute(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
+{
+    if (plan->direction == FC_ADJOINT)
+        return fc_adjoint_execute(plan, x, w, bias, y);
+    if (plan->algorithm < 0)
+        return FC_OK;
+    return drivers_of(plan->direction)[plan->algorithm]->run(plan, x, w, bias, y);
+}
+
+int fc_conv_options(const fc_conv *p, fc_direction direction, fc_precision precision, fc_conv_option *options)
+{
+    const fc_driver *const *drivers = drivers_of(direction);
+    fc_conv_plan plan;
+    fc_conv problem = *p;
+    int64_t w, x;
+    if (direction == FC_ADJOINT && fc_adjoint_phases(p))
+        problem = fc_adjoint_problem(p, fc_adjoint_largest(p), &w, &x);
+    if (fc_conv_plan_make(&plan, &problem, direction == FC_WEIGHT ? FC_WEIGHT : FC_FORWARD, precision, NULL))
+        return 0;
+    int count = 0;
+    for (; drivers[count]; count++) {
+        fc_conv_plan candidate = plan;
+        fc_conv_option *option = &options[count];
+        *option = (fc_conv_option){.name = drivers[count]->name, .cost = INFINITY};
+        option->reason = drivers[count]->plan(&candidate, &option->cost);
+        option->scratch = candidate.scratch;
+        if (option->reason)
+            option->cost = INFINITY;
+    }
+    return count;
+}
+
+const char *fc_conv_algorithm_name(fc_direction direction, int algorithm)
+{
+    return algorithm < 0 ? "none" : drivers_of(direction)[algorithm]->name;
+}

@@ -1,0 +1,61 @@
+/* What the chooser and the drivers share.
+ *
+ * A driver serves problems of one direction.  To add one: its own file, a row in the list of conv.c, a name in the tests.
+ */
+#ifndef FC_ENGINE_CONV_H
+#define FC_ENGINE_CONV_H
+
+#include "base/arena.h"
+#include "base/size.h"
+#include "base/threads.h"
+#include "engine/dispatch.h"
+#include "fastconv.h"
+
+/* All scratch of one call, a constant that no problem changes: a driver that would need more refuses the problem. */
+enum { FC_SCRATCH_MAX = 24 << 20 };
+
+/* Per worker, what a block of B should take so that it stays in a second-level cache of 1 MiB beside the rest. */
+enum { FC_BLOCK_BYTES = 384 << 10 };
+
+typedef struct fc_driver {
+    const char *name;
+    /* Fills plan->tile, plan->scratch and *cost (estimated nanoseconds on one thread), or says why it cannot serve. */
+    const char *(*plan)(fc_conv_plan *plan, double *cost);
+    fc_status (*run)(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y);
+} fc_driver;
+
+extern const fc_driver fc_driver_fill, fc_driver_stencil, fc_driver_pixels, fc_driver_im2col, fc_driver_reference;
+extern const fc_driver fc_driver_weight_gemm, fc_driver_weight_stencil, fc_driver_weight_reference;
+
+/* Element `index` of an array whose elements have `size` bytes. */
+static inline void *fc_at(const void *p, int64_t index, int64_t size)
+{
+    return (char *)(uintptr_t)p + index * size;
+}
+
+static inline int64_t fc_taps(const fc_window *w)
+{
+    return fc_mul(fc_mul(w->kernel[0], w->kernel[1]), w->kernel[2]);
+}
+
+/* The length of the sum behind one output element. */
+static inline int64_t fc_reduction(const fc_conv *p)
+{
+    return fc_mul(p->channels, fc_taps(&p->window));
+}
+
+static inline int64_t fc_outputs(const fc_window *w)
+{
+    return fc_mul(fc_mul(w->out[0], w->out[1]), w->out[2]);
+}
+
+/* The adjoint of a problem is a sum of forward problems over y, one per phase of the strides; see adjoint.c. */
+int64_t fc_adjoint_phases(const fc_conv *problem);
+/* Phase `phase` as a forward problem; `w_begin` and `x_begin` are the elements of w and x where its arrays begin. */
+fc_conv fc_adjoint_problem(const fc_conv *problem, int64_t phase, int64_t *w_begin, int64_t *x_begin);
+/* The phase with the most taps: the one that stands for the others where a choice is shown. */
+int64_t fc_adjoint_largest(const fc_conv *problem);
+fc_status fc_adjoint_plan(fc_conv_plan *plan, const char *algorithm);
+fc_status fc_adjoint_execute(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y);
+
+#endif

@@ -1,0 +1,82 @@
+#include "engine/gemm.h"
+
+void fc_gemm_plan(fc_gemm *g, const fc_kernels *kernels, int64_t m, int64_t columns)
+{
+    int64_t vectors = fc_ceil_div(columns, kernels->lanes);
+    g->kernels = kernels;
+    g->columns = columns;
+    if (vectors <= 2)
+        g->strip = vectors < 1 ? 1 : (int)vectors;
+    else if (m <= kernels->mr[4] && vectors >= 4)
+        g->strip = 4;
+    else
+        g->strip = vectors == 4 ? 2 : kernels->nv;
+    int64_t tiles = fc_max(1, fc_ceil_div(m, kernels->mr[g->strip]));
+    g->rows = (int)fc_max(1, fc_ceil_div(m, tiles));
+}
+
+/* The width of the next strip when `vectors` are left: never a single vector after a wide one. */
+static int next_strip(int strip, int64_t vectors)
+{
+    if (vectors == strip || vectors >= strip + 2)
+        return strip;
+    return vectors > strip ? 2 : (int)vectors;
+}
+
+/* The width of the strip that comes last. */
+static int last_strip(int strip, int64_t vectors)
+{
+    int nv = 0;
+    for (int64_t left = vectors > 3 * strip ? vectors % strip + 2 * strip : vectors; left > 0; left -= nv)
+        nv = next_strip(strip, left);
+    return nv;
+}
+
+/* The product for `vectors` whole vectors of columns, from `column` on. */
+static void run_strips(const fc_gemm *g, int rows, const void *const *a, const void *b, void *c, int64_t c_row,
+                       const void *init, int add, int64_t column, int64_t vectors)
+{
+    const fc_gemm_kernels *family = g->gather ? &g->kernels->gemm_gather : &g->kernels->gemm;
+    int64_t size = g->kernels->size;
+    const void *block[FC_MR_MAX];
+    int64_t k0 = 0;
+    do {
+        int64_t k = fc_min(FC_KC, g->k - k0);
+        for (int m = 0; m < rows; m++)
+            block[m] = fc_at(a[m], g->gather ? 0 : k0, size);
+        const int64_t *a_offset = g->gather ? g->a_offset + k0 : NULL;
+        for (int64_t done = 0, nv; done < vectors; done += nv) {
+            nv = next_strip(g->strip, vectors - done);
+            int64_t at = column + done * g->kernels->lanes;
+            (*family)[nv][rows](k, block, a_offset, fc_at(b, at, size), g->b_offset + k0, fc_at(c, at, size), c_row, init,
+                                add || k0);
+        }
+        k0 += k;
+    } while (k0 < g->k);
+}
+
+void fc_gemm_run(const fc_gemm *g, int rows, const void *const *a, const void *b, void *c, int64_t c_row,
+                 const void *init, int add)
+{
+    int64_t lanes = g->kernels->lanes, vectors = fc_ceil_div(g->columns, lanes), last = 0;
+    if (g->columns % lanes && g->columns > lanes) {
+        last = last_strip(g->strip, vectors);
+        if (last * lanes > g->columns)
+            last = 1;
+    }
+    if (vectors > last)
+        run_strips(g, rows, a, b, c, c_row, init, add, 0, vectors - last);
+    if (last)
+        run_strips(g, rows, a, b, c, c_row, init, add, g->columns - last * lanes, last);
+}
+
+double fc_gemm_cost(const fc_kernels *kernels, int64_t m, int64_t columns, int64_t k)
+{
+    fc_gemm g;
+    fc_gemm_plan(&g, kernels, m, columns);
+    double vectors = (double)fc_ceil_div(columns, kernels->lanes), tiles = (double)fc_ceil_div(m, g.rows);
+    double blocks = (double)fc_ceil_div(k, FC_KC), strips = vectors / g.strip;
+    /* A multiply-add per 1/8 ns (Zen 5, 4 GHz, two a cycle), at least a load per broadcast and vector of B. */
+    double arithmetic = (double)m * vectors, loads = 0.5 * ((double)m * strips + tiles * vectors);
+    return (double)k * 0.125 * (arithmetic > loads ? arithmetic : loads) + tiles * strips * blocks * 4.0;
+}

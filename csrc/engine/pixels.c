@@ -1,0 +1,158 @@
+/* The pixel driver: lanes hold neighbouring output pixels, rows of the product are output channels.
+ *
+ *     Y[o][q] = b[o] + sum_k W[o][k] X[q + offset[k]],     k = (c, kd, kh, kw)
+ *
+ * The image, or a padded band of it split by stride phase, *is* matrix B: row k begins at the tap's offset, and neighbouring
+ * outputs of any stride are neighbouring lanes, also across the ends of rows, where (pitch - OW) lanes a row are computed
+ * and dropped.  No patch is ever stored.
+ *
+ *     for each image n, group g, plane od, band of output rows, block of output channels    a task
+ *         copy the band's input (all channels), or point into the image
+ *         for each tile of rows o:  for each block of k:  for each strip of q:  gemm kernel
+ *
+ * Scratch: the offsets of k, the weights where they are not rows in memory; per worker a band (about FC_BLOCK_BYTES) and a
+ * tile's rows of output, unless y can be written in place.
+ * Rejected: blocking the channels of a band (the output would be read and written once per block of channels; the few rows
+ * copied twice cost less); a copy of the whole padded image (64@224 would take 13 MB).
+ */
+#include "engine/gemm.h"
+#include "engine/output.h"
+#include "engine/source.h"
+#include "engine/weights.h"
+
+enum { ROWS, BLOCKS }; /* plan->tile: output rows of a band, blocks of output channels */
+
+typedef struct layout {
+    const fc_kernels *kernels;
+    fc_source source;
+    fc_weights weights;
+    int64_t k, columns, bands, tile_row, tile_bytes, offset_bytes;
+    int in_place; /* y is written directly */
+} layout;
+
+static layout lay_out(const fc_conv_plan *plan)
+{
+    const fc_conv *p = &plan->problem;
+    const fc_kernels *kernels = fc_dispatch(p->real);
+    int64_t rows = plan->tile[ROWS];
+    layout l = {.kernels = kernels, .k = fc_reduction(p), .bands = fc_ceil_div(p->window.out[1], rows)};
+    int64_t last = p->window.out[1] - (l.bands - 1) * rows; /* rows of the last band */
+    int fills = (last - 1) * p->window.in[2] + p->window.out[2] >= kernels->lanes;
+    l.source = fc_source_plan(p, kernels->size, p->channels, rows, fills);
+    l.weights = fc_weights_plan(p, kernels->size);
+    l.columns = fc_source_columns(&l.source, rows, p->window.out[2]);
+    l.in_place = fc_output_in_place(p, rows, l.source.pitch) &&
+                 fc_source_columns(&l.source, last, p->window.out[2]) >= kernels->lanes;
+    l.tile_row = fc_max(l.columns, kernels->lanes);
+    if (!l.in_place)
+        l.tile_bytes = fc_arena_round(fc_min(INT64_MAX / 4, fc_mul(FC_MR_MAX * kernels->size, l.tile_row)));
+    l.offset_bytes = fc_arena_round(fc_min(INT64_MAX / 4, fc_mul(l.k, sizeof(int64_t))));
+    return l;
+}
+
+/* Bands high enough for the cache; enough tasks for the threads, first by lower bands, then by blocks of channels. */
+static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
+{
+    const fc_conv *p = &plan->problem;
+    int64_t height = p->window.out[1], images = fc_mul(fc_mul(p->batch, p->groups), p->window.out[0]);
+    int64_t rows = fc_source_rows(p, kernels->size, p->channels, FC_BLOCK_BYTES), blocks = 1;
+    int64_t wanted = plan->threads > 1 ? 4 * plan->threads : 1;
+    if (images * fc_ceil_div(height, rows) < wanted) {
+        int64_t bands = fc_min(fc_ceil_div(wanted, images), fc_ceil_div(height, 4));
+        rows = fc_min(rows, fc_ceil_div(height, fc_max(bands, 1)));
+        int64_t tasks = images * fc_ceil_div(height, rows);
+        blocks = fc_max(1, fc_min(fc_ceil_div(wanted, tasks), p->out_channels / kernels->mr[kernels->nv]));
+    }
+    plan->tile[ROWS] = rows;
+    plan->tile[BLOCKS] = blocks;
+}
+
+static const char *plan_pixels(fc_conv_plan *plan, double *cost)
+{
+    const fc_conv *p = &plan->problem;
+    const fc_kernels *kernels = fc_dispatch(p->real);
+    if (!fc_reduction(p))
+        return "there is nothing to sum";
+    choose_tile(plan, kernels);
+    layout l = lay_out(plan);
+    int64_t worker = fc_add(l.source.bytes, l.tile_bytes);
+    plan->scratch = fc_add(fc_mul(plan->threads, worker), fc_add(l.offset_bytes, l.weights.bytes));
+    if (plan->scratch > FC_SCRATCH_MAX)
+        return "a padded band of the input, or the rows of the weights, exceed the scratch bound";
+    double tasks = (double)p->batch * (double)p->groups * (double)p->window.out[0] * (double)l.bands;
+    double gemm = fc_gemm_cost(kernels, p->out_channels, l.columns, l.k);
+    double copied = l.source.in_place ? 0 : (double)(plan->tile[BLOCKS] * p->channels) * (double)l.source.channel;
+    double stored = l.in_place ? 0 : (double)p->out_channels * (double)l.columns;
+    double bytes = (double)kernels->size, rows = copied / (double)l.source.pitch + stored / (double)l.source.pitch;
+    *cost = 300 + (double)l.k + tasks * (60 + gemm + 0.03 * bytes * (copied + stored) + 4.0 * rows) +
+            0.3 * (double)l.weights.bytes;
+    return NULL;
+}
+
+typedef struct job {
+    const fc_conv_plan *plan;
+    layout l;
+    fc_gemm gemm;
+    const char *x, *w, *bias;
+    char *y, *scratch;
+    int64_t worker_bytes;
+} job;
+
+static void run_task(void *context, int64_t task, int worker)
+{
+    const job *j = context;
+    const fc_conv *p = &j->plan->problem;
+    const fc_kernels *kernels = j->l.kernels;
+    int64_t size = kernels->size, blocks = j->plan->tile[BLOCKS], height = p->window.out[1];
+    int64_t block = task % blocks, band = task / blocks % j->l.bands, rest = task / blocks / j->l.bands;
+    int64_t od = rest % p->window.out[0], g = rest / p->window.out[0] % p->groups, n = rest / p->window.out[0] / p->groups;
+    int64_t oh = band * j->plan->tile[ROWS], rows = fc_min(j->plan->tile[ROWS], height - oh);
+    int64_t first = p->out_channels * block / blocks, last = p->out_channels * (block + 1) / blocks;
+    char *scratch = j->scratch + worker * j->worker_bytes, *tile = scratch + j->l.source.bytes;
+
+    fc_gemm gemm = j->gemm;
+    gemm.columns = fc_source_columns(&j->l.source, rows, p->window.out[2]);
+    const void *x = fc_at(j->x, n * p->x.n + g * p->channels * p->x.c, size);
+    const void *b = fc_source_take(&j->l.source, p, kernels, scratch, x, p->channels, od, oh);
+    const char *w = fc_at(j->w, g * j->l.weights.g, size);
+    char *y = fc_at(j->y, n * p->y.n + g * p->out_channels * p->y.c + od * p->y.s[0] + oh * p->y.s[1], size);
+    for (int64_t o = first; o < last;) {
+        int mr = (int)fc_min(gemm.rows, last - o);
+        const void *a[FC_MR_MAX];
+        for (int m = 0; m < mr; m++)
+            a[m] = fc_at(w, (o + m) * j->l.weights.o, size);
+        const void *init = j->bias ? fc_at(j->bias, g * p->out_channels + o, size) : NULL;
+        if (j->l.in_place) {
+            fc_gemm_run(&gemm, mr, a, b, fc_at(y, o * p->y.c, size), p->y.c, init, 0);
+        } else {
+            fc_gemm_run(&gemm, mr, a, b, tile, j->l.tile_row, init, 0);
+            for (int m = 0; m < mr; m++)
+                fc_output_store(p, kernels, fc_at(y, (o + m) * p->y.c, size), fc_at(tile, m * j->l.tile_row, size), rows,
+                                j->l.source.pitch);
+        }
+        o += mr;
+    }
+}
+
+static fc_status run_pixels(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
+{
+    const fc_conv *p = &plan->problem;
+    job j = {.plan = plan, .l = lay_out(plan), .x = x, .bias = bias, .y = y};
+    char *scratch = fc_arena_take(plan->scratch);
+    if (!scratch)
+        return FC_NO_MEMORY;
+    int64_t *offset = (int64_t *)(void *)scratch;
+    fc_source_offsets(&j.l.source, p, p->channels, offset);
+    scratch += j.l.offset_bytes;
+    j.w = fc_weights_take(&j.l.weights, p, j.l.kernels, plan->threads, scratch, w);
+    j.scratch = scratch + j.l.weights.bytes;
+    j.worker_bytes = j.l.source.bytes + j.l.tile_bytes;
+    fc_gemm_plan(&j.gemm, j.l.kernels, p->out_channels / plan->tile[BLOCKS], j.l.columns);
+    j.gemm.k = j.l.k;
+    j.gemm.b_offset = offset;
+    fc_parallel(plan->threads, p->batch * p->groups * p->window.out[0] * j.l.bands * plan->tile[BLOCKS], run_task, &j);
+    fc_arena_give();
+    return FC_OK;
+}
+
+const fc_driver fc_driver_pixels = {"pixels", plan_pixels, run_pixels};

@@ -1,0 +1,45 @@
+#include "engine/weights.h"
+
+fc_weights fc_weights_plan(const fc_conv *p, int64_t size)
+{
+    const int64_t *k = p->window.kernel;
+    int64_t taps = fc_taps(&p->window), row = fc_reduction(p);
+    int packed = (k[2] == 1 || p->w.k[2] == 1) && (k[1] == 1 || p->w.k[1] == k[2]) &&
+                 (k[0] == 1 || p->w.k[0] == k[1] * k[2]) && (p->channels == 1 || p->w.c == taps);
+    if (packed)
+        return (fc_weights){.in_place = 1, .o = p->w.o, .g = p->w.g};
+    int64_t bytes = fc_mul(fc_mul(fc_mul(p->groups, p->out_channels), row), size);
+    return (fc_weights){.o = row, .g = p->out_channels * row, .bytes = fc_arena_round(fc_min(bytes, INT64_MAX / 2))};
+}
+
+typedef struct job {
+    const fc_conv *problem;
+    const fc_kernels *kernels;
+    const void *w;
+    void *rows;
+    int64_t row;
+} job;
+
+static void pack_row(void *context, int64_t task, int worker)
+{
+    (void)worker;
+    const job *j = context;
+    const fc_conv *p = j->problem;
+    int64_t g = task / p->out_channels, o = task % p->out_channels, sizes[4] = {p->channels}, strides[4] = {p->w.c};
+    for (int i = 0; i < FC_AXES; i++) {
+        sizes[1 + i] = p->window.kernel[i];
+        strides[1 + i] = p->w.k[i];
+    }
+    j->kernels->gather_block(fc_at(j->rows, task * j->row, j->kernels->size), sizes,
+                             fc_at(j->w, g * p->w.g + o * p->w.o, j->kernels->size), strides);
+}
+
+const void *fc_weights_take(const fc_weights *weights, const fc_conv *p, const fc_kernels *kernels, int threads,
+                            void *scratch, const void *w)
+{
+    if (weights->in_place)
+        return w;
+    job j = {p, kernels, w, scratch, weights->o};
+    fc_parallel(threads, p->groups * p->out_channels, pack_row, &j);
+    return scratch;
+}

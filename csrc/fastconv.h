@@ -1,0 +1,101 @@
+/* fastconv: convolution and pooling over strided arrays, the public C interface.
+ *
+ * Everything that convolves is one geometry, `fc_conv`:
+ *
+ *     y[n, g, o, p] = b[g, o] + sum_{c, k} w[g, o, c, k] * x[n, g, c, p * stride + k * dilation - offset]
+ *
+ * with p and k running over three spatial axes (1-D and 2-D problems have leading axes of size 1) and x zero outside its
+ * bounds.  It is used forwards (y from x), as its adjoint (x from y: the input gradient, and the transposed convolution)
+ * and for the gradient of w.
+ *
+ * Use: fill a problem, fc_conv_plan() it (decides everything, touches no data), fc_conv_execute() it as often as you like.
+ * Plans are plain values without pointers to data: copy them, share them between threads, drop them.
+ */
+#ifndef FASTCONV_H
+#define FASTCONV_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { FC_AXES = 3, FC_ALGORITHMS_MAX = 16 };
+
+typedef enum fc_status {
+    FC_OK,
+    FC_INVALID,   /* a size, stride or option that no problem can have */
+    FC_NO_MEMORY, /* scratch could not be allocated, or its size does not fit */
+    FC_REFUSED    /* the algorithm asked for cannot serve this problem */
+} fc_status;
+
+typedef enum fc_real { FC_FLOAT32, FC_FLOAT64 } fc_real;
+typedef enum fc_direction { FC_FORWARD, FC_ADJOINT, FC_WEIGHT } fc_direction;
+typedef enum fc_precision { FC_PRECISION_HIGH, FC_PRECISION_HIGHEST } fc_precision;
+
+/* Strides are in elements and may be zero or negative. */
+typedef struct fc_array_strides {
+    int64_t n, c, s[FC_AXES];
+} fc_array_strides;
+
+typedef struct fc_weight_strides {
+    int64_t g, o, c, k[FC_AXES];
+} fc_weight_strides;
+
+/* A window of `kernel` taps that slides over `in` positions and stops at `out` of them, axis by axis: tap k of stop p reads
+ * position p * stride + k * dilation - offset.  `offset` is the padding before the axis; it may be negative (a crop). */
+typedef struct fc_window {
+    int64_t in[FC_AXES], kernel[FC_AXES], out[FC_AXES];
+    int64_t stride[FC_AXES], dilation[FC_AXES], offset[FC_AXES];
+} fc_window;
+
+typedef struct fc_conv {
+    fc_real real;
+    int64_t batch, groups;
+    int64_t channels, out_channels; /* of one group */
+    fc_window window;
+    fc_array_strides x, y;
+    fc_weight_strides w;
+} fc_conv;
+
+typedef struct fc_conv_plan {
+    fc_conv problem;
+    fc_direction direction;
+    fc_precision precision;
+    int32_t algorithm; /* index into the direction's list, -1 where nothing is to do */
+    int32_t chosen;    /* by the caller, not by cost */
+    int32_t threads;
+    int64_t multiplications; /* useful ones */
+    int64_t scratch;         /* bytes for the whole call, all threads together */
+    int64_t tile[4];         /* the driver's own choice, see its file */
+} fc_conv_plan;
+
+/* Algorithm "auto" is a NULL name. */
+fc_status fc_conv_plan_make(fc_conv_plan *plan, const fc_conv *problem, fc_direction direction, fc_precision precision,
+                            const char *algorithm);
+
+/* Forward: x, w, bias (or NULL) are read, y is written.  Adjoint: y, w, bias (over x's channels, or NULL) are read, x is
+ * written.  Weight: x, y are read, w is written, bias is not used. */
+fc_status fc_conv_execute(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y);
+
+/* The bias gradient: sums[c] = the sum of channel c of x, an array of sizes N, C, D, H, W. */
+void fc_channel_sums(fc_real real, const int64_t size[2 + FC_AXES], const fc_array_strides *strides, const void *x, void *sums);
+
+/* What the chooser thought: one row per algorithm of the direction, in order.  `reason` is NULL where it applies. */
+typedef struct fc_conv_option {
+    const char *name, *reason;
+    double cost; /* estimated nanoseconds at one thread; infinity where refused */
+    int64_t scratch;
+} fc_conv_option;
+
+int fc_conv_options(const fc_conv *problem, fc_direction direction, fc_precision precision, fc_conv_option *options);
+const char *fc_conv_algorithm_name(fc_direction direction, int algorithm);
+
+/* Threads: the number used by the following calls of every thread of this process. */
+int fc_threads_get(void);
+void fc_threads_set(int threads);
+int fc_threads_default(void); /* affinity mask and cgroup quota */
+
+/* The instruction set: "baseline", "avx2", "avx512" or "neon"; a cap of NULL means the best this CPU has. */
+fc_status fc_isa_cap(const char *cap);
+const char *fc_isa_name(void);
+int fc_isa_available(const char **names, int capacity);
+
+#endif

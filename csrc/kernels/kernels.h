@@ -1,0 +1,89 @@
+/* The interface between the engine and the code that is compiled once per instruction set.
+ *
+ * A table of kernels exists per ISA and real type.  Kernels compute full tiles on contiguous or regularly strided memory;
+ * they know nothing of padding, threads or allocation, and every tail is the engine's business.  Pointers are untyped here
+ * so that the engine is written once; all counts, offsets and strides are in elements.
+ */
+#ifndef FC_KERNELS_H
+#define FC_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { FC_MR_MAX = 14, FC_NV_MAX = 4, FC_LANES_MAX = 16 };
+
+/* gemm:         C[m][n] = init[m] + sum_{k < K} A[m][k] * B[k][n]           (add: C[m][n] += the sum)
+ * gemm_gather:  the same with A[m][a_offset[k]] for A[m][k]
+ *
+ * m < mr rows and n < nv * lanes columns, both constants of the variant.  Row m of A begins at a[m].  Row k of B begins at
+ * b + b_offset[k] and is contiguous in n; any alignment.  So packed panels, an image read in place and the rows of a padded
+ * copy are all the same to the kernel.  Row m of C is c + m * c_row.  `init` may be NULL (zeros); C is read only to add.
+ * K may be 0.  Each element is one chain of fused multiply-adds in the order of k, then one addition, whatever the variant:
+ * results do not depend on how a matrix is cut into tiles.  gemm ignores a_offset. */
+typedef void (*fc_gemm_kernel)(int64_t k, const void *const *a, const int64_t *a_offset, const void *b,
+                               const int64_t *b_offset, void *c, int64_t c_row, const void *init, int add);
+typedef fc_gemm_kernel fc_gemm_kernels[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* [nv][mr]; NULL above the most rows */
+
+/* stencil:  y[r][q] = init + sum_t w[t] * x[r * x_row + q + offset[t]],   r < rows, q < width
+ *
+ * One channel under one filter; width >= lanes (the last vector overlaps the one before). */
+typedef void (*fc_stencil_kernel)(int64_t taps, const int64_t *offset, const void *w, const void *init, const void *x,
+                                  int64_t x_row, void *y, int64_t y_row, int64_t rows, int64_t width);
+
+/* correlate:  sum[t] += sum_{r < rows, q < width} x[r * x_row + q + offset[t]] * y[r * y_row + q],   t < taps
+ *
+ * Rows of x and y can be read in whole vectors beyond width; what stands there does not count. */
+typedef void (*fc_correlate_kernel)(double *sum, int64_t taps, const int64_t *offset, const void *x, int64_t x_row,
+                                    const void *y, int64_t y_row, int64_t rows, int64_t width);
+
+/* gather_row:  dst[j] = x[first + j * step] where 0 <= first + j * step < size, else fill;   j < count.
+ * Element i of x stands at x + i * x_stride.  The one place where padding, strides and row ends are solved.  A NULL x is
+ * a row that lies in the padding altogether. */
+typedef void (*fc_gather_row_kernel)(void *dst, int64_t count, const void *x, int64_t x_stride, int64_t first, int64_t step,
+                                     int64_t size, const void *fill);
+
+/* gather_block:  dst[((c * n[1] + i) * n[2] + j) * n[3] + k] = x[c, i, j, k],  all of n[0] x n[1] x n[2] x n[3]. */
+typedef void (*fc_gather_block_kernel)(void *dst, const int64_t *n, const void *x, const int64_t *x_stride);
+
+/* scatter_row:  dst[j * dst_stride] = src[j]   (add: +=);   j < count. */
+typedef void (*fc_scatter_row_kernel)(void *dst, int64_t dst_stride, const void *src, int64_t count, int add);
+
+/* transpose:  dst[j * dst_row + i] = src[i * src_row + j],   i < rows, j < columns; any sizes. */
+typedef void (*fc_transpose_kernel)(void *dst, int64_t dst_row, const void *src, int64_t src_row, int64_t rows,
+                                    int64_t columns);
+
+/* sum_row:  *sum += sum_{j < count} x[j * x_stride], in double lanes for float32. */
+typedef void (*fc_sum_row_kernel)(double *sum, const void *x, int64_t x_stride, int64_t count);
+
+/* dot (the reference driver's body): one output element, taps over one axis after the other.
+ *   init + sum_{c < n[0], a < n[1], b < n[2], d < n[3]} x[c, a, b, d] * w[c, a, b, d], strides per axis for both. */
+typedef void (*fc_dot_kernel)(void *y, const void *init, const int64_t *n, const void *x, const int64_t *x_stride,
+                              const void *w, const int64_t *w_stride);
+
+typedef struct fc_kernels {
+    const char *isa;
+    int64_t size;                     /* of the real type, in bytes */
+    int64_t lanes;                    /* of one vector */
+    int mr[FC_NV_MAX + 1];            /* the most rows of gemm at nv vectors (mr[0] is unused) */
+    int nv;                           /* the preferred number of vectors of a gemm tile */
+    fc_gemm_kernels gemm, gemm_gather;
+    fc_stencil_kernel stencil;
+    fc_correlate_kernel correlate;
+    fc_gather_row_kernel gather_row;
+    fc_gather_block_kernel gather_block;
+    fc_scatter_row_kernel scatter_row;
+    fc_transpose_kernel transpose;
+    fc_sum_row_kernel sum_row;
+    fc_dot_kernel dot;
+} fc_kernels;
+
+/* Defined by the ISA files that were compiled in. */
+extern const fc_kernels fc_kernels_f32_baseline, fc_kernels_f64_baseline;
+#if defined(__x86_64__) || defined(_M_X64)
+extern const fc_kernels fc_kernels_f32_avx2, fc_kernels_f64_avx2;
+extern const fc_kernels fc_kernels_f32_avx512, fc_kernels_f64_avx512;
+#elif defined(__aarch64__)
+extern const fc_kernels fc_kernels_f32_neon, fc_kernels_f64_neon;
+#endif
+
+#endif

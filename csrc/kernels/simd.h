@@ -1,0 +1,64 @@
+/* One vector type for the file that includes this: GCC/Clang vector extensions, exactly as wide as the ISA's registers.
+ *
+ * Before including: REAL_BITS (32 or 64), VECTOR_BYTES, ISA.  A vector type wider than the registers compiles, and runs
+ * at a tenth of the speed.  `(v){0} + s` is a real addition; `s - (v){0}` folds into a broadcast and keeps NaN and -0.
+ */
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifndef NAME
+#define JOIN_(a, b, c, d) a##_##b##c##_##d
+#define JOIN(a, b, c, d) JOIN_(a, b, c, d)
+#define NAME(family) JOIN(family, f, REAL_BITS, ISA)
+#define LANES ((int)(VECTOR_BYTES / sizeof(real)))
+#define INLINE static inline __attribute__((always_inline))
+#endif
+
+#if REAL_BITS == 32
+#define real float
+#define integer int32_t
+#else
+#define real double
+#define integer int64_t
+#endif
+#define v NAME(vector)
+#define vi NAME(ivector)
+#define vu NAME(uvector)
+
+typedef real v __attribute__((vector_size(VECTOR_BYTES)));
+typedef integer vi __attribute__((vector_size(VECTOR_BYTES)));
+typedef real vu __attribute__((vector_size(VECTOR_BYTES), aligned(REAL_BITS / 8), may_alias));
+
+#define load NAME(load)
+#define store NAME(store)
+#define splat NAME(splat)
+#define copy NAME(copy)
+
+INLINE v load(const real *p)
+{
+    return *(const vu *)p;
+}
+
+INLINE void store(real *p, v x)
+{
+    *(vu *)p = x;
+}
+
+INLINE v splat(real s)
+{
+    return s - (v){0};
+}
+
+/* Copies count elements; full vectors, the last overlapping the one before.  Regions must not overlap. */
+INLINE void copy(real *dst, const real *src, int64_t count)
+{
+    if (count < LANES) {
+        for (int64_t j = 0; j < count; j++)
+            dst[j] = src[j];
+        return;
+    }
+    for (int64_t j = 0; j < count - LANES; j += LANES)
+        store(dst + j, load(src + j));
+    store(dst + count - LANES, load(src + count - LANES));
+}

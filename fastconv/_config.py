@@ -1,0 +1,235 @@
+"""What a user can look at and set: the chooser's explanation, threads, precision, the build."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+
+from fastconv import _core
+from fastconv.functional import conv
+
+__all__ = [
+    "Explanation",
+    "explain",
+    "get_float32_precision",
+    "get_num_threads",
+    "num_threads",
+    "set_float32_precision",
+    "set_num_threads",
+    "show_config",
+]
+
+_SERVED = {
+    **{getattr(conv, f"conv{n}d"): (n, False) for n in (1, 2, 3)},
+    **{getattr(conv, f"conv_transpose{n}d"): (n, True) for n in (1, 2, 3)},
+}
+_DIRECTIONS = ("forward", "input", "weight")
+
+
+class Option(NamedTuple):
+    """One algorithm as the chooser saw it."""
+
+    name: str
+    reason: str | None
+    cost: float
+    workspace: int
+
+
+class Explanation(NamedTuple):
+    """Why a convolution runs as it does; ``print`` it."""
+
+    function: str
+    direction: str
+    algorithm: str
+    options: tuple[Option, ...]
+    output_shape: tuple[int, ...]
+    flops: int
+    bytes: int
+    workspace: int
+    tiles: tuple[int, ...]
+    isa: str
+    threads: int
+
+    def __str__(self) -> str:
+        intensity = self.flops / self.bytes if self.bytes else 0.0
+        lines = [
+            f"{self.function}, {self.direction}: algorithm {self.algorithm!r}",
+            f"  output shape  {self.output_shape}",
+            f"  arithmetic    {self.flops:,} FLOPs, {self.bytes:,} bytes of arrays, {intensity:.1f} FLOPs per byte",
+            f"  workspace     {self.workspace:,} bytes",
+            f"  tiles         {self.tiles}",
+            f"  runs on       {self.isa}, {self.threads} thread{'s' if self.threads != 1 else ''}",
+            "  algorithms",
+        ]
+        for option in self.options:
+            mark = "->" if option.name == self.algorithm else "  "
+            told = (f"estimated {option.cost / 1000:,.1f} us on one thread, workspace {option.workspace:,} bytes"
+                    if option.reason is None else f"refused: {option.reason}")
+            lines.append(f"    {mark} {option.name:<10} {told}")
+        return "\n".join(lines)
+
+
+def explain(function: Callable, input_shape: tuple[int, ...], weight_shape: tuple[int, ...], stride=1, padding=0, dilation=1,
+            groups=1, *, output_padding=0, dtype=np.float32, direction: str = "forward") -> Explanation:
+    """Say which algorithm a convolution takes, why each other one was refused or not taken, and what it costs.
+
+    Parameters
+    ----------
+    function : callable
+        conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d or conv_transpose3d.
+    input_shape : tuple of int, (N, C, *spatial) or (C, *spatial)
+    weight_shape : tuple of int
+        As the function takes it.
+    stride, padding, dilation, groups, output_padding
+        As the function takes them.
+    dtype : dtype, float32 (default) or float64
+    direction : {"forward", "input", "weight"}
+        The function itself, or its gradient with respect to its input or its weight.
+
+    Returns
+    -------
+    Explanation
+        Named fields; printable. Costs are estimates in nanoseconds; contiguous arrays are assumed.
+
+    Raises
+    ------
+    ValueError
+        If shapes or options do not fit, or the direction is unknown.
+    TypeError
+        If the function is none of those served.
+
+    Examples
+    --------
+    >>> import fastconv
+    >>> told = fastconv.explain(fastconv.conv2d, (1, 64, 56, 56), (64, 64, 3, 3), padding=1)
+    >>> told.flops
+    231211008
+    >>> [option.name for option in told.options]  # doctest: +ELLIPSIS
+    ['fill', ..., 'reference']
+    """
+    try:
+        axes, transposed = _SERVED[function]
+    except (KeyError, TypeError):
+        names = ", ".join(served.__name__ for served in _SERVED)
+        raise TypeError(f"function: expected one of {names}, got {function!r}") from None
+    if direction not in _DIRECTIONS:
+        raise ValueError(f"direction: expected one of {_DIRECTIONS}, got {direction!r}")
+    try:
+        real = np.dtype(dtype)
+    except TypeError:
+        real = None
+    if real not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}")
+    told = _core.describe(axes, direction, transposed, input_shape, weight_shape, real, stride, padding, dilation, groups,
+                          output_padding)
+    return Explanation(function.__name__, direction, told["algorithm"], tuple(Option(*row) for row in told["options"]),
+                       told["output_shape"], told["flops"], told["bytes"], told["workspace"], told["tiles"],
+                       _core.isa_name(), told["threads"])
+
+
+def _check_threads(n) -> int:
+    if isinstance(n, (bool, np.bool_)) or not hasattr(n, "__index__"):
+        raise TypeError(f"n: expected an int, got {n!r}")
+    n = n.__index__()
+    if not 1 <= n <= 256:
+        raise ValueError(f"n: expected a number of threads from 1 to 256, got {n}")
+    return n
+
+
+def set_num_threads(n: int) -> None:
+    """Set how many threads the calls that follow may use, in the whole process. Results do not depend on it.
+
+    Parameters
+    ----------
+    n : int, from 1 to 256
+    """
+    _core.set_threads(_check_threads(n))
+
+
+def get_num_threads() -> int:
+    """Return how many threads a call may use.
+
+    The default is ``FASTCONV_NUM_THREADS``, else what the affinity mask and the cgroup quota leave to the process.
+    """
+    return _core.get_threads()
+
+
+@contextmanager
+def num_threads(n: int) -> Iterator[None]:
+    """Use n threads within a ``with`` block.
+
+    Parameters
+    ----------
+    n : int, from 1 to 256
+
+    Examples
+    --------
+    >>> import fastconv
+    >>> with fastconv.num_threads(1):
+    ...     fastconv.get_num_threads()
+    1
+    """
+    before = _core.get_threads()
+    set_num_threads(n)
+    try:
+        yield
+    finally:
+        _core.set_threads(before)
+
+
+def set_float32_precision(precision: str) -> None:
+    """Choose between speed and accuracy of float32 convolutions.
+
+    Parameters
+    ----------
+    precision : {"high", "highest"}
+        "high" (default) may use transformed algorithms (Winograd) where they are faster; "highest" uses direct sums only.
+        Neither changes float64.
+    """
+    if precision not in ("high", "highest"):
+        raise ValueError(f"precision: expected 'high' or 'highest', got {precision!r}")
+    _core.set_precision(precision == "highest")
+
+
+def get_float32_precision() -> str:
+    """Return "high" or "highest", see `set_float32_precision`."""
+    return _core.get_precision()
+
+
+def show_config() -> None:
+    """Print the version, the instruction sets, the threads and the precision in use."""
+    from fastconv import __version__
+
+    rows = {
+        "fastconv": __version__,
+        "numpy": np.__version__,
+        "isa": f"{_core.isa_name()} (this CPU has {', '.join(_core.isa_available())})",
+        "threads": f"{_core.get_threads()} (default {_core.default_threads()})",
+        "float32 precision": _core.get_precision(),
+    }
+    for name, value in rows.items():
+        print(f"{name:<18} {value}")
+
+
+def _read_environment() -> None:
+    """FASTCONV_ISA, FASTCONV_NUM_THREADS, FASTCONV_PRECISION; a value that cannot be used stops the import."""
+    isa = os.environ.get("FASTCONV_ISA")
+    if isa and not _core.cap_isa(isa):
+        raise ValueError(f"FASTCONV_ISA: expected baseline, avx2, avx512 or neon, got {isa!r}")
+    threads = os.environ.get("FASTCONV_NUM_THREADS")
+    if threads:
+        if not threads.strip().isdecimal() or not 1 <= int(threads) <= 256:
+            raise ValueError(f"FASTCONV_NUM_THREADS: expected a number from 1 to 256, got {threads!r}")
+        _core.set_threads(int(threads))
+    precision = os.environ.get("FASTCONV_PRECISION")
+    if precision:
+        if precision not in ("high", "highest"):
+            raise ValueError(f"FASTCONV_PRECISION: expected 'high' or 'highest', got {precision!r}")
+        _core.set_precision(precision == "highest")
+
+
+_read_environment()
