@@ -263,7 +263,8 @@ class _Check:
         right = error <= allowed    # a comparison that NaN fails
         excess = np.where(np.isnan(error), np.inf, error - allowed)
         worst = int(np.argmax(excess))
-        index = None if isinstance(places[worst], EllipsisType) else places[worst]
+        place = places[worst]
+        index = place if isinstance(place, tuple) else None
         numbers = (float(array[worst]) for array in (expected, got, error, allowed))
         return ArrayCheck(name, shape, count, count - int(right.sum()), kinks, index, *numbers)
 

@@ -8,7 +8,8 @@ from math import prod
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..functional._chain import Axis, Padding, Sizes, geometry
+from ..functional._chain import Axis, geometry
+from ..functional._types import Padding, Sizes
 
 
 def conv_matrix(weight: ArrayLike, input_size: Sequence[int], stride: Sizes = 1, padding: Padding = 0,
