@@ -14,10 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .conv import conv1d, conv1d_input, conv1d_weight, conv2d, conv2d_input, conv2d_weight
+from ._types import Padding, Sizes
 from .decompose import as_array
-
-Sizes = int | Sequence[int]
-Padding = int | Sequence[int | tuple[int, int]] | str
 
 LARGEST = 2**63 - 1  # the engine counts in 64 bits
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fastconv import _core
 from fastconv.functional._document import document
+from fastconv.functional._types import Padding, Sizes
 
 __all__ = [
     "ConvGradients",
@@ -229,7 +231,8 @@ def _backward(name, axes, example):
     >>> conv1d(x, w)
     array([[ 6., -2., -2.]])
 """)
-def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, out=None, algorithm="auto") -> np.ndarray:
+def conv1d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, stride: Sizes = 1, padding: Padding = 0,
+           dilation: Sizes = 1, groups: int = 1, *, out: np.ndarray | None = None, algorithm: str = "auto") -> np.ndarray:
     return _core.convolve(1, input, weight, bias, stride, padding, dilation, groups, out, algorithm)
 
 
@@ -241,7 +244,8 @@ def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, 
            [ -3.,   0.,  -5.],
            [-16., -10., -22.]])
 """)
-def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, out=None, algorithm="auto") -> np.ndarray:
+def conv2d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, stride: Sizes = 1, padding: Padding = 0,
+           dilation: Sizes = 1, groups: int = 1, *, out: np.ndarray | None = None, algorithm: str = "auto") -> np.ndarray:
     return _core.convolve(2, input, weight, bias, stride, padding, dilation, groups, out, algorithm)
 
 
@@ -250,7 +254,8 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, 
     >>> conv3d(x, np.ones((3, 1, 2, 2, 2), dtype=np.float32), stride=2).shape
     (2, 3, 2, 2, 3)
 """)
-def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, out=None, algorithm="auto") -> np.ndarray:
+def conv3d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, stride: Sizes = 1, padding: Padding = 0,
+           dilation: Sizes = 1, groups: int = 1, *, out: np.ndarray | None = None, algorithm: str = "auto") -> np.ndarray:
     return _core.convolve(3, input, weight, bias, stride, padding, dilation, groups, out, algorithm)
 
 
@@ -258,8 +263,9 @@ def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, 
     >>> conv_transpose1d(np.array([[1.0, 2]]), np.array([[[1.0, 10, 100]]]), stride=2)
     array([[  1.,  10., 102.,  20., 200.]])
 """)
-def conv_transpose1d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, *,
-                     out=None) -> np.ndarray:
+def conv_transpose1d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, stride: Sizes = 1,
+                     padding: Padding = 0, output_padding: Sizes = 0, groups: int = 1, dilation: Sizes = 1, *,
+                     out: np.ndarray | None = None) -> np.ndarray:
     return _core.convolve(1, input, weight, bias, stride, padding, dilation, groups, out, None, output_padding)
 
 
@@ -268,8 +274,9 @@ def conv_transpose1d(input, weight, bias=None, stride=1, padding=0, output_paddi
     array([[[1., 1., 2., 2.],
             [1., 1., 2., 2.]]])
 """)
-def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, *,
-                     out=None) -> np.ndarray:
+def conv_transpose2d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, stride: Sizes = 1,
+                     padding: Padding = 0, output_padding: Sizes = 0, groups: int = 1, dilation: Sizes = 1, *,
+                     out: np.ndarray | None = None) -> np.ndarray:
     return _core.convolve(2, input, weight, bias, stride, padding, dilation, groups, out, None, output_padding)
 
 
@@ -277,8 +284,9 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
     >>> conv_transpose3d(np.ones((1, 2, 3, 3, 3)), np.ones((2, 4, 2, 2, 2)), stride=2).shape
     (1, 4, 6, 6, 6)
 """)
-def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, *,
-                     out=None) -> np.ndarray:
+def conv_transpose3d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, stride: Sizes = 1,
+                     padding: Padding = 0, output_padding: Sizes = 0, groups: int = 1, dilation: Sizes = 1, *,
+                     out: np.ndarray | None = None) -> np.ndarray:
     return _core.convolve(3, input, weight, bias, stride, padding, dilation, groups, out, None, output_padding)
 
 
@@ -288,8 +296,9 @@ def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_paddi
     >>> grads.input, grads.weight, grads.bias
     (array([[ 1., 11., 11., 10.]]), array([[[0., 1.]]]), array([3.]))
 """)
-def conv1d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1, groups=1, *,
-                    output_mask=(True, True, True)) -> ConvGradients:
+def conv1d_backward(grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, stride: Sizes = 1, padding: Padding = 0,
+                    dilation: Sizes = 1, groups: int = 1, *,
+                    output_mask: tuple[bool, bool, bool] = (True, True, True)) -> ConvGradients:
     return _core.gradients(1, grad_output, input, weight, stride, padding, dilation, groups, output_mask)
 
 
@@ -300,8 +309,9 @@ def conv1d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1,
             [2., 4., 2.],
             [1., 2., 1.]]])
 """)
-def conv2d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1, groups=1, *,
-                    output_mask=(True, True, True)) -> ConvGradients:
+def conv2d_backward(grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, stride: Sizes = 1, padding: Padding = 0,
+                    dilation: Sizes = 1, groups: int = 1, *,
+                    output_mask: tuple[bool, bool, bool] = (True, True, True)) -> ConvGradients:
     return _core.gradients(2, grad_output, input, weight, stride, padding, dilation, groups, output_mask)
 
 
@@ -310,8 +320,9 @@ def conv2d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1,
     >>> conv3d_backward(np.ones((1, 2, 2, 2)), x, w).bias
     array([8.])
 """)
-def conv3d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1, groups=1, *,
-                    output_mask=(True, True, True)) -> ConvGradients:
+def conv3d_backward(grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, stride: Sizes = 1, padding: Padding = 0,
+                    dilation: Sizes = 1, groups: int = 1, *,
+                    output_mask: tuple[bool, bool, bool] = (True, True, True)) -> ConvGradients:
     return _core.gradients(3, grad_output, input, weight, stride, padding, dilation, groups, output_mask)
 
 
@@ -320,8 +331,9 @@ def conv3d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1,
     >>> conv_transpose1d_backward(np.ones((1, 5)), x, w, stride=2).input
     array([[111., 111.]])
 """)
-def conv_transpose1d_backward(grad_output, input, weight, stride=1, padding=0, output_padding=0, groups=1, dilation=1, *,
-                              output_mask=(True, True, True)) -> ConvGradients:
+def conv_transpose1d_backward(grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, stride: Sizes = 1,
+                              padding: Padding = 0, output_padding: Sizes = 0, groups: int = 1, dilation: Sizes = 1, *,
+                              output_mask: tuple[bool, bool, bool] = (True, True, True)) -> ConvGradients:
     return _core.gradients(1, grad_output, input, weight, stride, padding, dilation, groups, output_mask, output_padding)
 
 
@@ -331,8 +343,9 @@ def conv_transpose1d_backward(grad_output, input, weight, stride=1, padding=0, o
     array([[[[3., 3.],
              [3., 3.]]]])
 """)
-def conv_transpose2d_backward(grad_output, input, weight, stride=1, padding=0, output_padding=0, groups=1, dilation=1, *,
-                              output_mask=(True, True, True)) -> ConvGradients:
+def conv_transpose2d_backward(grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, stride: Sizes = 1,
+                              padding: Padding = 0, output_padding: Sizes = 0, groups: int = 1, dilation: Sizes = 1, *,
+                              output_mask: tuple[bool, bool, bool] = (True, True, True)) -> ConvGradients:
     return _core.gradients(2, grad_output, input, weight, stride, padding, dilation, groups, output_mask, output_padding)
 
 
@@ -341,8 +354,9 @@ def conv_transpose2d_backward(grad_output, input, weight, stride=1, padding=0, o
     >>> conv_transpose3d_backward(np.ones((3, 2, 2, 2)), x, w).bias
     array([8., 8., 8.])
 """)
-def conv_transpose3d_backward(grad_output, input, weight, stride=1, padding=0, output_padding=0, groups=1, dilation=1, *,
-                              output_mask=(True, True, True)) -> ConvGradients:
+def conv_transpose3d_backward(grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, stride: Sizes = 1,
+                              padding: Padding = 0, output_padding: Sizes = 0, groups: int = 1, dilation: Sizes = 1, *,
+                              output_mask: tuple[bool, bool, bool] = (True, True, True)) -> ConvGradients:
     return _core.gradients(3, grad_output, input, weight, stride, padding, dilation, groups, output_mask, output_padding)
 
 
@@ -360,7 +374,8 @@ def _weight_gradient(axes, input, weight_size, grad_output, stride, padding, dil
     >>> conv1d_input((1, 4), np.array([[[1.0, 10]]]), np.ones((1, 3)))
     array([[ 1., 11., 11., 10.]])
 """)
-def conv1d_input(input_size, weight, grad_output, stride=1, padding=0, dilation=1, groups=1) -> np.ndarray:
+def conv1d_input(input_size: tuple[int, ...], weight: ArrayLike, grad_output: ArrayLike, stride: Sizes = 1,
+                 padding: Padding = 0, dilation: Sizes = 1, groups: int = 1) -> np.ndarray:
     return _input_gradient(1, input_size, weight, grad_output, stride, padding, dilation, groups)
 
 
@@ -369,7 +384,8 @@ def conv1d_input(input_size, weight, grad_output, stride=1, padding=0, dilation=
     array([[[1., 2.],
             [3., 4.]]])
 """)
-def conv2d_input(input_size, weight, grad_output, stride=1, padding=0, dilation=1, groups=1) -> np.ndarray:
+def conv2d_input(input_size: tuple[int, ...], weight: ArrayLike, grad_output: ArrayLike, stride: Sizes = 1,
+                 padding: Padding = 0, dilation: Sizes = 1, groups: int = 1) -> np.ndarray:
     return _input_gradient(2, input_size, weight, grad_output, stride, padding, dilation, groups)
 
 
@@ -377,7 +393,8 @@ def conv2d_input(input_size, weight, grad_output, stride=1, padding=0, dilation=
     >>> conv3d_input((5, 1, 4, 4, 4), np.ones((2, 1, 3, 3, 3)), np.ones((5, 2, 2, 2, 2))).max()
     np.float64(16.0)
 """)
-def conv3d_input(input_size, weight, grad_output, stride=1, padding=0, dilation=1, groups=1) -> np.ndarray:
+def conv3d_input(input_size: tuple[int, ...], weight: ArrayLike, grad_output: ArrayLike, stride: Sizes = 1,
+                 padding: Padding = 0, dilation: Sizes = 1, groups: int = 1) -> np.ndarray:
     return _input_gradient(3, input_size, weight, grad_output, stride, padding, dilation, groups)
 
 
@@ -385,7 +402,8 @@ def conv3d_input(input_size, weight, grad_output, stride=1, padding=0, dilation=
     >>> conv1d_weight(np.array([[1.0, 2, -3, 2]]), (1, 1, 2), np.ones((1, 3)))
     array([[[0., 1.]]])
 """)
-def conv1d_weight(input, weight_size, grad_output, stride=1, padding=0, dilation=1, groups=1) -> np.ndarray:
+def conv1d_weight(input: ArrayLike, weight_size: tuple[int, ...], grad_output: ArrayLike, stride: Sizes = 1,
+                  padding: Padding = 0, dilation: Sizes = 1, groups: int = 1) -> np.ndarray:
     return _weight_gradient(1, input, weight_size, grad_output, stride, padding, dilation, groups)
 
 
@@ -393,7 +411,8 @@ def conv1d_weight(input, weight_size, grad_output, stride=1, padding=0, dilation
     >>> conv2d_weight(np.arange(4.0).reshape(1, 2, 2), (1, 1, 1, 1), np.ones((1, 2, 2)))
     array([[[[6.]]]])
 """)
-def conv2d_weight(input, weight_size, grad_output, stride=1, padding=0, dilation=1, groups=1) -> np.ndarray:
+def conv2d_weight(input: ArrayLike, weight_size: tuple[int, ...], grad_output: ArrayLike, stride: Sizes = 1,
+                  padding: Padding = 0, dilation: Sizes = 1, groups: int = 1) -> np.ndarray:
     return _weight_gradient(2, input, weight_size, grad_output, stride, padding, dilation, groups)
 
 
@@ -401,5 +420,6 @@ def conv2d_weight(input, weight_size, grad_output, stride=1, padding=0, dilation
     >>> conv3d_weight(np.ones((1, 4, 4, 4)), (2, 1, 3, 3, 3), np.ones((2, 2, 2, 2))).shape
     (2, 1, 3, 3, 3)
 """)
-def conv3d_weight(input, weight_size, grad_output, stride=1, padding=0, dilation=1, groups=1) -> np.ndarray:
+def conv3d_weight(input: ArrayLike, weight_size: tuple[int, ...], grad_output: ArrayLike, stride: Sizes = 1,
+                  padding: Padding = 0, dilation: Sizes = 1, groups: int = 1) -> np.ndarray:
     return _weight_gradient(3, input, weight_size, grad_output, stride, padding, dilation, groups)
