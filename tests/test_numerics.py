@@ -1,0 +1,218 @@
+"""What floating point does: NaN and infinities go where IEEE sends them, and rounding stays within its bounds."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import reference
+import torch
+import torch_judge
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import assert_close
+from shapes import CONV_CASES, DTYPES, SEEDS, ConvCase, conv_cases, normal
+
+import fastconv
+from fastconv import functional as F
+
+pytestmark = pytest.mark.usefixtures("restore_configuration")
+
+NONFINITE = [np.nan, np.inf, -np.inf]
+# Widths with and without vector tails, every driver's kind of problem.
+NAN_CASES = ["dense 3x3", "dense 3x3 narrow", "lenet", "depthwise", "depthwise 7x7", "pointwise", "7x7 stride 2", "grouped", "1d dense", "3d dense"]
+
+
+def nonzero(rng, shape, dtype):
+    """No zeros, so that a NaN or infinity is never multiplied away."""
+    return (rng.choice([-1, 1], shape) * rng.integers(1, 17, shape) / 8).astype(dtype)
+
+
+def spoil(array, value, places, seed=0):
+    flat = np.random.default_rng(seed).choice(array.size, places, replace=False)
+    array.ravel()[flat] = value
+    return array
+
+
+def hold(actual, expected):
+    """Non-finite values in the same places, the others within tolerance."""
+    np.testing.assert_array_equal(np.isnan(actual), np.isnan(expected))
+    assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", NONFINITE)
+@pytest.mark.parametrize("name", NAN_CASES)
+@np.errstate(invalid="ignore")
+def test_nonfinite_input_reaches_every_window_that_holds_it_and_no_other(name, value, dtype):
+    case = CONV_CASES[name]._replace(dtype=dtype)
+    x, w, b = case.arrays(nonzero)
+    spoil(x, value, 2)
+    fastconv.set_float32_precision("highest")
+    y = getattr(F, f"conv{case.axes}d")(x, w, b, **case.options)
+    expected = reference.conv(x, w, b, **case.options)
+    assert np.isfinite(expected).any() and not np.isfinite(expected).all()
+    hold(y, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", NAN_CASES)
+@np.errstate(invalid="ignore")
+def test_nonfinite_gradient(name, dtype):
+    case = CONV_CASES[name]._replace(dtype=dtype)
+    x, w, _ = case.arrays(nonzero)
+    grad = spoil(nonzero(np.random.default_rng(1), reference.conv(x, w, **case.options).shape, dtype), np.nan, 1)
+    fastconv.set_float32_precision("highest")
+    got = getattr(F, f"conv{case.axes}d_backward")(grad, x, w, **case.options)
+    expected = reference.conv_backward(grad, x, w, **case.options)
+    hold(got.input, expected[0])
+    np.testing.assert_array_equal(np.isnan(got.bias), np.isnan(expected[2]))
+    # A tap that meets only padding may or may not be multiplied; one output channel's weights see the NaN, no other's.
+    spoilt = np.isnan(expected[2])
+    assert np.isfinite(got.weight[~spoilt]).all() and np.isnan(got.weight[spoilt]).any()
+
+
+@given(conv_cases(), SEEDS, st.sampled_from(NONFINITE))
+@np.errstate(invalid="ignore")
+def test_nonfinite_input_anywhere(case, seed, value):
+    x, w, b = case.arrays(nonzero, seed)
+    spoil(x, value, 1, seed)
+    fastconv.set_float32_precision("highest")
+    hold(getattr(F, f"conv{case.axes}d")(x, w, b, **case.options), reference.conv(x, w, b, **case.options))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", NONFINITE)
+def test_nonfinite_input_by_default_precision(value, dtype):
+    """Whatever the algorithm, an output whose window holds a NaN or an infinity is not finite, and far ones are."""
+    x, w, _ = ConvCase((1, 16, 40, 40), (16, 16, 3, 3), dtype=dtype).arrays(nonzero)
+    x[0, 5, 20, 20] = value
+    y = F.conv2d(x, w, padding=1)
+    assert not np.isfinite(y[:, :, 19:22, 19:22]).any()
+    y[:, :, 12:29, 12:29] = 0
+    assert np.isfinite(y).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", NONFINITE)
+def test_nonfinite_weight_and_bias_stay_in_their_channel(value, dtype):
+    x, w, b = ConvCase((2, 6, 9, 17), (20, 6, 3, 3), dtype=dtype).arrays(nonzero)
+    w[7, 2, 1, 1] = value
+    b[13] = value
+    y = F.conv2d(x, w, b, padding=1)
+    spoilt = np.zeros(20, bool)
+    spoilt[[7, 13]] = True
+    assert not np.isfinite(y[:, spoilt]).any()
+    assert np.isfinite(y[:, ~spoilt]).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_padding_is_zero_and_not_minus_zero_or_old_memory(dtype):
+    x, w = np.full((1, 1, 2, 2), 3, dtype), np.ones((1, 1, 1, 1), dtype)
+    y = F.conv2d(x, w, padding=3)
+    assert y.sum() == 12 and not np.signbit(y).any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_denormals_are_not_flushed(dtype):
+    tiny = np.finfo(dtype).smallest_subnormal
+    for kernel in (1, 3):
+        x = np.full((1, 8, 12, 12), 5 * tiny, dtype)
+        w = np.zeros((8, 8, kernel, kernel), dtype)
+        w[np.arange(8), np.arange(8), kernel // 2, kernel // 2] = 3
+        fastconv.set_float32_precision("highest")
+        np.testing.assert_array_equal(F.conv2d(x, w, padding=kernel // 2), x * 3)
+        np.testing.assert_array_equal(F.conv2d_input(x.shape, w, x, padding=kernel // 2), x * 3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_overflow_is_infinity(dtype):
+    large = np.finfo(dtype).max
+    x, w = np.full((1, 1, 4), large, dtype), np.array([[[1.0, 1.0]], [[1.0, 0.0]], [[-1.0, -1.0]]], dtype)
+    np.testing.assert_array_equal(F.conv1d(x, w)[0, :, 0], [np.inf, large, -np.inf])
+
+
+# ---- rounding ----------------------------------------------------------------------------------
+
+LONG_SUMS = {
+    "512 channels": ConvCase((1, 512, 14, 14), (64, 512, 3, 3), padding=1),
+    "2048 channels pointwise": ConvCase((1, 2048, 7, 7), (64, 2048, 1, 1)),
+    "one large kernel": ConvCase((1, 1, 80, 80), (8, 1, 41, 41)),
+    "depthwise large kernel": ConvCase((1, 4, 80, 80), (4, 1, 31, 31), groups=4),
+    "1d long kernel": ConvCase((1, 3, 5000), (4, 3, 2001)),
+}
+
+
+def positive(rng, shape, dtype):
+    """Sums without cancellation: where one running accumulator loses most."""
+    return rng.random(shape).astype(dtype)
+
+
+def error(actual, expected):
+    return np.abs(actual - expected).max() / np.abs(expected).max()
+
+
+@pytest.mark.parametrize("fill", [normal, positive])
+@pytest.mark.parametrize("case", LONG_SUMS.values(), ids=LONG_SUMS)
+def test_long_sums_in_float32(case, fill):
+    """Within 1e-5 of max|y| by default; under "highest" within 1e-6, as blocks of a long sum start at zero."""
+    x, w, _ = case.arrays(fill)
+    expected = torch_judge.conv(x.astype(np.float64), w.astype(np.float64), **case.options)
+    conv = getattr(F, f"conv{case.axes}d")
+    assert error(conv(x, w, **case.options), expected) < 1e-5
+    fastconv.set_float32_precision("highest")
+    assert error(conv(x, w, **case.options), expected) < 1e-6
+
+
+@pytest.mark.parametrize("fill", [normal, positive])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weight_and_bias_gradients_sum_many_pixels(fill, dtype):
+    """256 thousand pixels go into every element."""
+    rng = np.random.default_rng(0)
+    x, w, grad = fill(rng, (4, 3, 256, 256), dtype), np.ones((5, 3, 3, 3), dtype), fill(rng, (4, 5, 256, 256), dtype)
+    got = F.conv2d_backward(grad, x, w, padding=1)
+    expected = torch_judge.conv_backward(*(a.astype(np.float64) for a in (grad, x, w)), padding=1)
+    for actual, right in zip(got, expected, strict=True):
+        assert_close(actual, right)
+
+
+def test_float64_is_double_all_the_way():
+    """Values that float32 cannot hold, through every function that computes."""
+    x = 1 + np.arange(1, 401).reshape(1, 4, 10, 10) * 2.0**-40
+    w = 1 + np.arange(1, 145).reshape(4, 4, 3, 3) * 2.0**-42
+    y = F.conv2d(x, w, padding=1)
+    assert error(y, torch_judge.conv(x, w, padding=1)) < 1e-15
+    for actual, right in zip(F.conv2d_backward(y, x, w, padding=1), torch_judge.conv_backward(y, x, w, padding=1), strict=True):
+        assert error(actual, right) < 1e-14
+    assert error(F.conv_transpose2d(x, w, stride=2), torch_judge.conv_transpose(x, w, stride=2)) < 1e-15
+    assert error(F.avg_pool2d(x, 2), torch.nn.functional.avg_pool2d(torch.from_numpy(x), 2).numpy()) < 1e-15
+    np.testing.assert_array_equal(F.max_pool2d(x, 1), x)
+
+
+# ---- precision ---------------------------------------------------------------------------------
+
+
+def test_precision_is_set_and_read():
+    assert fastconv.get_float32_precision() == "high"
+    fastconv.set_float32_precision("highest")
+    assert fastconv.get_float32_precision() == "highest"
+    fastconv.set_float32_precision("high")
+    assert fastconv.get_float32_precision() == "high"
+
+
+def precision_of_child(**environment):
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("FASTCONV_")}
+    program = "import fastconv; print(fastconv.get_float32_precision())"
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=clean | environment)
+
+
+def test_precision_from_the_environment():
+    assert precision_of_child().stdout.strip() == "high"
+    assert precision_of_child(FASTCONV_PRECISION="highest").stdout.strip() == "highest"
+
+
+def test_precision_from_an_environment_that_makes_no_sense():
+    run = precision_of_child(FASTCONV_PRECISION="medium")
+    assert run.returncode != 0
+    assert "FASTCONV_PRECISION" in run.stderr and "'medium'" in run.stderr and "highest" in run.stderr
