@@ -100,7 +100,8 @@ def summary(records: Sequence[Record]) -> str:
 def describe(machine: dict[str, Any]) -> str:
     """The header: what all figures below were measured on."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return (f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']}; {machine['system']}\n{versions}\n"
+    busy = " (others are busy on this machine: do not believe the times)" if machine["load"] > 0.5 else ""
+    return (f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']}{busy}; {machine['system']}\n{versions}\n"
             f"{machine['configuration']}\n\n{LEGEND}")
 
 
