@@ -289,8 +289,9 @@ def test_seed(make):
     for wrong in ("7", 7.0, np.random.RandomState(7)):
         with pytest.raises(TypeError, match=f"seed must be an int, .*, got {type(wrong).__name__}"):
             make(seed=wrong)
-    with pytest.raises(TypeError, match="dtype must be float32 or float64, got int32"):
-        make(dtype=np.int32)
+    for wrong in (np.int32, np.float16, None):
+        with pytest.raises(TypeError, match=f"dtype must be float32 or float64, got {wrong and np.dtype(wrong)}"):
+            make(dtype=wrong)
 
 
 # ---- convolution that PyTorch does not have ------------------------------------------------------

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 _REAL = (np.dtype(np.float32), np.dtype(np.float64))
 
 
-def real_dtype(dtype: object) -> np.dtype:
+def real_dtype(dtype: DTypeLike) -> np.dtype:
     """`dtype` as float32 or float64."""
+    if dtype is None:  # which numpy.dtype would take for float64
+        raise TypeError("dtype must be float32 or float64, got None")
     real = np.dtype(dtype)
     if real not in _REAL:
         raise TypeError(f"dtype must be float32 or float64, got {real}")
@@ -24,7 +28,7 @@ def random_generator(seed: int | np.random.Generator | None) -> np.random.Genera
     return np.random.default_rng(seed)
 
 
-def integer(value: object, name: str, minimum: int = 1) -> int:
+def integer(value: Any, name: str, minimum: int = 1) -> int:
     """`value` as an int that is at least `minimum`."""
     try:
         number = operator.index(value)
@@ -35,7 +39,7 @@ def integer(value: object, name: str, minimum: int = 1) -> int:
     return number
 
 
-def per_axis(value: object, axes: int, name: str, minimum: int = 1) -> tuple[int, ...]:
+def per_axis(value: Any, axes: int, name: str, minimum: int = 1) -> tuple[int, ...]:
     """`value`, an int or one int per spatial axis, as a tuple of `axes` ints."""
     values = tuple(value) if isinstance(value, (tuple, list, np.ndarray)) else (value,) * axes
     if len(values) != axes:
@@ -55,3 +59,11 @@ def axis_index(dim: int, shape: tuple[int, ...], name: str = "dim") -> int:
     if not -len(shape) <= dim < len(shape):
         raise ValueError(f"{name} must be an axis of the input, whose shape is {shape}, got {dim}")
     return dim % len(shape)
+
+
+def check_channels(x: np.ndarray, axes: int, channels: int, name: str) -> None:
+    """Hold the input of a convolution layer to its axes and channels: the user's mistake is not the weight."""
+    if x.ndim - axes not in (1, 2) or x.shape[-axes - 1] != channels:
+        size = ("L", "H, W", "D, H, W")[axes - 1]
+        wanted = f"(N, {channels}, {size}) or ({channels}, {size})"
+        raise ValueError(f"input of {name} must have shape {wanted}, got {x.shape}")

@@ -30,7 +30,19 @@ class ReLU(Layer):
         return y, y
 
     def _backward(self, grad_output: np.ndarray, y: np.ndarray, input_gradient: bool) -> np.ndarray:
-        return np.where(y <= 0, 0, grad_output)
+        return _zero_where(y <= 0, grad_output)
+
+
+def _zero_where(mask: np.ndarray, a: np.ndarray) -> np.ndarray:
+    """`a` with zeros where `mask` is true, without a branch: on irregular masks `numpy.where` takes ten times as long.
+
+    A product with 0 or 1 would do, were it not NaN for infinite elements; so the bits are masked.
+    """
+    integers = np.dtype(f"i{a.itemsize}")
+    bits = mask.astype(integers)
+    bits -= 1  # all ones where the element stays, all zeros where it goes
+    bits &= a.view(integers)
+    return bits.view(a.dtype)
 
 
 class LeakyReLU(Layer):
@@ -59,10 +71,11 @@ class LeakyReLU(Layer):
         self.negative_slope = float(negative_slope)
 
     def _forward(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return np.where(x > 0, x, self.negative_slope * x), x
+        slope = np.array([self.negative_slope, 1], x.dtype).take(x > 0)
+        return x * slope, slope
 
-    def _backward(self, grad_output: np.ndarray, x: np.ndarray, input_gradient: bool) -> np.ndarray:
-        return np.where(x > 0, grad_output, self.negative_slope * grad_output)
+    def _backward(self, grad_output: np.ndarray, slope: np.ndarray, input_gradient: bool) -> np.ndarray:
+        return grad_output * slope
 
 
 class ELU(Layer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
+from typing import Self
 
 import numpy as np
 
@@ -154,7 +155,7 @@ class Sequential(Layer):
             grad_output = layer.backward(grad_output, input_gradient=input_gradient)
         return grad_output if input_gradient else None
 
-    def train(self, mode: bool = True) -> Sequential:
+    def train(self, mode: bool = True) -> Self:
         """Switch all layers to training mode (or to evaluation if `mode` is False); returns the chain itself."""
         for layer in self.layers:
             layer.train(mode)

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod, sqrt
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
+
 from fastconv import functional as F
 
-from ._arguments import integer, per_axis, random_generator
+from ._arguments import check_channels, integer, per_axis, random_generator, real_dtype
 from .layer import Layer
 
 IntOrTuple = int | tuple[int, ...]
@@ -27,7 +30,7 @@ class _Convolution(Layer):
 
     _axes: int
     _function: Callable[..., np.ndarray]
-    _gradient: Callable[..., tuple]
+    _gradient: Callable[..., Any]
     _transposed = False
 
     def __init__(
@@ -35,18 +38,24 @@ class _Convolution(Layer):
         in_channels: int,
         out_channels: int,
         kernel_size: IntOrTuple,
+        stride: IntOrTuple,
+        padding: Padding,
+        dilation: IntOrTuple,
         groups: int,
         bias: bool,
         padding_mode: str,
-        dtype: object,
+        dtype: DTypeLike,
         seed: Seed,
     ) -> None:
-        super().__init__(dtype)
+        super().__init__(real_dtype(dtype))
         if padding_mode != "zeros":
             raise ValueError(f"padding_mode must be 'zeros', got {padding_mode!r}; pad with numpy.pad instead")
         self.in_channels = integer(in_channels, "in_channels")
         self.out_channels = integer(out_channels, "out_channels")
         self.kernel_size = per_axis(kernel_size, self._axes, "kernel_size")
+        self.stride = per_axis(stride, self._axes, "stride")
+        self.padding = padding
+        self.dilation = per_axis(dilation, self._axes, "dilation")
         self.groups = integer(groups, "groups")
         for name in ("in_channels", "out_channels"):
             if getattr(self, name) % self.groups:
@@ -67,6 +76,7 @@ class _Convolution(Layer):
         return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
 
     def _forward(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        check_channels(x, self._axes, self.in_channels, type(self).__name__)
         return self._function(x, self.params["weight"], self.params.get("bias"), **self._options()), x
 
     def _backward(self, grad_output: np.ndarray, x: np.ndarray, input_gradient: bool) -> np.ndarray | None:
@@ -95,13 +105,11 @@ class _ConvNd(_Convolution):
         bias: bool = True,
         padding_mode: str = "zeros",
         *,
-        dtype: object = np.float32,
+        dtype: DTypeLike = np.float32,
         seed: Seed = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, groups, bias, padding_mode, dtype, seed)
-        self.stride = per_axis(stride, self._axes, "stride")
-        self.padding = padding
-        self.dilation = per_axis(dilation, self._axes, "dilation")
+        geometry = stride, padding, dilation, groups
+        super().__init__(in_channels, out_channels, kernel_size, *geometry, bias, padding_mode, dtype, seed)
 
 
 class Conv1d(_ConvNd):
@@ -280,14 +288,12 @@ class _ConvTransposeNd(_Convolution):
         dilation: IntOrTuple = 1,
         padding_mode: str = "zeros",
         *,
-        dtype: object = np.float32,
+        dtype: DTypeLike = np.float32,
         seed: Seed = None,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, groups, bias, padding_mode, dtype, seed)
-        self.stride = per_axis(stride, self._axes, "stride")
-        self.padding = padding
+        geometry = stride, padding, dilation, groups
+        super().__init__(in_channels, out_channels, kernel_size, *geometry, bias, padding_mode, dtype, seed)
         self.output_padding = per_axis(output_padding, self._axes, "output_padding", minimum=0)
-        self.dilation = per_axis(dilation, self._axes, "dilation")
 
     def _options(self) -> dict[str, object]:
         return {**super()._options(), "output_padding": self.output_padding}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod, sqrt
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import DTypeLike
+
 from fastconv import functional as F
 
-from ._arguments import integer, per_axis, random_generator
+from ._arguments import check_channels, integer, per_axis, random_generator, real_dtype
 from .convolution import Conv1d, Conv2d, IntOrTuple, Padding, Seed
 from .layer import Layer
 
@@ -77,10 +79,10 @@ class SeparableConv2d(Layer):
         multiplier: int = 1,
         bias: bool = True,
         *,
-        dtype: object = np.float32,
+        dtype: DTypeLike = np.float32,
         seed: Seed = None,
     ) -> None:
-        super().__init__(dtype)
+        super().__init__(real_dtype(dtype))
         self.in_channels = integer(in_channels, "in_channels")
         self.out_channels = integer(out_channels, "out_channels")
         self.kernel_size = per_axis(kernel_size, 2, "kernel_size")
@@ -96,6 +98,7 @@ class SeparableConv2d(Layer):
             self._draw("bias", (self.out_channels,), 1 / sqrt(middle), generator)
 
     def _forward(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        check_channels(x, 2, self.in_channels, "SeparableConv2d")
         weights = self.params["depthwise_weight"], self.params["pointwise_weight"]
         return F.separable_conv2d(x, *weights, self.params.get("bias"), self.stride, self.padding, self.dilation), x
 
@@ -116,7 +119,7 @@ class _CPConv(Layer):
     _axes: int
     _names: tuple[str, ...]
     _function: Callable[..., np.ndarray]
-    _gradient: Callable[..., tuple]
+    _gradient: Callable[..., Any]
     _dense: type[Layer]
 
     def __init__(
@@ -130,10 +133,10 @@ class _CPConv(Layer):
         dilation: IntOrTuple = 1,
         bias: bool = True,
         *,
-        dtype: object = np.float32,
+        dtype: DTypeLike = np.float32,
         seed: Seed = None,
     ) -> None:
-        super().__init__(dtype)
+        super().__init__(real_dtype(dtype))
         self.in_channels = integer(in_channels, "in_channels")
         self.out_channels = integer(out_channels, "out_channels")
         self.kernel_size = per_axis(kernel_size, self._axes, "kernel_size")
@@ -154,7 +157,7 @@ class _CPConv(Layer):
             self._draw("bias", (self.out_channels,), 1 / sqrt(fan_in), generator)
 
     @classmethod
-    def from_conv(cls, layer: Conv1d | Conv2d, rank: int, **options: object) -> Self:
+    def from_conv(cls, layer: Conv1d | Conv2d, rank: int, **options: Any) -> Self:
         """The CP layer closest to a dense one: its weight is decomposed, its bias and geometry are taken over.
 
         Parameters
@@ -196,6 +199,7 @@ class _CPConv(Layer):
         return tuple(self.params[name] for name in self._names)
 
     def _forward(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        check_channels(x, self._axes, self.in_channels, type(self).__name__)
         return self._function(x, self._factors(), self.params.get("bias"), self.stride, self.padding, self.dilation), x
 
     def _backward(self, grad_output: np.ndarray, x: np.ndarray, input_gradient: bool) -> np.ndarray | None:

@@ -9,9 +9,10 @@ tape and no graph, and a layer that nobody refers to is gone with everything it 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ._arguments import _REAL, real_dtype
 
@@ -63,7 +64,7 @@ class Layer:
     (array([2., 2.]), {'s': array([4.])})
     """
 
-    def __init__(self, dtype: object = None) -> None:
+    def __init__(self, dtype: DTypeLike | None = None) -> None:
         self.params: MutableMapping[str, np.ndarray] = {}
         self.grads: MutableMapping[str, np.ndarray] = {}
         self.buffers: MutableMapping[str, np.ndarray] = {}
@@ -153,12 +154,12 @@ class Layer:
         grad_input = self._backward(gradient, self._saved, input_gradient)
         return grad_input if input_gradient else None
 
-    def train(self, mode: bool = True) -> Layer:
+    def train(self, mode: bool = True) -> Self:
         """Switch to training mode (or to evaluation if `mode` is False); returns the layer itself."""
         self.training = bool(mode)
         return self
 
-    def eval(self) -> Layer:
+    def eval(self) -> Self:
         """Switch to evaluation mode: dropout off, running statistics used and left alone; returns the layer itself."""
         return self.train(False)
 

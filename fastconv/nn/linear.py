@@ -5,8 +5,9 @@ from __future__ import annotations
 from math import prod, sqrt
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from ._arguments import axis_index, integer, random_generator
+from ._arguments import axis_index, integer, random_generator, real_dtype
 from .convolution import Seed
 from .layer import Layer
 
@@ -57,9 +58,15 @@ class Linear(Layer):
     """
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, *, dtype: object = np.float32, seed: Seed = None
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        dtype: DTypeLike = np.float32,
+        seed: Seed = None,
     ) -> None:
-        super().__init__(dtype)
+        super().__init__(real_dtype(dtype))
         self.in_features = integer(in_features, "in_features")
         self.out_features = integer(out_features, "out_features")
         generator = random_generator(seed)

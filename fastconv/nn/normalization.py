@@ -10,8 +10,9 @@ from __future__ import annotations
 from math import prod
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from ._arguments import integer
+from ._arguments import integer, real_dtype
 from .layer import Layer
 
 
@@ -33,9 +34,9 @@ class _BatchNorm(Layer):
         affine: bool = True,
         track_running_stats: bool = True,
         *,
-        dtype: object = np.float32,
+        dtype: DTypeLike = np.float32,
     ) -> None:
-        super().__init__(dtype)
+        super().__init__(real_dtype(dtype))
         self.num_features = integer(num_features, "num_features")
         self.eps = _eps(eps)
         self.momentum = momentum
@@ -102,7 +103,7 @@ class _BatchNorm(Layer):
 
 
 def _channel_sums(rows: np.ndarray) -> np.ndarray:
-    """Sums of an (N, C, L) array per channel, accumulated in float64: NumPy's own order is not accurate over two axes."""
+    """Sums of an (N, C, L) array per channel, in float64: NumPy's own order is not accurate over two axes."""
     return rows.sum(axis=(0, 2), dtype=np.float64).astype(rows.dtype)
 
 
@@ -256,9 +257,9 @@ class LayerNorm(Layer):
         elementwise_affine: bool = True,
         bias: bool = True,
         *,
-        dtype: object = np.float32,
+        dtype: DTypeLike = np.float32,
     ) -> None:
-        super().__init__(dtype)
+        super().__init__(real_dtype(dtype))
         sizes = tuple(normalized_shape) if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
         self.normalized_shape = tuple(integer(size, "normalized_shape") for size in sizes)
         self.eps = _eps(eps)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+
 from fastconv import functional as F
 
 from ._arguments import integer, per_axis
