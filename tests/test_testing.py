@@ -14,11 +14,9 @@ from hypothesis import strategies as st
 from reference import assert_close
 from shapes import SEEDS, conv_cases
 
-RNG = np.random.default_rng(0)
 
-
-def normal(*shape, dtype=np.float64):
-    return RNG.standard_normal(shape).astype(dtype)
+def draw(rng, *shape, dtype=np.float64):
+    return rng.standard_normal(shape).astype(dtype)
 
 
 # ---- what may be checked -------------------------------------------------------------------------
@@ -36,18 +34,18 @@ CONVOLUTIONS = {
 
 @pytest.mark.parametrize(("function", "size", "weight_size", "options"), CONVOLUTIONS.values(), ids=CONVOLUTIONS)
 @pytest.mark.parametrize("bias", [False, True])
-def test_convolution_pair_takes_its_options_once(function, size, weight_size, options, bias):
+def test_convolution_pair_takes_its_options_once(rng, function, size, weight_size, options, bias):
     backward = getattr(fastconv, f"{function.__name__}_backward")
-    arrays = [normal(*size), normal(*weight_size), *([normal(weight_size[0])] if bias else [])]
+    arrays = [draw(rng, *size), draw(rng, *weight_size), *([draw(rng, weight_size[0])] if bias else [])]
     report = gradcheck(partial(function, **options), backward, *arrays)
     assert report, report
     assert [check.name for check in report.arrays] == ["input", "weight", "bias"][: len(arrays)]
     assert [check.checked for check in report.arrays] == [a.size for a in arrays]
 
 
-def test_options_given_to_backward_are_the_ones_checked():
+def test_options_given_to_backward_are_the_ones_checked(rng):
     forward, backward = partial(fastconv.conv1d, padding=1), partial(fastconv.conv1d_backward, padding=1)
-    x, w = normal(1, 2, 6), normal(2, 2, 3)
+    x, w = draw(rng, 1, 2, 6), draw(rng, 2, 2, 3)
     assert gradcheck(forward, backward, x, w)
     assert gradcheck(forward, None, x, w)
     # An output of the same shape from another place: only the numbers can tell.
@@ -65,23 +63,23 @@ POOLS = {
 
 
 @pytest.mark.parametrize(("function", "options"), POOLS.values(), ids=POOLS)
-def test_pooling_pair_gets_sizes_and_indices(function, options):
+def test_pooling_pair_gets_sizes_and_indices(rng, function, options):
     backward = getattr(fastconv, f"{function.__name__}_backward")
-    assert_gradients(partial(function, **options), backward, normal(2, 2, 5, 5))
+    assert_gradients(partial(function, **options), backward, draw(rng, 2, 2, 5, 5))
 
 
-def test_factored_pairs():
-    x = normal(2, 3, 5, 4)
-    separable = normal(6, 1, 3, 3), normal(2, 6, 1, 1), normal(2)
+def test_factored_pairs(rng):
+    x = draw(rng, 2, 3, 5, 4)
+    separable = draw(rng, 6, 1, 3, 3), draw(rng, 2, 6, 1, 1), draw(rng, 2)
     assert_gradients(partial(fastconv.separable_conv2d, padding=1), fastconv.separable_conv2d_backward, x, *separable)
-    factors = normal(4, 2), normal(3, 2), normal(3, 2), normal(2, 2)
-    report = gradcheck(fastconv.cp_conv2d, fastconv.cp_conv2d_backward, x, factors, normal(4))
+    factors = draw(rng, 4, 2), draw(rng, 3, 2), draw(rng, 3, 2), draw(rng, 2, 2)
+    report = gradcheck(fastconv.cp_conv2d, fastconv.cp_conv2d_backward, x, factors, draw(rng, 4))
     assert report, report
     assert [check.name for check in report.arrays] == ["input", *(f"factors[{i}]" for i in range(4)), "bias"]
-    assert gradcheck(fastconv.cp_conv1d, None, normal(1, 3, 6), [normal(2, 2), normal(3, 2), normal(3, 2)])
+    assert gradcheck(fastconv.cp_conv1d, None, draw(rng, 1, 3, 6), [draw(rng, 2, 2), draw(rng, 3, 2), draw(rng, 3, 2)])
 
 
-def test_layers_in_float32_are_checked_in_float64_and_left_alone():
+def test_layers_in_float32_are_checked_in_float64_and_left_alone(rng):
     net = nn.Sequential(
         nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, seed=0), nn.ReLU(), nn.BatchNorm2d(2)),
         nn.Dropout(0.4, seed=1),
@@ -89,7 +87,7 @@ def test_layers_in_float32_are_checked_in_float64_and_left_alone():
         nn.Flatten(),
         nn.Linear(8, 3, seed=2),
     )
-    x = normal(3, 1, 4, 4, dtype=np.float32)
+    x = draw(rng, 3, 1, 4, 4, dtype=np.float32)
     net(x)
     before = net.state_dict()
     report = gradcheck(net, None, x)
@@ -111,7 +109,7 @@ def test_dropout_continues_its_own_random_numbers_after_a_check():
     assert np.array_equal(checked(x), unchecked(x))
 
 
-def test_fixed_arrays_and_inner_layers_of_a_layer_are_promoted_too():
+def test_fixed_arrays_and_inner_layers_of_a_layer_are_promoted_too(rng):
     class Blurred(nn.Layer):
         """Layers in a dict and in an attribute that refers back, and a kernel that is not trained."""
 
@@ -129,7 +127,7 @@ def test_fixed_arrays_and_inner_layers_of_a_layer_are_promoted_too():
             return fastconv.conv_transpose1d(grad, self.buffers["kernel"])
 
     layer = Blurred()
-    assert gradcheck(layer, None, normal(2, 1, 9, dtype=np.float32))
+    assert gradcheck(layer, None, draw(rng, 2, 1, 9, dtype=np.float32))
     assert layer.buffers["kernel"].dtype == layer.inner["first"].params["weight"].dtype == np.float32
 
 
@@ -160,7 +158,7 @@ def test_a_layer_of_the_users_own(dtype):
     assert report.worst.got == pytest.approx(1.5 * report.worst.expected)
 
 
-def test_a_layer_that_shares_nothing_but_its_method_names():
+def test_a_layer_that_shares_nothing_but_its_method_names(rng):
     class Square:
         def forward(self, x):
             self.x = x
@@ -169,10 +167,10 @@ def test_a_layer_that_shares_nothing_but_its_method_names():
         def backward(self, grad_output):
             return 2 * self.x * grad_output
 
-    assert gradcheck(Square(), None, normal(4))
+    assert gradcheck(Square(), None, draw(rng, 4))
 
 
-def test_a_hand_derived_gradient_of_a_layer():
+def test_a_hand_derived_gradient_of_a_layer(rng):
     """One's own backward against a layer as the function, which is then a function of its input alone."""
     layer = nn.Conv1d(2, 3, 3, padding=1, seed=0)
     w = layer.params["weight"].astype(np.float64)
@@ -180,18 +178,18 @@ def test_a_hand_derived_gradient_of_a_layer():
     def by_hand(g, x):
         return fastconv.conv1d(g, w.transpose(1, 0, 2)[:, :, ::-1], padding=1)
 
-    report = gradcheck(layer, by_hand, normal(1, 2, 5))
+    report = gradcheck(layer, by_hand, draw(rng, 1, 2, 5))
     assert report, report
     assert [check.name for check in report.arrays] == ["input"]
-    assert not gradcheck(layer, lambda g, x: 2 * by_hand(g, x), normal(1, 2, 5))
+    assert not gradcheck(layer, lambda g, x: 2 * by_hand(g, x), draw(rng, 1, 2, 5))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_losses_with_their_targets(reduction):
+def test_losses_with_their_targets(rng, reduction):
     targets = np.array([2, 0, 1])
-    assert gradcheck(nn.CrossEntropyLoss(reduction=reduction), None, normal(3, 4), targets)
-    assert gradcheck(nn.NLLLoss(reduction=reduction), None, normal(3, 4), targets)
-    report = gradcheck(nn.MSELoss(reduction=reduction), None, normal(3, 4), normal(3, 4))
+    assert gradcheck(nn.CrossEntropyLoss(reduction=reduction), None, draw(rng, 3, 4), targets)
+    assert gradcheck(nn.NLLLoss(reduction=reduction), None, draw(rng, 3, 4), targets)
+    report = gradcheck(nn.MSELoss(reduction=reduction), None, draw(rng, 3, 4), draw(rng, 3, 4))
     assert report and [check.name for check in report.arrays] == ["input"]
 
 
@@ -201,8 +199,8 @@ class Gradients(NamedTuple):
 
 
 @pytest.mark.parametrize("wrap", [tuple, list, Gradients._make])
-def test_own_functions_may_return_any_sequence(wrap):
-    x, w = normal(3, 4), normal(4, 2)
+def test_own_functions_may_return_any_sequence(rng, wrap):
+    x, w = draw(rng, 3, 4), draw(rng, 4, 2)
     report = gradcheck(lambda x, w: x @ w, lambda g, x, w: wrap([g @ w.T, x.T @ g]), x, w)
     assert report and [check.name for check in report.arrays] == ["x", "w"]
 
@@ -215,21 +213,21 @@ def test_a_scalar_function_is_seeded_with_one():
     assert gradcheck(lambda z, t: np.log(np.exp(z).sum()) - z @ t, lambda g, z, t: (g * (p - t), None), z, t)
 
 
-def test_none_is_not_checked():
-    report = gradcheck(lambda x, w: x * w, lambda g, x, w: (None, g * x), normal(3), normal(3))
+def test_none_is_not_checked(rng):
+    report = gradcheck(lambda x, w: x * w, lambda g, x, w: (None, g * x), draw(rng, 3), draw(rng, 3))
     assert report and [check.name for check in report.arrays] == ["w"]
 
 
-def test_numbers_lists_and_functions_without_a_signature():
+def test_numbers_lists_and_functions_without_a_signature(rng):
     assert gradcheck(lambda a: a**2, lambda g, a: 2 * a * g, 3.0)
     assert gradcheck(np.tanh, lambda g, x: g / np.cosh(x) ** 2, (0.5, 1.5))
-    report = gradcheck(lambda *a: a[0] + 2 * a[1], lambda g, *a: (g, 2 * g), normal(2), normal(2))
+    report = gradcheck(lambda *a: a[0] + 2 * a[1], lambda g, *a: (g, 2 * g), draw(rng, 2), draw(rng, 2))
     assert [check.name for check in report.arrays] == ["a[0]", "a[1]"]
     assert report
 
 
-def test_empty_arrays_pass():
-    report = gradcheck(lambda x, w: x @ w, lambda g, x, w: (g @ w.T, x.T @ g), np.zeros((0, 3)), normal(3, 2))
+def test_empty_arrays_pass(rng):
+    report = gradcheck(lambda x, w: x @ w, lambda g, x, w: (g @ w.T, x.T @ g), np.zeros((0, 3)), draw(rng, 3, 2))
     assert report and report["x"].checked == 0 and "[" not in report["x"].place
     assert str(report)
 
@@ -256,13 +254,13 @@ def test_the_wrong_element_is_named(array, position, error, seed):
 
 
 @pytest.mark.parametrize("bad", [0, 1])
-def test_nan_is_worse_than_any_number(bad):
+def test_nan_is_worse_than_any_number(rng, bad):
     def backward(g, *arrays):
         gradients = [3 * g, 3 * g]
         gradients[bad][1] = np.nan
         return gradients
 
-    worst = gradcheck(lambda x, y: x + y, backward, normal(3), normal(3)).worst
+    worst = gradcheck(lambda x, y: x + y, backward, draw(rng, 3), draw(rng, 3)).worst
     assert (worst.name, worst.index) == ("xy"[bad], (1,)) and np.isnan(worst.got)
 
 
@@ -283,8 +281,8 @@ def test_assertion_message_names_argument_index_expected_and_got():
     assert "gradcheck: FAILED, 1 of 2 gradients wrong" in str(info.value)
 
 
-def test_the_printed_report():
-    report = gradcheck(lambda x, w: x * w, lambda g, x, w: (g * w, 2 * g * x), normal(2), normal(2))
+def test_the_printed_report(rng):
+    report = gradcheck(lambda x, w: x * w, lambda g, x, w: (g * w, 2 * g * x), draw(rng, 2), draw(rng, 2))
     lines = str(report).splitlines()
     assert lines[0] == "gradcheck: FAILED, 1 of 2 gradients wrong"
     assert lines[2].split()[:5] == ["x", "(2,)", "2", "0", "0"] and lines[2].endswith("ok")
@@ -301,9 +299,9 @@ def test_every_output_matters():
         assert not gradcheck(np.sin, lambda g, x, kept=kept: g * np.cos(x) * kept, np.linspace(0, 1, 6), seed=forgotten)
 
 
-def test_the_tolerance_tells_small_constants():
+def test_the_tolerance_tells_small_constants(rng):
     """1e-5 added to a variance or taken from it: a relative difference of 1e-5 in the gradient."""
-    x = normal(20)
+    x = draw(rng, 20)
 
     def standardise(x, eps=1e-5):
         return (x - x.mean()) / np.sqrt(x.var() + eps)
@@ -317,8 +315,8 @@ def test_the_tolerance_tells_small_constants():
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-3, 1.0, 1e6])
-def test_the_tolerance_scales_with_the_function(scale):
-    x = normal(10)
+def test_the_tolerance_scales_with_the_function(rng, scale):
+    x = draw(rng, 10)
     assert gradcheck(lambda x: scale * np.sin(x), lambda g, x: scale * np.cos(x) * g, x)
     assert not gradcheck(lambda x: scale * np.sin(x), lambda g, x: scale * np.cos(x) * g * (1 + 1e-4), x)
 
@@ -331,9 +329,9 @@ def test_the_step_scales_with_the_array(scale):
     assert report.worst.error < 1e-7 * np.abs(report.worst.expected)
 
 
-def test_large_numbers_inside_leave_rounding_that_is_allowed_for():
+def test_large_numbers_inside_leave_rounding_that_is_allowed_for(rng):
     """A large constant in the output, and large terms that cancel within it."""
-    assert gradcheck(lambda x: 1e6 + np.sin(x), lambda g, x: g * np.cos(x), normal(10))
+    assert gradcheck(lambda x: 1e6 + np.sin(x), lambda g, x: g * np.cos(x), draw(rng, 10))
     slopes = np.array([1e3, 1e-4, -1e3])
     assert gradcheck(lambda x: np.cumsum(slopes * x)[-1], lambda g, x: g * slopes, np.array([1.0, 0.3, 1.0]))
 
@@ -387,24 +385,23 @@ def test_a_jump_excuses_nothing():
         assert not report and report.worst.wrong == 2 and report.worst.kinks == 0
 
 
-def test_coarse_arithmetic_inside_excuses_nothing():
+def test_coarse_arithmetic_inside_excuses_nothing(rng):
     def coarse(x):
         return np.sin(x.astype(np.float32)).astype(np.float64)
 
-    assert not gradcheck(coarse, lambda g, x: 5 * g, normal(10))
+    assert not gradcheck(coarse, lambda g, x: 5 * g, draw(rng, 10))
 
 
-def test_a_function_that_does_not_repeat_itself_is_refused():
-    rng = np.random.default_rng(0)
+def test_a_function_that_does_not_repeat_itself_is_refused(rng):
     with pytest.raises(ValueError, match="function must return the same for the same arrays"):
-        gradcheck(lambda x: x * (rng.random(x.shape) < 0.5), lambda g, x: g, normal(5))
+        gradcheck(lambda x: x * (rng.random(x.shape) < 0.5), lambda g, x: g, draw(rng, 5))
 
 
 # ---- one direction ------------------------------------------------------------------------------
 
 
-def test_vjpcheck_names_the_array():
-    x, w, b = normal(2, 3, 8, 8), normal(4, 3, 3, 3), normal(4)
+def test_vjpcheck_names_the_array(rng):
+    x, w, b = draw(rng, 2, 3, 8, 8), draw(rng, 4, 3, 3, 3), draw(rng, 4)
     assert vjpcheck(fastconv.conv2d, fastconv.conv2d_backward, x, w, b)
 
     def backward(g, x, w, b):
@@ -418,20 +415,20 @@ def test_vjpcheck_names_the_array():
     assert "vjpcheck: FAILED" in str(report)
 
 
-def test_vjpcheck_crosses_the_kinks_of_a_big_array():
-    x = normal(300_000)
+def test_vjpcheck_crosses_the_kinks_of_a_big_array(rng):
+    x = draw(rng, 300_000)
     assert vjpcheck(lambda x: np.maximum(x, 0), lambda g, x: g * (x > 0), x)
     assert not vjpcheck(lambda x: np.maximum(x, 0), lambda g, x: g * (x > -0.01), x)
 
 
-def test_vjpcheck_evaluates_twice_per_array():
+def test_vjpcheck_evaluates_twice_per_array(rng):
     calls = []
 
     def function(x, w):
         calls.append(1)
         return x * w
 
-    vjpcheck(function, lambda g, x, w: (g * w, g * x), normal(50), normal(50))
+    vjpcheck(function, lambda g, x, w: (g * w, g * x), draw(rng, 50), draw(rng, 50))
     assert len(calls) == 6    # two at the point, two for each array
 
 
@@ -446,8 +443,8 @@ def test_seeds_choose_directions(seed):
 # ---- the user's arrays --------------------------------------------------------------------------
 
 
-def test_arrays_are_never_touched():
-    base = normal(6, 4)
+def test_arrays_are_never_touched(rng):
+    base = draw(rng, 6, 4)
     before = base.copy()
     x = base[::-2, 1:]
     x.flags.writeable = False
@@ -465,14 +462,14 @@ def test_arrays_are_never_touched():
     assert np.array_equal(base, before)
 
 
-def test_float32_arrays_are_promoted():
+def test_float32_arrays_are_promoted(rng):
     seen = []
 
     def function(x):
         seen.append(x.dtype)
         return x**2
 
-    assert gradcheck(function, lambda g, x: 2 * x * g, normal(3, dtype=np.float32))
+    assert gradcheck(function, lambda g, x: 2 * x * g, draw(rng, 3, dtype=np.float32))
     assert set(seen) == {np.dtype(np.float64)}
 
 
@@ -587,7 +584,7 @@ def test_conv_matrix_is_the_convolution_and_its_transpose_the_gradient(case, see
     matrix = conv_matrix(w, x.shape, **case.options)
     assert matrix.shape == (expected.size, x.size)
     assert_close(matrix @ x.ravel(), expected.ravel())
-    grad = normal(*expected.shape)
+    grad = np.random.default_rng(seed + 1).standard_normal(expected.shape)
     assert_close(matrix.T @ grad.ravel(), reference.conv_backward(grad, x, w, **case.options)[0].ravel())
     unbatched = conv_matrix(w, x.shape[1:], **case.options)
     assert np.array_equal(unbatched, matrix[: len(unbatched), : x[0].size])
