@@ -88,6 +88,59 @@ typedef struct fc_conv_option {
 int fc_conv_options(const fc_conv *problem, fc_direction direction, fc_precision precision, fc_conv_option *options);
 const char *fc_conv_algorithm_name(fc_direction direction, int algorithm);
 
+/* Pooling:  y[n, c, p] = the maximum or the mean of x[n, c, p * stride + k * dilation - offset] over the taps k inside x.
+ *
+ * Adaptive: stop p of an axis covers floor(p in / out) up to ceil((p + 1) in / out) instead, and the window's kernel, stride,
+ * dilation and offset do not matter.  `index` is where a maximum came from, flat over the spatial axes of x. */
+typedef enum fc_pool_kind { FC_POOL_MAX, FC_POOL_MEAN } fc_pool_kind;
+
+typedef struct fc_pool {
+    fc_real real;
+    fc_pool_kind kind;
+    int32_t adaptive;
+    int32_t count_padding; /* mean: taps in the padding, which is as wide after an axis as before it, count too */
+    double divisor;        /* mean: what to divide by instead of the count; 0 for the count */
+    int64_t batch, channels;
+    fc_window window;
+    fc_array_strides x, y, index;
+} fc_pool;
+
+typedef struct fc_pool_plan {
+    fc_pool problem;
+    int32_t driver; /* index into the list, -1 where nothing is to do */
+    int32_t indexed, threads;
+    int64_t units, units_per_task;
+    int64_t shared, worker, scratch; /* bytes for all, for each thread, for the whole call */
+    int64_t tile[2];                 /* the driver's own choice, see its file */
+} fc_pool_plan;
+
+/* PyTorch's output size of one axis, or 0 where no window fits. */
+int64_t fc_pool_size(int64_t in, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation, int ceil_mode);
+
+/* `indexed`: the places of the maxima are wanted too. */
+fc_status fc_pool_plan_make(fc_pool_plan *plan, const fc_pool *problem, int indexed);
+fc_status fc_pool_execute(const fc_pool_plan *plan, const void *x, void *y, int64_t *index);
+
+/* The mean's gradient: x becomes the sum over all windows of y / divisor. */
+fc_status fc_pool_mean_adjoint(const fc_pool *problem, void *x, const void *y);
+
+/* Maximum's gradient (add) and unpooling: x is zero but for x[n, c, index[n, c, p]] (+)= y[n, c, p].  Spatial axes of x are
+ * one flat axis of stride x.s[2].  FC_INVALID, and *wrong an index, where one is outside of it; x is then unspecified. */
+fc_status fc_pool_route(const fc_pool *problem, void *x, const void *y, const int64_t *index, int add, int64_t *wrong);
+
+/* Patches, an array (N, C, taps, stops).  unfold: columns[n, c, k, p] = x[n, c, p * stride + k * dilation - offset], written
+ * with stops next to each other; fold, its adjoint: x, written without gaps in its planes, = the sum over them. */
+typedef struct fc_patches {
+    fc_real real;
+    int64_t batch, channels;
+    fc_window window;
+    fc_array_strides x;
+    int64_t n, c, tap, stop; /* strides of the columns */
+} fc_patches;
+
+fc_status fc_unfold(const fc_patches *problem, const void *x, void *columns);
+fc_status fc_fold(const fc_patches *problem, const void *columns, void *x);
+
 /* Threads: the number used by the following calls of every thread of this process. */
 int fc_threads_get(void);
 void fc_threads_set(int threads);

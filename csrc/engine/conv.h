@@ -24,7 +24,8 @@ typedef struct fc_driver {
     fc_status (*run)(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y);
 } fc_driver;
 
-extern const fc_driver fc_driver_fill, fc_driver_stencil, fc_driver_pixels, fc_driver_im2col, fc_driver_reference;
+extern const fc_driver fc_driver_fill, fc_driver_stencil, fc_driver_winograd, fc_driver_pixels, fc_driver_im2col,
+    fc_driver_reference;
 extern const fc_driver fc_driver_weight_gemm, fc_driver_weight_stencil, fc_driver_weight_reference;
 
 /* Element `index` of an array whose elements have `size` bytes. */
@@ -48,6 +49,10 @@ static inline int64_t fc_outputs(const fc_window *w)
 {
     return fc_mul(fc_mul(w->out[0], w->out[1]), w->out[2]);
 }
+
+/* By definition: columns begin ... end of one row of output channel o (of all groups), plane n * OD + od. */
+void fc_reference_row(const fc_conv *problem, const void *x, const void *w, const void *bias, void *y, int64_t o, int64_t plane,
+                      int64_t oh, int64_t begin, int64_t end);
 
 /* The adjoint of a problem is a sum of forward problems over y, one per phase of the strides; see adjoint.c. */
 int64_t fc_adjoint_phases(const fc_conv *problem);

@@ -16,40 +16,45 @@ static int64_t clip(const fc_window *w, int axis, int64_t o, int64_t *begin, int
     return first + b * d;
 }
 
+void fc_reference_row(const fc_conv *p, const void *x, const void *w, const void *bias, void *y, int64_t o, int64_t plane,
+                      int64_t oh, int64_t first, int64_t last)
+{
+    const fc_window *window = &p->window;
+    const fc_kernels *kernels = fc_dispatch(p->real);
+    int64_t size = kernels->size, index[2] = {plane % window->out[0], oh}, image = plane / window->out[0];
+    int64_t g = o / p->out_channels, n[4] = {p->channels}, xs[4] = {p->x.c}, ws[4] = {p->w.c}, begin;
+    for (int i = 0; i < FC_AXES; i++) {
+        xs[1 + i] = p->x.s[i] * window->dilation[i];
+        ws[1 + i] = p->w.k[i];
+    }
+    int64_t x0 = image * p->x.n + g * p->channels * p->x.c, w0 = g * p->w.g + o % p->out_channels * p->w.o;
+    for (int i = 0; i < 2; i++) {
+        x0 += clip(window, i, index[i], &begin, &n[1 + i]) * p->x.s[i];
+        w0 += begin * p->w.k[i];
+    }
+    int64_t y0 = image * p->y.n + o * p->y.c + index[0] * p->y.s[0] + index[1] * p->y.s[1];
+    const void *init = bias ? fc_at(bias, o, size) : NULL;
+    for (int64_t ow = first; ow < last; ow++) {
+        int64_t at = clip(window, 2, ow, &begin, &n[3]);
+        kernels->dot(fc_at(y, y0 + ow * p->y.s[2], size), init, n, fc_at(x, x0 + at * p->x.s[2], size), xs,
+                     fc_at(w, w0 + begin * p->w.k[2], size), ws);
+    }
+}
+
 typedef struct job {
     const fc_conv *p;
-    const fc_kernels *kernels;
-    const char *x, *w, *bias;
-    char *y;
+    const void *x, *w, *bias;
+    void *y;
 } job;
 
-/* One row of one output channel. */
 static void run_row(void *context, int64_t task, int worker)
 {
     (void)worker;
     const job *j = context;
-    const fc_conv *p = j->p;
-    const fc_window *w = &p->window;
-    int64_t size = j->kernels->size, index[FC_AXES], begin[FC_AXES], n[4] = {p->channels}, xs[4] = {p->x.c}, ws[4] = {p->w.c};
-    index[1] = task % w->out[1], task /= w->out[1];
-    index[0] = task % w->out[0], task /= w->out[0];
-    int64_t o = task % (p->groups * p->out_channels), image = task / (p->groups * p->out_channels), g = o / p->out_channels;
-    for (int i = 0; i < FC_AXES; i++) {
-        xs[1 + i] = p->x.s[i] * w->dilation[i];
-        ws[1 + i] = p->w.k[i];
-    }
-    const void *init = j->bias ? fc_at(j->bias, o, size) : NULL;
-    int64_t x0 = image * p->x.n + g * p->channels * p->x.c, w0 = g * p->w.g + o % p->out_channels * p->w.o;
-    for (int i = 0; i < 2; i++) {
-        x0 += clip(w, i, index[i], &begin[i], &n[1 + i]) * p->x.s[i];
-        w0 += begin[i] * p->w.k[i];
-    }
-    int64_t y0 = image * p->y.n + o * p->y.c + index[0] * p->y.s[0] + index[1] * p->y.s[1];
-    for (int64_t ow = 0; ow < w->out[2]; ow++) {
-        int64_t at = clip(w, 2, ow, &begin[2], &n[3]);
-        j->kernels->dot(fc_at(j->y, y0 + ow * p->y.s[2], size), init, n, fc_at(j->x, x0 + at * p->x.s[2], size), xs,
-                        fc_at(j->w, w0 + begin[2] * p->w.k[2], size), ws);
-    }
+    const int64_t *out = j->p->window.out;
+    int64_t row = task % (out[0] * out[1]), channel = task / (out[0] * out[1]), channels = j->p->groups * j->p->out_channels;
+    fc_reference_row(j->p, j->x, j->w, j->bias, j->y, channel % channels, channel / channels * out[0] + row / out[1],
+                     row % out[1], 0, out[2]);
 }
 
 static const char *plan_reference(fc_conv_plan *plan, double *cost)
@@ -64,7 +69,7 @@ static const char *plan_reference(fc_conv_plan *plan, double *cost)
 static fc_status run_reference(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
 {
     const fc_conv *p = &plan->problem;
-    job j = {p, fc_dispatch(p->real), x, w, bias, y};
+    job j = {p, x, w, bias, y};
     int64_t rows = p->batch * p->groups * p->out_channels * p->window.out[0] * p->window.out[1];
     fc_parallel(plan->threads, rows, run_row, &j);
     return FC_OK;

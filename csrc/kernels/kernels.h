@@ -60,6 +60,55 @@ typedef void (*fc_sum_row_kernel)(double *sum, const void *x, int64_t x_stride, 
 typedef void (*fc_dot_kernel)(void *y, const void *init, const int64_t *n, const void *x, const int64_t *x_stride,
                               const void *w, const int64_t *w_stride);
 
+/* Pooling.  The first three reduce windows with lanes over neighbouring elements of x: outputs of a row in a band, or
+ * channels of a pixel where channels are last.  r < rows, q < width, width >= lanes (the last vector overlaps the one before).
+ *
+ * max:        y[r][q] = max_t x[r * x_row + q + offset[t]];  a NaN wins over what came before it; no tap gives -infinity
+ * max_index:  and index[r][q] = position[t] of the winner, `none` where nothing beats -infinity; `position` and `index` hold
+ *             integers as wide as the real type
+ * mean:       y[r][q] = sum_t x[r * x_row + q + offset[t]] / (row_divisor[r] * column_divisor[q]);  column_divisor may be
+ *             NULL (ones)
+ * index:      dst[j * dst_stride] = base + j * step + lanes[j],  j < count; returns whether any of the lanes is negative
+ *
+ * The next three reduce one box x[i, j, k] of n[0] x n[1] x n[2] > 0 elements.
+ *
+ * box_max:        *y = the maximum
+ * box_max_index:  and *tap = the winner's place in row-major order
+ * box_sum:        *sum = the sum, in double
+ *
+ * spread:     dst[first[q] + i] += src[q],  i < length[q], q < count
+ * route:      dst[index[j] * dst_stride] = src[j]  (add: +=),  j < count, element j of src and index at j * its stride; stops
+ *             at an index outside [0, size) and returns how many it did */
+typedef struct fc_pool_kernels {
+    void (*max)(int64_t taps, const int64_t *offset, const void *x, int64_t x_row, void *y, int64_t y_row, int64_t rows,
+                int64_t width);
+    void (*max_index)(int64_t taps, const int64_t *offset, const void *position, int64_t none, const void *x, int64_t x_row,
+                      void *y, int64_t y_row, void *index, int64_t index_row, int64_t rows, int64_t width);
+    void (*mean)(int64_t taps, const int64_t *offset, const double *row_divisor, const void *column_divisor, const void *x,
+                 int64_t x_row, void *y, int64_t y_row, int64_t rows, int64_t width);
+    int (*index)(int64_t *dst, int64_t dst_stride, const void *lanes, int64_t base, int64_t step, int64_t count);
+    void (*box_max)(const int64_t *n, const int64_t *x_stride, const void *x, void *y);
+    void (*box_max_index)(const int64_t *n, const int64_t *x_stride, const void *x, void *y, int64_t *tap);
+    void (*box_sum)(const int64_t *n, const int64_t *x_stride, const void *x, double *sum);
+    void (*spread)(void *dst, const int64_t *first, const int64_t *length, const void *src, int64_t count);
+    int64_t (*route)(void *dst, int64_t dst_stride, int64_t size, const void *src, int64_t src_stride, const int64_t *index,
+                     int64_t index_stride, int64_t count, int add);
+} fc_pool_kernels;
+
+/* Winograd F(4x4, 3x3), float32 only (NULL pointers otherwise).  A cell is `lanes` neighbouring pixels in each of four rows,
+ * lanes / 4 tiles; frequency f = 6 i + j stands `step` elements after the one before.
+ *
+ * input:    dst[f * step + t], t < lanes: the transforms of the tiles of four cells, whose patches' upper left corners are
+ *           cells[k] and whose rows are `row` elements apart; reads lanes + 4 elements of six rows of each cell.
+ * weights:  dst[f * step + c], c < channels in whole vectors (zeros beyond): the transforms of the 3x3 kernels of `channels`
+ *           input channels, element (c, i, j) at stride[0] c + stride[1] i + stride[2] j.
+ * output:   four cells of outputs at cells[k], rows `row` apart, from src[f * step + t]; 0 if any of them is not finite. */
+typedef struct fc_winograd_kernels {
+    void (*input)(void *dst, int64_t step, const void *const *cells, int64_t row);
+    void (*weights)(void *dst, int64_t step, const void *w, const int64_t *stride, int64_t channels);
+    int (*output)(void *const *cells, int64_t row, const void *src, int64_t step, const void *init);
+} fc_winograd_kernels;
+
 typedef struct fc_kernels {
     const char *isa;
     int64_t size;                     /* of the real type, in bytes */
@@ -75,6 +124,8 @@ typedef struct fc_kernels {
     fc_transpose_kernel transpose;
     fc_sum_row_kernel sum_row;
     fc_dot_kernel dot;
+    fc_winograd_kernels winograd;
+    fc_pool_kernels pool;
 } fc_kernels;
 
 /* Defined by the ISA files that were compiled in. */

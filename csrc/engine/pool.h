@@ -1,0 +1,86 @@
+/* What pooling's chooser and drivers share.
+ *
+ * A driver cuts a problem into units, numbered from 0, that write different outputs.  The chooser groups units into tasks,
+ * so a driver knows neither threads nor allocation.  To add one: its own file and a row in the list of pool.c.
+ */
+#ifndef FC_ENGINE_POOL_H
+#define FC_ENGINE_POOL_H
+
+#include "base/size.h"
+#include "engine/conv.h"
+
+typedef struct fc_pool_job {
+    const fc_pool_plan *plan;
+    const fc_kernels *kernels;
+    const char *x;
+    char *y;
+    int64_t *index; /* NULL where not wanted */
+    char *shared;   /* scratch of plan->shared bytes */
+} fc_pool_job;
+
+typedef struct fc_pool_driver {
+    const char *name;
+    /* Fills plan->tile, units, shared and worker, and *cost (estimated nanoseconds on one thread), or says why not. */
+    const char *(*plan)(fc_pool_plan *plan, double *cost);
+    void (*prepare)(const fc_pool_job *job); /* fills the shared scratch; may be NULL */
+    void (*run)(const fc_pool_job *job, int64_t begin, int64_t end, char *scratch);
+} fc_pool_driver;
+
+extern const fc_pool_driver fc_pool_driver_band, fc_pool_driver_channels, fc_pool_driver_box;
+
+/* What stop `o` of an axis covers: positions first, first + step, ..., `taps` of them, all inside x. */
+typedef struct fc_pool_range {
+    int64_t first, taps, step;
+    int64_t count; /* what a mean divides by: taps, and those in the padding where they count */
+} fc_pool_range;
+
+static inline fc_pool_range fc_pool_stop(const fc_pool *p, int axis, int64_t o)
+{
+    const fc_window *w = &p->window;
+    int64_t in = w->in[axis], kernel = w->kernel[axis], step = w->dilation[axis], offset = w->offset[axis];
+    if (p->adaptive) {
+        int64_t first = o * in / w->out[axis], taps = fc_ceil_div((o + 1) * in, w->out[axis]) - first;
+        return (fc_pool_range){first, taps, 1, taps};
+    }
+    int64_t start = o * w->stride[axis] - offset, skipped = start < 0 ? fc_ceil_div(-start, step) : 0;
+    int64_t first = start + skipped * step, inside = first < in ? (in - 1 - first) / step + 1 : 0;
+    int64_t taps = fc_max(0, fc_min(kernel - skipped, inside));
+    return (fc_pool_range){first, taps, step, p->count_padding ? fc_min(start + kernel, in + offset) - start : taps};
+}
+
+/* Flat index of the first tap inside x of one output's window; of x's last element where the window sees padding alone,
+ * which takes a dilation larger than x. */
+static inline int64_t fc_pool_first(const fc_pool *p, int64_t od, int64_t oh, int64_t ow)
+{
+    const int64_t stop[FC_AXES] = {od, oh, ow}, *in = p->window.in;
+    int64_t flat = 0;
+    for (int i = 0; i < FC_AXES; i++)
+        flat = flat * in[i] + fc_min(fc_pool_stop(p, i, stop[i]).first, in[i] - 1);
+    return flat;
+}
+
+/* Forgets strides and dilations that mean nothing, so that no position overflows.  FC_INVALID where one could, or where a
+ * size is none. */
+fc_status fc_pool_simplify(fc_window *window);
+
+/* Also turns an adaptive problem with equal windows into a regular one. */
+fc_status fc_pool_normalize(fc_pool *problem);
+
+/* What stop (d, h, w) of a mean is divided by, given the ranges' product. */
+static inline double fc_pool_divisor(const fc_pool *p, double count)
+{
+    return p->divisor != 0 ? p->divisor : count;
+}
+
+static inline int64_t fc_pool_planes(const fc_pool *p)
+{
+    return p->batch * p->channels;
+}
+
+/* Units per task: enough to be worth claiming, few enough to share out. */
+int64_t fc_pool_units_per_task(double cost, int64_t units, int threads);
+
+/* How many threads a call of this cost (nanoseconds on one) should use. */
+int fc_pool_threads(double cost);
+
+#endif

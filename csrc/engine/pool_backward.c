@@ -1,0 +1,219 @@
+/* The gradients of pooling, and unpooling.
+ *
+ * Mean: every window gives each of its positions y / divisor.  A row of outputs is divided and spread along w once, then
+ * added to all rows of x that its windows meet:
+ *
+ *     for each group of planes                                                     a task
+ *         for each block of columns of x, for each chunk of outputs that reach it
+ *             list where the chunk's windows begin and end
+ *             for each plane, output plane od, output row oh: divide, spread, add to the window's rows
+ *
+ * Blocks and chunks bound the scratch, whatever the sizes.  Every element is summed in one order: results do not depend on
+ * the number of threads.
+ */
+#include "engine/pool.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+enum { BLOCK = 2048, CHUNK = 1024 };
+
+static void clear(const fc_kernels *kernels, void *x, int64_t stride, int64_t count)
+{
+    static const double zeros[64];
+    if (stride == 1)
+        memset(x, 0, (size_t)(count * kernels->size));
+    else
+        for (int64_t i = 0; i < count; i += 64)
+            kernels->scatter_row(fc_at(x, i * stride, kernels->size), stride, zeros, fc_min(64, count - i), 0);
+}
+
+/* ---- mean ------------------------------------------------------------------------------------------------------------- */
+
+typedef struct mean_job {
+    const fc_pool *p;
+    const fc_kernels *kernels;
+    char *x, *scratch;
+    const char *y;
+    int64_t planes_per_task;
+} mean_job;
+
+/* A worker's scratch: outputs q, q + 1, ... that reach columns begin, begin + 1, ... of x. */
+typedef struct chunk {
+    int64_t first[CHUNK], length[CHUNK]; /* relative to begin, clipped to the block */
+    double row[BLOCK];                   /* reals: what one row of outputs gives to one row of x */
+    double gradient[CHUNK], divisor[CHUNK], quotient[CHUNK];
+    int64_t begin, columns, q, count;
+} chunk;
+
+/* The stops along w that reach columns [begin, end) of x. */
+static void reaching_stops(const fc_pool *p, int64_t begin, int64_t end, int64_t *first, int64_t *last)
+{
+    const fc_window *w = &p->window;
+    int64_t in = w->in[2], out = w->out[2], stride = w->stride[2], offset = w->offset[2];
+    if (p->adaptive) {
+        *first = begin * out / in;
+        *last = fc_ceil_div(end * out, in);
+    } else {
+        int64_t before = begin + offset - w->kernel[2];
+        *first = before < 0 ? 0 : before / stride + 1;
+        *last = fc_ceil_div(end + offset, stride);
+    }
+    *last = fc_min(*last, out);
+}
+
+static void list_windows(const mean_job *j, chunk *b)
+{
+    const fc_pool *p = j->p;
+    for (int64_t i = 0; i < b->count; i++) {
+        fc_pool_range range = fc_pool_stop(p, 2, b->q + i);
+        int64_t from = fc_max(range.first, b->begin), to = fc_min(range.first + range.taps, b->begin + b->columns);
+        double divisor = p->divisor != 0 ? 1 : (double)range.count;
+        b->first[i] = from - b->begin;
+        b->length[i] = to - from;
+        if (j->kernels->size == 4)
+            ((float *)b->divisor)[i] = (float)divisor;
+        else
+            b->divisor[i] = divisor;
+    }
+}
+
+static void add_row(const mean_job *j, chunk *b, const char *y, char *x, int64_t od, int64_t oh)
+{
+    static const double zero = 0;
+    static const int64_t here = 0;
+    const fc_pool *p = j->p;
+    const fc_kernels *kernels = j->kernels;
+    fc_pool_range d = fc_pool_stop(p, 0, od), h = fc_pool_stop(p, 1, oh);
+    double divisor = fc_pool_divisor(p, (double)d.count * (double)h.count);
+    int64_t width = fc_max(b->count, kernels->lanes);
+    kernels->gather_row(b->gradient, width, fc_at(y, b->q * p->y.s[2], kernels->size), p->y.s[2], 0, 1, b->count, &zero);
+    kernels->pool.mean(1, &here, &divisor, b->divisor, b->gradient, 0, b->quotient, 0, 1, width);
+    memset(b->row, 0, (size_t)(b->columns * kernels->size));
+    kernels->pool.spread(b->row, b->first, b->length, b->quotient, b->count);
+    for (int64_t id = d.first; id < d.first + d.taps; id++)
+        for (int64_t ih = h.first; ih < h.first + h.taps; ih++)
+            kernels->scatter_row(fc_at(x, id * p->x.s[0] + ih * p->x.s[1] + b->begin * p->x.s[2], kernels->size), p->x.s[2],
+                                 b->row, b->columns, 1);
+}
+
+static void clear_block(const mean_job *j, const chunk *b, char *x)
+{
+    const fc_pool *p = j->p;
+    for (int64_t id = 0; id < p->window.in[0]; id++)
+        for (int64_t ih = 0; ih < p->window.in[1]; ih++)
+            clear(j->kernels, fc_at(x, id * p->x.s[0] + ih * p->x.s[1] + b->begin * p->x.s[2], j->kernels->size), p->x.s[2],
+                  b->columns);
+}
+
+static void run_mean(void *context, int64_t task, int worker)
+{
+    const mean_job *j = context;
+    const fc_pool *p = j->p;
+    int64_t size = j->kernels->size, out[2] = {p->window.out[0], p->window.out[1]}, begin = task * j->planes_per_task;
+    int64_t end = fc_min(fc_pool_planes(p), begin + j->planes_per_task), first, last;
+    chunk *b = (chunk *)(void *)(j->scratch + worker * fc_arena_round(sizeof *b));
+    for (b->begin = 0; b->begin < p->window.in[2]; b->begin += BLOCK) {
+        b->columns = fc_min(BLOCK, p->window.in[2] - b->begin);
+        reaching_stops(p, b->begin, b->begin + b->columns, &first, &last);
+        for (int64_t plane = begin; plane < end; plane++)
+            clear_block(j, b, fc_at(j->x, plane / p->channels * p->x.n + plane % p->channels * p->x.c, size));
+        for (b->q = first; b->q < last; b->q += CHUNK) {
+            b->count = fc_min(CHUNK, last - b->q);
+            list_windows(j, b);
+            for (int64_t plane = begin; plane < end; plane++) {
+                int64_t n = plane / p->channels, c = plane % p->channels;
+                char *x = fc_at(j->x, n * p->x.n + c * p->x.c, size);
+                for (int64_t o = 0; o < out[0] * out[1]; o++) {
+                    int64_t od = o / out[1], oh = o % out[1], row = od * p->y.s[0] + oh * p->y.s[1];
+                    add_row(j, b, fc_at(j->y, n * p->y.n + c * p->y.c + row, size), x, od, oh);
+                }
+            }
+        }
+    }
+}
+
+fc_status fc_pool_mean_adjoint(const fc_pool *problem, void *x, const void *y)
+{
+    fc_pool p = *problem;
+    if (fc_pool_normalize(&p))
+        return FC_INVALID;
+    int64_t planes = fc_pool_planes(&p);
+    mean_job j = {.p = &p, .kernels = fc_dispatch(p.real), .x = x, .y = y};
+    double elements = (double)p.window.in[0] * (double)p.window.in[1] * (double)p.window.in[2];
+    double cost = (double)planes * (0.3 * elements + 2 * (double)fc_outputs(&p.window));
+    int threads = fc_pool_threads(cost);
+    j.planes_per_task = fc_pool_units_per_task(cost, planes, threads);
+    j.scratch = fc_arena_take(threads * fc_arena_round(sizeof(chunk)));
+    if (!j.scratch)
+        return FC_NO_MEMORY;
+    fc_parallel(threads, fc_ceil_div(planes, j.planes_per_task), run_mean, &j);
+    fc_arena_give();
+    return FC_OK;
+}
+
+/* ---- maximum ------------------------------------------------------------------------------------------------------------ */
+
+typedef struct route_job {
+    const fc_pool *p;
+    const fc_kernels *kernels;
+    char *x;
+    const char *y;
+    const int64_t *index;
+    int64_t rows, row; /* of y: one where its planes and the indices' have no gaps */
+    int64_t planes_per_task;
+    int add;
+    _Atomic int invalid;
+    _Atomic int64_t wrong;
+} route_job;
+
+static int without_gaps(const fc_window *w, const fc_array_strides *s)
+{
+    return (w->out[1] == 1 || s->s[1] == w->out[2] * s->s[2]) && (w->out[0] == 1 || s->s[0] == w->out[1] * w->out[2] * s->s[2]);
+}
+
+static void route_plane(route_job *j, int64_t n, int64_t c)
+{
+    const fc_pool *p = j->p;
+    int64_t size = j->kernels->size, plane = p->window.in[0] * p->window.in[1] * p->window.in[2];
+    char *x = fc_at(j->x, n * p->x.n + c * p->x.c, size);
+    clear(j->kernels, x, p->x.s[2], plane);
+    for (int64_t r = 0; r < j->rows; r++) {
+        int64_t od = r / p->window.out[1], oh = r % p->window.out[1];
+        const void *y = fc_at(j->y, n * p->y.n + c * p->y.c + od * p->y.s[0] + oh * p->y.s[1], size);
+        const int64_t *index = j->index + n * p->index.n + c * p->index.c + od * p->index.s[0] + oh * p->index.s[1];
+        int64_t done = j->kernels->pool.route(x, p->x.s[2], plane, y, p->y.s[2], index, p->index.s[2], j->row, j->add);
+        if (done < j->row) {
+            atomic_store(&j->wrong, index[done * p->index.s[2]]);
+            atomic_store(&j->invalid, 1);
+            return;
+        }
+    }
+}
+
+static void run_route(void *context, int64_t task, int worker)
+{
+    (void)worker;
+    route_job *j = context;
+    int64_t begin = task * j->planes_per_task, end = fc_min(fc_pool_planes(j->p), begin + j->planes_per_task);
+    for (int64_t plane = begin; plane < end && !atomic_load_explicit(&j->invalid, memory_order_relaxed); plane++)
+        route_plane(j, plane / j->p->channels, plane % j->p->channels);
+}
+
+fc_status fc_pool_route(const fc_pool *p, void *x, const void *y, const int64_t *index, int add, int64_t *wrong)
+{
+    int64_t outputs = fc_outputs(&p->window), planes = fc_mul(p->batch, p->channels), bound = INT64_MAX / 8;
+    int64_t plane = fc_mul(fc_mul(p->window.in[0], p->window.in[1]), p->window.in[2]);
+    if (fc_mul(planes, outputs) > bound || fc_mul(planes, plane) > bound)
+        return FC_INVALID;
+    route_job j = {.p = p, .kernels = fc_dispatch(p->real), .x = x, .y = y, .index = index, .add = add};
+    int flat = without_gaps(&p->window, &p->y) && without_gaps(&p->window, &p->index);
+    j.rows = flat ? 1 : p->window.out[0] * p->window.out[1];
+    j.row = flat ? outputs : p->window.out[2];
+    double cost = (double)planes * (0.1 * (double)plane + 1.5 * (double)outputs);
+    int threads = fc_pool_threads(cost);
+    j.planes_per_task = fc_pool_units_per_task(cost, planes, threads);
+    fc_parallel(threads, fc_ceil_div(planes, j.planes_per_task), run_route, &j);
+    *wrong = j.wrong;
+    return j.invalid ? FC_INVALID : FC_OK;
+}

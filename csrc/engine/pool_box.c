@@ -1,0 +1,127 @@
+/* The box driver of pooling: one window after the other, lanes along its rows.  For windows of unequal sizes (adaptive
+ * pooling), and for few and large ones (global pooling).
+ *
+ *     for each group of planes that fit in cache                                   units are planes
+ *         for each output: find its box, clipped to the image
+ *             for each plane of the group: reduce the box
+ *
+ * So the finding is paid once per group.  A box that takes whole rows of a contiguous image is one long row.
+ */
+#include "engine/pool.h"
+
+enum { GROUP_BYTES = 16 << 10 };
+
+static int64_t most_taps(const fc_pool *p, int axis)
+{
+    const fc_window *w = &p->window;
+    return p->adaptive ? fc_ceil_div(w->in[axis], w->out[axis]) : fc_min(w->kernel[axis], w->in[axis]);
+}
+
+static const char *plan_box(fc_pool_plan *plan, double *cost)
+{
+    const fc_pool *p = &plan->problem;
+    plan->units = fc_pool_planes(p);
+    plan->shared = plan->worker = 0;
+    double rows = (double)most_taps(p, 0) * (double)most_taps(p, 1), row = (double)most_taps(p, 2);
+    if (p->x.s[2] == 1 && row == (double)p->window.in[2]) {
+        row *= rows;
+        rows = 1;
+    }
+    double lanes = p->x.s[2] == 1 ? (double)fc_dispatch(p->real)->lanes : 1;
+    double each = 15 + rows * (1 + (row < lanes ? 0.8 * row : row / lanes + 4)) * (plan->indexed ? 2 : 1);
+    *cost = 150 + (double)plan->units * (double)fc_outputs(&p->window) * each;
+    return NULL;
+}
+
+typedef struct box {
+    int64_t n[FC_AXES], stride[FC_AXES]; /* in x */
+    int64_t x, y, index;                 /* where it begins in a plane, and where its result goes */
+    int64_t first[FC_AXES];              /* its first position, and the distances between positions */
+    int64_t step[FC_AXES], taps[FC_AXES];
+    double divisor;
+} box;
+
+/* Rows that follow each other without gaps become one. */
+static void merge_axes(box *b)
+{
+    for (int i = FC_AXES - 1; i > 0; i--) {
+        if (b->n[i - 1] > 1 && b->stride[i - 1] != b->n[FC_AXES - 1] * b->stride[FC_AXES - 1])
+            return;
+        b->n[FC_AXES - 1] *= b->n[i - 1];
+        b->n[i - 1] = 1;
+    }
+}
+
+static box find_box(const fc_pool *p, const int64_t stop[FC_AXES])
+{
+    box b = {.divisor = 1};
+    for (int i = 0; i < FC_AXES; i++) {
+        fc_pool_range range = fc_pool_stop(p, i, stop[i]);
+        b.n[i] = b.taps[i] = range.taps;
+        b.first[i] = range.first;
+        b.step[i] = range.step;
+        b.stride[i] = range.step * p->x.s[i];
+        b.x += range.first * p->x.s[i];
+        b.y += stop[i] * p->y.s[i];
+        b.index += stop[i] * p->index.s[i];
+        b.divisor *= (double)range.count;
+    }
+    b.divisor = fc_pool_divisor(p, b.divisor);
+    merge_axes(&b);
+    return b;
+}
+
+/* The flat index of the box's tap number `tap`. */
+static int64_t flat_index(const fc_pool *p, const box *b, int64_t tap)
+{
+    int64_t w = tap % b->taps[2], h = tap / b->taps[2] % b->taps[1], d = tap / b->taps[2] / b->taps[1];
+    int64_t row = (b->first[0] + d * b->step[0]) * p->window.in[1] + b->first[1] + h * b->step[1];
+    return row * p->window.in[2] + b->first[2] + w * b->step[2];
+}
+
+static void put(const fc_kernels *kernels, void *y, double value)
+{
+    if (kernels->size == 4)
+        *(float *)y = (float)value;
+    else
+        *(double *)y = value;
+}
+
+static void reduce(const fc_pool_job *j, const box *b, const int64_t stop[FC_AXES], int64_t n, int64_t c)
+{
+    const fc_pool *p = &j->plan->problem;
+    const fc_pool_kernels *pool = &j->kernels->pool;
+    int64_t size = j->kernels->size, tap = 0, empty = !b->n[0] || !b->n[1] || !b->n[2];
+    const void *x = fc_at(j->x, empty ? 0 : n * p->x.n + c * p->x.c + b->x, size);
+    void *y = fc_at(j->y, n * p->y.n + c * p->y.c + b->y, size);
+    int64_t *index = j->index ? j->index + n * p->index.n + c * p->index.c + b->index : NULL;
+    if (p->kind == FC_POOL_MEAN) {
+        double sum;
+        pool->box_sum(b->n, b->stride, x, &sum);
+        put(j->kernels, y, sum / b->divisor);
+    } else if (!index) {
+        pool->box_max(b->n, b->stride, x, y);
+    } else {
+        pool->box_max_index(b->n, b->stride, x, y, &tap);
+        *index = empty ? fc_pool_first(p, stop[0], stop[1], stop[2]) : flat_index(p, b, tap);
+    }
+}
+
+static void run_box(const fc_pool_job *j, int64_t begin, int64_t end, char *scratch)
+{
+    (void)scratch;
+    const fc_pool *p = &j->plan->problem;
+    const int64_t *in = p->window.in, *out = p->window.out;
+    int64_t plane = fc_mul(fc_mul(in[0], in[1]), fc_mul(in[2], j->kernels->size)), group = fc_max(1, GROUP_BYTES / fc_max(1, plane));
+    for (int64_t first = begin; first < end; first += group) {
+        int64_t last = fc_min(end, first + group);
+        for (int64_t o = 0; o < fc_outputs(&p->window); o++) {
+            int64_t stop[FC_AXES] = {o / out[2] / out[1], o / out[2] % out[1], o % out[2]};
+            box b = find_box(p, stop);
+            for (int64_t i = first; i < last; i++)
+                reduce(j, &b, stop, i / p->channels, i % p->channels);
+        }
+    }
+}
+
+const fc_pool_driver fc_pool_driver_box = {"box", plan_box, NULL, run_box};
