@@ -1,5 +1,7 @@
 """Kernels in CP form: the dense kernel of given factors, and factors for a dense kernel."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from functools import reduce
 from math import isfinite, prod
