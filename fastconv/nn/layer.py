@@ -89,8 +89,8 @@ class Layer:
         Parameters
         ----------
         input : ndarray, float32 or float64
-            Of the layer's dtype if it has parameters. The layer keeps a reference to it, so do not change it in place
-            before `backward`.
+            Of the layer's dtype if it has parameters. The layer keeps references to input and output instead of
+            copies, so change neither in place before `backward`.
 
         Returns
         -------
