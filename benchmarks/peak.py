@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-TRIALS = 5
+TRIALS = 10
 TRIAL_SECONDS = 5e-3
 COPIED_PER_TRIAL = 1 << 27
 SMALL, LARGE = 1 << 12, 1 << 28
@@ -59,7 +59,7 @@ def source() -> str:
 
 
 def concurrently(work: Callable[[int], object], threads: int) -> float:
-    """Seconds from the first thread's start to the last one's end, best of a few; `work` gets the thread's number."""
+    """Seconds from the first thread's start to the last one's end, best of several; `work` gets the thread's number."""
     barrier = threading.Barrier(threads)
 
     def span(index: int) -> tuple[float, float]:
