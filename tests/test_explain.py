@@ -2,9 +2,20 @@
 
 import numpy as np
 import pytest
+import reference
 import torch_judge
+from hypothesis import given
 from reference import assert_close
-from shapes import CONV_CASES, DTYPES, NO_CHANNELS_CASES, NO_IMAGES_CASES, TRANSPOSE_CASES, normal
+from shapes import (
+    CONV_CASES,
+    DTYPES,
+    NO_CHANNELS_CASES,
+    NO_IMAGES_CASES,
+    SEEDS,
+    TRANSPOSE_CASES,
+    conv_cases,
+    normal,
+)
 
 import fastconv
 from fastconv import functional as F
@@ -40,6 +51,15 @@ def test_every_algorithm_serves_or_says_why_not(case, dtype):
             with pytest.raises(ValueError, match="algorithm") as caught:
                 CONV[case.axes](*arrays, **case.options, algorithm=option.name)
             assert option.reason in str(caught.value) and repr(option.name) in str(caught.value)
+
+
+@given(conv_cases(), SEEDS)
+def test_every_algorithm_on_any_convolution(case, seed):
+    arrays = case.arrays(seed=seed)
+    expected = reference.conv(*arrays, **case.options)
+    for option in explain(case).options:
+        if option.reason is None:
+            assert_close(CONV[case.axes](*arrays, **case.options, algorithm=option.name), expected)
 
 
 @pytest.mark.parametrize("case", CONV_CASES.values(), ids=CONV_CASES)
