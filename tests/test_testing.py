@@ -230,6 +230,7 @@ def test_empty_arrays_pass(rng):
     report = gradcheck(lambda x, w: x @ w, lambda g, x, w: (g @ w.T, x.T @ g), np.zeros((0, 3)), draw(rng, 3, 2))
     assert report and report["x"].checked == 0 and "[" not in report["x"].place
     assert str(report)
+    assert vjpcheck(lambda x, w: x @ w, lambda g, x, w: (g @ w.T, x.T @ g), np.zeros((0, 3)), draw(rng, 3, 2))
 
 
 # ---- what is found ------------------------------------------------------------------------------
@@ -377,6 +378,42 @@ def test_ties_in_max_pooling_go_to_one_of_them():
     assert report and report.worst.kinks == 6
     assert not gradcheck(pool, lambda g, x: np.repeat(2 * g, 2, axis=-1), x)
     assert not gradcheck(pool, lambda g, x: np.repeat(-g, 2, axis=-1), x)
+
+
+def test_where_kinks_meet_the_slopes_on_the_two_sides_say_nothing():
+    """relu(x) - relu(-x) is x, with slope 1 on either side of 0, but the chain rule with relu'(0) = 0 gives 0 there."""
+    def relu_twice(x):
+        return np.maximum(x, 0) - np.maximum(-x, 0)
+
+    report = gradcheck(relu_twice, lambda g, x: g * ((x > 0) * 1.0 + (x < 0)), np.array([0.0, 0.5]))
+    assert report and report.worst.kinks == 1
+    assert not gradcheck(relu_twice, lambda g, x: g * ((x > 0) * 1.0 + (x < 0)) * 0.9, np.array([0.0]))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_flat_pictures_through_a_network(seed):
+    """Ties in every window, and several windows of the second pooling behind each pixel."""
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1, seed=seed),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 6, 3, padding=1, seed=seed),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(24, 4, seed=seed),
+        nn.LogSoftmax(1),
+    )
+    picture = np.kron([[0.0, 1.0], [0.5, 0.0]], np.ones((4, 4)))[None, None]
+    report = gradcheck(net, None, picture, seed=seed)
+    assert report, report
+    assert report["input"].kinks > 0
+    assert vjpcheck(net, None, picture, seed=seed)
+
+
+def test_a_look_beside_may_leave_the_functions_domain():
+    assert gradcheck(np.log, lambda g, x: g / x, np.array([1e-4, 1.0]))
+    assert not gradcheck(np.log, lambda g, x: 2 * g / x, np.array([1e-4, 1.0]))
 
 
 def test_a_jump_excuses_nothing():

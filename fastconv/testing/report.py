@@ -17,8 +17,8 @@ class ArrayCheck:
     shape : tuple of int
         Shape of the array.
     checked, wrong, kinks : int
-        How many numbers were compared, how many of them were off by more than `allowed`, and how many lie where the
-        function has a kink and were accepted because they lie between the slopes on its two sides.
+        How many numbers were compared, how many of them were off by more than `allowed`, and how many lie on a kink of
+        the function and agree beside it.
     index : tuple of int, or None
         Place of the worst element; None if the array is empty or (`vjpcheck`) a direction was checked, not an element.
     expected, got, error, allowed : float

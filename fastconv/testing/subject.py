@@ -72,8 +72,8 @@ class Subject:
                             "differences of coarser numbers say nothing")
         return output
 
-    def gradients(self, grad_output: np.ndarray) -> list[np.ndarray | None]:
-        """The analytic gradients at the current arrays, one for each of `arrays`; None is not to be checked."""
+    def gradients(self, grad_output: np.ndarray) -> dict[int, np.ndarray]:
+        """The analytic gradients at the current arrays, by position in `arrays`, without those that were None."""
         # [()] turns an array of no axes into the number that a scalar's gradient is.
         result = self._backward(grad_output.copy()[()], *self._arguments())
         given = list(_leaves(result)) if isinstance(result, tuple) else [result]
@@ -86,15 +86,13 @@ class Subject:
         if len(given) != len(self.arrays):
             raise ValueError(f"backward must return one gradient for each of the {len(self.arrays)} arrays "
                              f"({', '.join(self.names)}), got {len(given)}")
-        gradients = [self._checked_gradient(k, gradient) for k, gradient in enumerate(given)]
-        if all(gradient is None for gradient in gradients):
+        gradients = {k: self._checked_gradient(k, gradient) for k, gradient in enumerate(given) if gradient is not None}
+        if not gradients:
             raise ValueError("backward returned None for every array, so there is nothing to check")
         return gradients
 
-    def _checked_gradient(self, k: int, gradient: Any) -> np.ndarray | None:
+    def _checked_gradient(self, k: int, gradient: Any) -> np.ndarray:
         name, array = self.names[k], self.arrays[k]
-        if gradient is None:
-            return None
         if array.dtype.kind != "f":
             raise TypeError(f"backward returned a gradient for {name}, which is {array.dtype} and so a constant; "
                             "pass it as floats, or return None for it")
