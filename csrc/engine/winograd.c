@@ -1,11 +1,12 @@
 /* The Winograd driver, F(4x4, 3x3): 36 small products instead of one with nine times the reduction, 2.25 to 4 times fewer
- * multiplications.  float32, 3x3 (or 1x3x3), stride and dilation 1.
+ * multiplications.  float32, 3x3 (or 1x3x3), stride 1.
  *
  *     V[f][c][t] = (B^T d B)_f of channel c, tile t          U[f][o][c] = (G g G^T)_f
  *     M[f][o][t] = sum_c U[f][o][c] V[f][c][t]                y = A^T M A + b
  *
- * Tiles are counted in cells of LANES / 4, a vector of output pixels in each of four rows; a block is some cells (whole rows
- * of tiles, of several images where they are small, or a part of one wide row).
+ * Tiles come in cells, a few neighbours of a row (half a vector of pixels), and a block is some cells: whole rows of tiles, of
+ * several images where they are small, or a part of one wide row.  A dilated convolution is one per phase of the dilation,
+ * over every d-th pixel: phases are planes, like images.
  *
  *     for each block, group g                                                        a task
  *         for each channel: copy the rows that the block's tiles touch, padded; transform into V
@@ -20,29 +21,72 @@
  * One NaN or infinity in a patch, or a sum that overflows, spoils a whole tile.  The output transform sees it, and those
  * tiles' rows are computed again by their definition, so that non-finite values travel as in a direct sum.
  */
+#include <math.h>
+
 #include "engine/gemm.h"
 
-enum { CELLS, OUTPUTS, SHARED_INPUT, SHARED_WEIGHTS }; /* plan->tile; the last two are flags */
-enum { FC_TRANSFORMED_BYTES = 8 << 20, FREQUENCIES = 36, STEP_PAD = 16, SEGMENTS_MAX = 32 };
+enum { CELLS, OUTPUTS, FLAGS }; /* plan->tile */
+enum { SHARED_INPUT = 1, SHARED_WEIGHTS = 2, HALF_CELLS = 4 };
+enum { FC_TRANSFORMED_BYTES = 8 << 20, FREQUENCIES = 36, STEP_PAD = 16, CELLS_MAX = 96 };
 
 typedef struct layout {
     const fc_kernels *kernels;
-    int64_t row_cells, row_tiles;                /* of one row of tiles */
+    const fc_winograd_kernels *winograd;
+    int64_t cell, group;                         /* pixels of a cell; cells of a vector */
+    int64_t row_cells, row_tiles, rows;          /* cells of a row of tiles; rows of tiles of a plane, and of all */
     int64_t block_rows, column_blocks, blocks;   /* rows of tiles of a block; blocks of one group */
+    int64_t pitch;                               /* pixels of a copied row */
     int64_t tiles;                               /* of a block, in whole vectors: columns of the products */
     int64_t inputs;                              /* input channels in whole vectors */
     int64_t v_step, m_step, u_step, u_rows;      /* elements from one frequency to the next; output channels of a U */
     int64_t v_bytes, m_bytes, u_bytes, band_bytes, offset_bytes;
 } layout;
 
-/* Rows of tiles tr ... tr + rows of plane `plane` (n, od), cells tc ... tc + cells of each. */
+/* Rows of tiles tr ... tr + rows of a plane (n, od, phase), cells tc ... tc + cells of each. */
 typedef struct segment {
     int64_t plane, tr, rows, tc, cells;
 } segment;
 
+/* A plane's place in the problem: image, output plane, and the phase of the dilation in height and width. */
+typedef struct place {
+    int64_t n, od, phase[2];
+} place;
+
 static int64_t bytes_of(int64_t count, int64_t size)
 {
     return fc_arena_round(fc_min(INT64_MAX / 8, fc_mul(count, size)));
+}
+
+/* Rows of tiles of a block of at most `most` cells: those that waste the fewest lanes, cells and strips rounded up. */
+static int64_t block_rows(int64_t rows, int64_t row_cells, int64_t most, int64_t group)
+{
+    int64_t best = 1;
+    double least = INFINITY;
+    for (int64_t n = 1; n <= rows && n * row_cells <= most; n++) {
+        int64_t vectors = fc_ceil_div(n * row_cells, group), blocks = fc_ceil_div(rows, n);
+        double cost = (double)blocks * ((double)vectors + 0.1 * (double)(vectors % 3 != 0) + 0.1);
+        if (cost <= least) {
+            least = cost;
+            best = n;
+        }
+    }
+    return best;
+}
+
+static int64_t planes_of(const fc_conv *p)
+{
+    const fc_window *w = &p->window;
+    return fc_mul(fc_mul(p->batch, w->out[0]), fc_mul(w->dilation[1], w->dilation[2]));
+}
+
+static place place_of(const fc_conv *p, int64_t plane)
+{
+    const fc_window *w = &p->window;
+    place at = {.phase = {plane / w->dilation[2] % w->dilation[1], plane % w->dilation[2]}};
+    plane /= w->dilation[1] * w->dilation[2];
+    at.od = plane % w->out[0];
+    at.n = plane / w->out[0];
+    return at;
 }
 
 static layout lay_out(const fc_conv_plan *plan)
@@ -50,55 +94,79 @@ static layout lay_out(const fc_conv_plan *plan)
     const fc_conv *p = &plan->problem;
     const fc_kernels *kernels = fc_dispatch(p->real);
     int64_t lanes = kernels->lanes, cells = plan->tile[CELLS], size = kernels->size;
-    layout l = {.kernels = kernels, .row_tiles = fc_ceil_div(p->window.out[1], 4)};
-    l.row_cells = fc_ceil_div(p->window.out[2], lanes);
-    l.block_rows = fc_max(1, cells / l.row_cells);
+    const fc_winograd_kernels *winograd = &kernels->winograd[plan->tile[FLAGS] & HALF_CELLS ? 1 : 0];
+    layout l = {.kernels = kernels, .winograd = winograd, .cell = winograd->cell, .group = winograd->cells};
+    l.row_tiles = fc_ceil_div(fc_ceil_div(p->window.out[1], p->window.dilation[1]), 4);
+    l.row_cells = fc_ceil_div(fc_ceil_div(p->window.out[2], p->window.dilation[2]), l.cell);
+    l.rows = fc_mul(planes_of(p), l.row_tiles);
     l.column_blocks = fc_ceil_div(l.row_cells, cells);
-    l.blocks = fc_ceil_div(p->batch * p->window.out[0] * l.row_tiles, l.block_rows) * l.column_blocks;
+    l.block_rows = block_rows(l.rows, l.row_cells, cells, l.group);
+    l.blocks = fc_mul(fc_ceil_div(l.rows, l.block_rows), l.column_blocks);
     int64_t block_cells = l.column_blocks > 1 ? cells : l.block_rows * l.row_cells;
-    l.tiles = fc_ceil_div(block_cells, 4) * lanes;
+    l.tiles = fc_ceil_div(block_cells, l.group) * lanes;
     l.inputs = fc_ceil_div(p->channels, lanes) * lanes;
-    l.u_rows = plan->tile[SHARED_WEIGHTS] ? p->out_channels : plan->tile[OUTPUTS];
+    l.u_rows = plan->tile[FLAGS] & SHARED_WEIGHTS ? p->out_channels : plan->tile[OUTPUTS];
     l.v_step = fc_add(fc_mul(p->channels, l.tiles), STEP_PAD);
     l.m_step = fc_add(fc_mul(plan->tile[OUTPUTS], l.tiles), STEP_PAD);
     l.u_step = fc_add(fc_mul(l.u_rows, l.inputs), STEP_PAD);
     l.v_bytes = bytes_of(fc_mul(FREQUENCIES, l.v_step), size);
     l.m_bytes = bytes_of(fc_mul(FREQUENCIES, l.m_step), size);
     l.u_bytes = bytes_of(fc_mul(FREQUENCIES, l.u_step), size);
-    l.band_bytes = bytes_of(l.block_rows * 6 * (fc_min(l.row_cells, cells) * lanes + 4) + 2 * lanes, size);
+    l.pitch = fc_min(l.row_cells, cells) * l.cell + 2;
+    l.band_bytes = bytes_of(fc_max(fc_mul(l.block_rows * 6, l.pitch) + lanes, 16 * lanes), size);
     l.offset_bytes = bytes_of(p->channels, sizeof(int64_t));
     return l;
 }
 
 static int64_t worker_bytes(const fc_conv_plan *plan, const layout *l)
 {
-    int64_t input = plan->tile[SHARED_INPUT] ? 0 : l->v_bytes, weights = plan->tile[SHARED_WEIGHTS] ? 0 : l->u_bytes;
+    int64_t input = plan->tile[FLAGS] & SHARED_INPUT ? 0 : l->v_bytes, weights = plan->tile[FLAGS] & SHARED_WEIGHTS ? 0 : l->u_bytes;
     return fc_add(fc_add(input, weights), fc_add(l->m_bytes, l->band_bytes));
 }
 
 static int64_t shared_bytes(const fc_conv_plan *plan, const layout *l)
 {
     int64_t groups = plan->problem.groups;
-    int64_t input = plan->tile[SHARED_INPUT] ? fc_mul(groups * l->blocks, l->v_bytes) : 0;
-    int64_t weights = plan->tile[SHARED_WEIGHTS] ? fc_mul(groups, l->u_bytes) : 0;
+    int64_t input = plan->tile[FLAGS] & SHARED_INPUT ? fc_mul(groups * l->blocks, l->v_bytes) : 0;
+    int64_t weights = plan->tile[FLAGS] & SHARED_WEIGHTS ? fc_mul(groups, l->u_bytes) : 0;
     return fc_add(fc_add(input, weights), l->offset_bytes);
 }
 
+/* Estimated nanoseconds of the transforms and products of one call. */
+static double block_cost(const fc_conv *p, const layout *l)
+{
+    double blocks = (double)p->groups * (double)l->blocks, vectors = (double)(l->tiles / l->kernels->lanes);
+    double channels = (double)p->channels, outputs = (double)p->out_channels;
+    double transforms = vectors * (75 * channels + 60 * outputs) * (l->winograd == l->kernels->winograd ? 1.0 : 1.6);
+    return blocks * (FREQUENCIES * fc_gemm_cost(l->kernels, p->out_channels, l->tiles, p->channels) + transforms);
+}
+
+/* Cells and halves, as their waste decides; blocks of output channels whose M, and U, stay in the cache. */
 static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
 {
     const fc_conv *p = &plan->problem;
-    /* Two strips of tiles, one where many channels would drive V far out of the cache. */
-    plan->tile[CELLS] = 4 * kernels->nv * (p->channels <= 256 ? 2 : 1);
+    /* Three strips of tiles, one where many channels would drive V far out of the cache. */
+    int64_t vectors = kernels->nv * (p->channels <= 256 ? 3 : 1), cells = kernels->winograd[0].cells * vectors;
+    plan->tile[CELLS] = cells;
     plan->tile[OUTPUTS] = p->out_channels;
+    plan->tile[FLAGS] = 0;
+    layout whole = lay_out(plan);
+    plan->tile[CELLS] = kernels->winograd[1].cells * vectors;
+    plan->tile[FLAGS] = HALF_CELLS;
+    layout half = lay_out(plan);
+    if (block_cost(p, &half) > block_cost(p, &whole)) {
+        plan->tile[CELLS] = cells;
+        plan->tile[FLAGS] = 0;
+    }
     layout l = lay_out(plan);
     int64_t weights = fc_mul(p->groups, fc_mul(FREQUENCIES, fc_mul(p->out_channels, l.inputs) + STEP_PAD)) * kernels->size;
-    plan->tile[SHARED_WEIGHTS] = l.blocks > 2 && weights <= FC_TRANSFORMED_BYTES;
-    plan->tile[SHARED_INPUT] = plan->threads > 1 && p->groups * l.blocks < 2 * plan->threads;
+    int shared = l.blocks > 2 && weights <= FC_TRANSFORMED_BYTES, few = p->groups * l.blocks < 2 * plan->threads;
+    plan->tile[FLAGS] |= (shared ? SHARED_WEIGHTS : 0) | (plan->threads > 1 && few ? SHARED_INPUT : 0);
     int64_t rows = kernels->mr[kernels->nv], bytes = FREQUENCIES * kernels->size * l.tiles, most = (448 << 10) / bytes;
-    if (!plan->tile[SHARED_WEIGHTS])
+    if (!shared)
         most = fc_min(most, (768 << 10) / (FREQUENCIES * kernels->size) / l.inputs);
     int64_t blocks = fc_ceil_div(p->out_channels, fc_max(rows, most / rows * rows));
-    if (plan->tile[SHARED_INPUT])
+    if (plan->tile[FLAGS] & SHARED_INPUT)
         blocks = fc_max(blocks, fc_min(4 * plan->threads, p->out_channels / rows));
     plan->tile[OUTPUTS] = fc_ceil_div(p->out_channels, fc_max(1, blocks));
 }
@@ -108,14 +176,16 @@ static const char *plan_winograd(fc_conv_plan *plan, double *cost)
     const fc_conv *p = &plan->problem;
     const fc_window *w = &p->window;
     const fc_kernels *kernels = fc_dispatch(p->real);
-    if (!kernels->winograd.input)
+    if (!kernels->winograd[0].input)
         return "float64 is summed directly";
     if (plan->precision == FC_PRECISION_HIGHEST)
         return "the precision 'highest' allows direct sums only";
     if (w->kernel[0] != 1 || w->kernel[1] != 3 || w->kernel[2] != 3)
         return "the kernel is not 3x3";
-    if (w->stride[1] != 1 || w->stride[2] != 1 || w->dilation[1] != 1 || w->dilation[2] != 1)
-        return "stride or dilation is not 1";
+    if (w->stride[1] != 1 || w->stride[2] != 1)
+        return "the stride is not 1";
+    if (w->dilation[1] > w->out[1] || w->dilation[2] > w->out[2])
+        return "the dilation exceeds the output";
     if (!p->channels)
         return "there is nothing to sum";
     choose_tile(plan, kernels);
@@ -123,11 +193,8 @@ static const char *plan_winograd(fc_conv_plan *plan, double *cost)
     plan->scratch = fc_add(shared_bytes(plan, &l), fc_mul(plan->threads, worker_bytes(plan, &l)));
     if (plan->scratch > FC_SCRATCH_MAX)
         return "the transformed tiles and weights exceed the scratch bound";
-    double blocks = (double)p->groups * (double)l.blocks, vectors = (double)(l.tiles / kernels->lanes);
-    double channels = (double)p->channels, outputs = (double)p->out_channels;
-    double weights = outputs * channels * 2.0 * (plan->tile[SHARED_WEIGHTS] ? (double)p->groups : blocks);
-    *cost = 2000 + weights + blocks * (FREQUENCIES * fc_gemm_cost(kernels, p->out_channels, l.tiles, p->channels) +
-                                       vectors * (75 * channels + 60 * outputs));
+    double blocks = plan->tile[FLAGS] & SHARED_WEIGHTS ? 1.0 : (double)l.blocks;
+    *cost = 2000 + 3.0 * blocks * (double)p->groups * (double)p->out_channels * (double)p->channels + block_cost(p, &l);
     return NULL;
 }
 
@@ -140,35 +207,36 @@ typedef struct job {
     char *inputs, *weights; /* shared V and U, or NULL */
 } job;
 
-/* The segments of a block, and their number. */
+/* The segments of a block, and their number, at most CELLS_MAX. */
 static int segments_of(const job *j, int64_t block, segment *segments)
 {
     const layout *l = &j->l;
-    const fc_conv *p = &j->plan->problem;
-    int64_t part = block % l->column_blocks, row = block / l->column_blocks * l->block_rows, count = 0;
-    int64_t rows = fc_min(l->block_rows, p->batch * p->window.out[0] * l->row_tiles - row), cells = j->plan->tile[CELLS];
+    int64_t part = block % l->column_blocks, row = block / l->column_blocks * l->block_rows, cells = j->plan->tile[CELLS];
+    int64_t rows = fc_min(l->block_rows, l->rows - row);
+    int count = 0;
     for (int64_t n; rows > 0; rows -= n, row += n) {
         int64_t tr = row % l->row_tiles, tc = part * cells;
         n = fc_min(rows, l->row_tiles - tr);
         segments[count++] = (segment){row / l->row_tiles, tr, n, tc, fc_min(l->row_cells - tc, cells)};
     }
-    return (int)count;
+    return count;
 }
 
-/* The rows of one channel that a segment's tiles touch, padded: 4 rows + 2 of cells * lanes + 2 pixels. */
+/* The rows of one channel that a segment's tiles touch, padded: 4 rows + 2 of `pitch` pixels.  Returns the end. */
 static char *copy_segment(const job *j, const segment *s, char *band, int64_t pitch, int64_t channel)
 {
     static const double zero = 0;
     const fc_conv *p = &j->plan->problem;
     const fc_window *w = &p->window;
     const fc_kernels *kernels = j->l.kernels;
-    int64_t n = s->plane / w->out[0], id = s->plane % w->out[0] * w->stride[0] - w->offset[0];
-    const char *x = fc_at(j->x, n * p->x.n + channel * p->x.c + id * p->x.s[0], kernels->size);
+    place at = place_of(p, s->plane);
+    int64_t id = at.od * w->stride[0] - w->offset[0], first = s->tc * j->l.cell * w->dilation[2] + at.phase[1] - w->offset[2];
+    const char *x = fc_at(j->x, at.n * p->x.n + channel * p->x.c + id * p->x.s[0], kernels->size);
     for (int64_t i = 0; i < 4 * s->rows + 2; i++, band += pitch * kernels->size) {
-        int64_t ih = 4 * s->tr + i - w->offset[1];
+        int64_t ih = (4 * s->tr + i) * w->dilation[1] + at.phase[0] - w->offset[1];
         int inside = id >= 0 && id < w->in[0] && ih >= 0 && ih < w->in[1];
-        kernels->gather_row(band, pitch, inside ? fc_at(x, ih * p->x.s[1], kernels->size) : NULL, p->x.s[2],
-                            s->tc * kernels->lanes - w->offset[2], 1, w->in[2], &zero);
+        kernels->gather_row(band, pitch, inside ? fc_at(x, ih * p->x.s[1], kernels->size) : NULL, p->x.s[2], first,
+                            w->dilation[2], w->in[2], &zero);
     }
     return band;
 }
@@ -177,31 +245,24 @@ static char *copy_segment(const job *j, const segment *s, char *band, int64_t pi
 static void transform_inputs(const job *j, int64_t g, int64_t block, int64_t begin, int64_t end, char *inputs, char *band)
 {
     const layout *l = &j->l;
-    int64_t size = l->kernels->size, lanes = l->kernels->lanes;
-    segment segments[SEGMENTS_MAX];
-    int count = segments_of(j, block, segments);
-    int64_t pitch = segments[0].cells * lanes + 2;
+    int64_t size = l->kernels->size, place_in_band[CELLS_MAX + FC_WINOGRAD_CELLS_MAX], rows = 0, count = 0;
+    segment segments[CELLS_MAX];
+    int parts = segments_of(j, block, segments);
+    int64_t pitch = l->pitch;
+    for (int i = 0; i < parts; rows += 4 * segments[i++].rows + 2)
+        for (int64_t cell = 0; cell < segments[i].rows * segments[i].cells; cell++)
+            place_in_band[count++] = ((rows + cell / segments[i].cells * 4) * pitch + cell % segments[i].cells * l->cell) * size;
+    while (count % l->group) /* the last vector's rest: any cell */
+        place_in_band[count++] = 0;
     for (int64_t c = begin; c < end; c++) {
-        char *rows = band, *v = inputs + c * l->tiles * size;
-        const void *cells[4];
-        int filled = 0;
-        for (int i = 0; i < count; i++) {
-            const segment *s = &segments[i];
-            char *next = copy_segment(j, s, rows, pitch, g * j->plan->problem.channels + c);
-            for (int64_t cell = 0; cell < s->rows * s->cells; cell++) {
-                cells[filled++] = fc_at(rows, cell / s->cells * 4 * pitch + cell % s->cells * lanes, size);
-                if (filled == 4) {
-                    l->kernels->winograd.input(v, l->v_step, cells, pitch);
-                    v += lanes * size;
-                    filled = 0;
-                }
-            }
-            rows = next;
-        }
-        if (filled) {
-            for (int i = filled; i < 4; i++)
-                cells[i] = cells[0];
-            l->kernels->winograd.input(v, l->v_step, cells, pitch);
+        char *next = band, *v = inputs + c * l->tiles * size;
+        for (int i = 0; i < parts; i++)
+            next = copy_segment(j, &segments[i], next, pitch, g * j->plan->problem.channels + c);
+        for (int64_t at = 0; at < count; at += l->group, v += l->kernels->lanes * size) {
+            const void *cells[FC_WINOGRAD_CELLS_MAX];
+            for (int k = 0; k < l->group; k++)
+                cells[k] = band + place_in_band[at + k];
+            l->winograd->input(v, l->v_step, cells, pitch);
         }
     }
 }
@@ -212,39 +273,66 @@ static void transform_weights(const job *j, int64_t g, int64_t begin, int64_t en
     const fc_conv *p = &j->plan->problem;
     int64_t size = j->l.kernels->size, stride[3] = {p->w.c, p->w.k[1], p->w.k[2]};
     for (int64_t o = begin; o < end; o++)
-        j->l.kernels->winograd.weights(weights + (o - begin) * j->l.inputs * size, j->l.u_step,
+        j->l.winograd->weights(weights + (o - begin) * j->l.inputs * size, j->l.u_step,
                                        fc_at(j->w, g * p->w.g + o * p->w.o, size), stride, p->channels);
 }
 
-/* Four cells of one output channel: straight into y where all of them lie inside it, else by way of `tile`. */
-static void store_cells(const job *j, const segment *const *at, const int64_t *cell, int count, int64_t o, char *tile,
-                        const char *m)
+/* Where a cell's outputs go: its first element in channel 0, and how many rows and columns of it lie inside y. */
+typedef struct target {
+    int64_t y, plane, oh, ow, rows, columns;
+} target;
+
+static int targets_of(const job *j, int64_t block, target *targets)
+{
+    const fc_conv *p = &j->plan->problem;
+    const fc_window *w = &p->window;
+    segment segments[CELLS_MAX];
+    int parts = segments_of(j, block, segments), count = 0;
+    for (int i = 0; i < parts; i++) {
+        const segment *s = &segments[i];
+        place at = place_of(p, s->plane);
+        int64_t height = fc_ceil_div(w->out[1] - at.phase[0], w->dilation[1]);
+        int64_t width = fc_ceil_div(w->out[2] - at.phase[1], w->dilation[2]);
+        for (int64_t cell = 0; cell < s->rows * s->cells; cell++) {
+            int64_t row = 4 * (s->tr + cell / s->cells), column = (s->tc + cell % s->cells) * j->l.cell;
+            target t = {.plane = at.n * w->out[0] + at.od, .rows = fc_min(4, height - row)};
+            t.columns = fc_min(j->l.cell, width - column);
+            t.oh = row * w->dilation[1] + at.phase[0];
+            t.ow = column * w->dilation[2] + at.phase[1];
+            t.y = at.n * p->y.n + at.od * p->y.s[0] + t.oh * p->y.s[1] + t.ow * p->y.s[2];
+            targets[count++] = t;
+        }
+    }
+    return count;
+}
+
+/* One vector of tiles of one output channel: cells that lie inside y are written there, others by way of `tile`. */
+static void store_cells(const job *j, const target *targets, int count, int64_t o, char *tile, const char *m)
 {
     const fc_conv *p = &j->plan->problem;
     const fc_kernels *kernels = j->l.kernels;
-    int64_t size = kernels->size, lanes = kernels->lanes, height = p->window.out[1], width = p->window.out[2];
-    void *cells[4], *places[4];
-    int64_t oh[4], ow[4], inside = count == 4 && p->y.s[2] == 1;
-    for (int i = 0; i < count; i++) {
-        int64_t n = at[i]->plane / p->window.out[0], od = at[i]->plane % p->window.out[0];
-        oh[i] = 4 * (at[i]->tr + cell[i] / at[i]->cells);
-        ow[i] = (at[i]->tc + cell[i] % at[i]->cells) * lanes;
-        inside &= oh[i] + 4 <= height && ow[i] + lanes <= width;
-        places[i] = fc_at(j->y, n * p->y.n + o * p->y.c + od * p->y.s[0] + oh[i] * p->y.s[1] + ow[i] * p->y.s[2], size);
+    int64_t size = kernels->size, row[FC_WINOGRAD_CELLS_MAX], y_row = p->y.s[1] * p->window.dilation[1];
+    int64_t y_column = p->y.s[2] * p->window.dilation[2];
+    void *cells[FC_WINOGRAD_CELLS_MAX];
+    char *y = j->y + o * p->y.c * size;
+    unsigned by_tile = 0;
+    for (int k = 0; k < j->l.group; k++) {
+        int inside = k < count && targets[k].rows == 4 && targets[k].columns == j->l.cell && y_column == 1;
+        cells[k] = inside ? y + targets[k].y * size : tile + 4 * k * j->l.cell * size;
+        row[k] = inside ? y_row : j->l.cell;
+        by_tile |= (unsigned)!inside << k;
     }
-    for (int i = 0; i < 4; i++)
-        cells[i] = inside ? places[i] : tile + i * lanes * size;
     const void *init = j->bias ? fc_at(j->bias, o, size) : NULL;
-    int finite = kernels->winograd.output(cells, inside ? p->y.s[1] : 4 * lanes, m, j->l.m_step, init);
-    for (int i = 0; i < count && (!inside || !finite); i++) {
-        for (int64_t r = 0; r < fc_min(4, height - oh[i]); r++) {
-            char *y = fc_at(places[i], r * p->y.s[1], size);
-            if (!finite)
-                fc_reference_row(p, j->x, j->w, j->bias, j->y, o, at[i]->plane, oh[i] + r, ow[i], fc_min(width, ow[i] + lanes));
-            else
-                kernels->scatter_row(y, p->y.s[2], tile + (i + 4 * r) * lanes * size, fc_min(lanes, width - ow[i]), 0);
-        }
-    }
+    int finite = j->l.winograd->output(cells, row, m, j->l.m_step, init);
+    for (int k = 0; k < count && (by_tile || !finite); k++)
+        for (int64_t r = 0; r < targets[k].rows; r++)
+            if (finite && by_tile >> k & 1 && targets[k].columns > 0)
+                kernels->scatter_row(y + (targets[k].y + r * y_row) * size, y_column,
+                                     tile + (4 * k + r) * j->l.cell * size, targets[k].columns, 0);
+            else if (!finite)
+                for (int64_t q = 0, ow = targets[k].ow; q < targets[k].columns; q++, ow += p->window.dilation[2])
+                    fc_reference_row(p, j->x, j->w, j->bias, j->y, o, targets[k].plane,
+                                     targets[k].oh + r * p->window.dilation[1], ow, ow + 1);
 }
 
 /* Output channels begin ... end of one block, from V and U to y. */
@@ -252,7 +340,7 @@ static void multiply(const job *j, int64_t g, int64_t block, int64_t begin, int6
                      const char *weights, char *products, char *tile)
 {
     const layout *l = &j->l;
-    int64_t size = l->kernels->size, lanes = l->kernels->lanes;
+    int64_t size = l->kernels->size;
     for (int f = 0; f < FREQUENCIES; f++)
         for (int64_t o = begin, rows; o < end; o += rows) {
             rows = fc_min(j->gemm.rows, end - o);
@@ -262,25 +350,12 @@ static void multiply(const job *j, int64_t g, int64_t block, int64_t begin, int6
             fc_gemm_run(&j->gemm, (int)rows, a, inputs + f * l->v_step * size,
                         products + (f * l->m_step + (o - begin) * l->tiles) * size, l->tiles, NULL, 0);
         }
-    segment segments[SEGMENTS_MAX];
-    int count = segments_of(j, block, segments);
+    target targets[CELLS_MAX];
+    int64_t count = targets_of(j, block, targets);
     for (int64_t o = begin; o < end; o++) {
         const char *m = products + (o - begin) * l->tiles * size;
-        const segment *at[4];
-        int64_t cell[4];
-        int filled = 0;
-        for (int i = 0; i < count; i++)
-            for (int64_t k = 0; k < segments[i].rows * segments[i].cells; k++) {
-                at[filled] = &segments[i];
-                cell[filled++] = k;
-                if (filled == 4) {
-                    store_cells(j, at, cell, 4, g * j->plan->problem.out_channels + o, tile, m);
-                    m += lanes * size;
-                    filled = 0;
-                }
-            }
-        if (filled)
-            store_cells(j, at, cell, filled, g * j->plan->problem.out_channels + o, tile, m);
+        for (int64_t at = 0; at < count; at += l->group, m += l->kernels->lanes * size)
+            store_cells(j, targets + at, (int)fc_min(l->group, count - at), g * j->plan->problem.out_channels + o, tile, m);
     }
 }
 
@@ -350,13 +425,13 @@ static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *
     for (int64_t c = 0; c < p->channels; c++)
         offset[c] = c * j.l.tiles;
     scratch += j.l.offset_bytes;
-    if (plan->tile[SHARED_WEIGHTS]) {
+    if (plan->tile[FLAGS] & SHARED_WEIGHTS) {
         j.weights = scratch;
         scratch += p->groups * j.l.u_bytes;
         fc_parallel(plan->threads, p->groups * p->out_channels, run_weights, &j);
     }
     int64_t blocks = p->groups * j.l.blocks;
-    if (plan->tile[SHARED_INPUT])
+    if (plan->tile[FLAGS] & SHARED_INPUT)
         j.inputs = scratch;
     j.scratch = scratch + (j.inputs ? blocks * j.l.v_bytes : 0);
     fc_gemm_plan(&j.gemm, j.l.kernels, fc_min(plan->tile[OUTPUTS], p->out_channels), j.l.tiles);

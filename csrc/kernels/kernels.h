@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FC_MR_MAX = 14, FC_NV_MAX = 4, FC_LANES_MAX = 16 };
+enum { FC_MR_MAX = 14, FC_NV_MAX = 4, FC_LANES_MAX = 16, FC_WINOGRAD_CELLS_MAX = 8 };
 
 /* gemm:         C[m][n] = init[m] + sum_{k < K} A[m][k] * B[k][n]           (add: C[m][n] += the sum)
  * gemm_gather:  the same with A[m][a_offset[k]] for A[m][k]
@@ -95,18 +95,19 @@ typedef struct fc_pool_kernels {
                      int64_t index_stride, int64_t count, int add);
 } fc_pool_kernels;
 
-/* Winograd F(4x4, 3x3), float32 only (NULL pointers otherwise).  A cell is `lanes` neighbouring pixels in each of four rows,
- * lanes / 4 tiles; frequency f = 6 i + j stands `step` elements after the one before.
+/* Winograd F(4x4, 3x3), float32 only (NULL pointers otherwise), for two sizes of cells.  A cell is `cell` neighbouring pixels
+ * in each of four rows, cell / 4 tiles; `cells` of them make a vector of tiles.  Frequency f = 6 i + j stands `step` elements after the one before.
  *
- * input:    dst[f * step + t], t < lanes: the transforms of the tiles of four cells, whose patches' upper left corners are
- *           cells[k] and whose rows are `row` elements apart; reads lanes + 4 elements of six rows of each cell.
+ * input:    dst[f * step + t], t < lanes: the transforms of a group of cells, whose patches' upper left corners are cells[k]
+ *           and whose rows are `row` elements apart; reads cell + 4 elements of six rows of each.
  * weights:  dst[f * step + c], c < channels in whole vectors (zeros beyond): the transforms of the 3x3 kernels of `channels`
  *           input channels, element (c, i, j) at stride[0] c + stride[1] i + stride[2] j.
- * output:   four cells of outputs at cells[k], rows `row` apart, from src[f * step + t]; 0 if any of them is not finite. */
+ * output:   the group's outputs at cells[k], rows row[k] apart, from src[f * step + t]; 0 if any of them is not finite. */
 typedef struct fc_winograd_kernels {
+    int cell, cells;
     void (*input)(void *dst, int64_t step, const void *const *cells, int64_t row);
     void (*weights)(void *dst, int64_t step, const void *w, const int64_t *stride, int64_t channels);
-    int (*output)(void *const *cells, int64_t row, const void *src, int64_t step, const void *init);
+    int (*output)(void *const *cells, const int64_t *row, const void *src, int64_t step, const void *init);
 } fc_winograd_kernels;
 
 typedef struct fc_kernels {
@@ -124,7 +125,7 @@ typedef struct fc_kernels {
     fc_transpose_kernel transpose;
     fc_sum_row_kernel sum_row;
     fc_dot_kernel dot;
-    fc_winograd_kernels winograd;
+    fc_winograd_kernels winograd[2]; /* cells of a vector of pixels, and of half a one */
     fc_pool_kernels pool;
 } fc_kernels;
 
