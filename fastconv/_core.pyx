@@ -112,6 +112,7 @@ cdef int raise_status(fc_status status) except -1:
 
 include "_args.pxi"
 include "_conv.pxi"
+include "_pool.pxi"
 
 
 # Configuration: process-wide, read by every call.
