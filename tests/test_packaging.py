@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import fastconv
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,6 +80,20 @@ def test_importing_loads_nothing_heavy():
     assert not [name for name in foreign if not re.match(r"numpy(\.typing|\._typing|$)|_cython_|cython_runtime", name)]
     assert not [name for name in added if re.match(r"fastconv\.(nn|optim|testing|demo)\b", name)]
     assert not {"dataclasses", "multiprocessing", "asyncio", "unittest"} & set(added)
+
+
+def test_code_of_the_readme_runs_and_learns_what_it_says(capsys):
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names = {}
+    exec(code, names)
+    np.testing.assert_allclose(names["layer"].params["weight"], names["sobel"], atol=1e-3)
+    assert "[-2." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", ["README.md", "CONTRIBUTING.md", "docs/differences.md"])
+def test_files_that_are_linked_exist(path):
+    for link in re.findall(r"\]\(([^):]+)\)", (ROOT / path).read_text()):
+        assert (ROOT / path).parent.joinpath(link).is_file(), link
 
 
 def test_one_version(source_tree):
