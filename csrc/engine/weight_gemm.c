@@ -139,24 +139,24 @@ static block block_at(const job *j, int64_t index)
     return b;
 }
 
-/* B: the band's pixels by the block's output channels; `row` takes rows that are not contiguous. */
+/* B: the band's pixels by the block's output channels, all rows at once where they follow each other in memory; `row` takes
+ * rows whose pixels do not. */
 static void transpose_gradient(const job *j, const block *b, char *gradient, char *row, const char *y, int64_t rows)
 {
+    static const double zero = 0;
     const fc_conv *p = &j->plan->problem;
     const fc_kernels *kernels = j->l.kernels;
     int64_t width = p->window.out[2], size = kernels->size;
-    static const double zero = 0;
+    if (p->y.s[2] == 1 && (p->y.s[1] == width || rows == 1)) {
+        kernels->transpose(gradient, j->l.lane_row, y, p->y.c, b->outputs, rows * width);
+        return;
+    }
     for (int64_t r = 0; r < rows; r++) {
         const char *in = fc_at(y, r * p->y.s[1], size);
-        int64_t in_row = p->y.c;
-        if (p->y.s[2] != 1) {
-            for (int64_t o = 0; o < b->outputs; o++)
-                kernels->gather_row(fc_at(row, o * width, size), width, fc_at(in, o * p->y.c, size), p->y.s[2], 0, 1, width,
-                                    &zero);
-            in = row;
-            in_row = width;
-        }
-        kernels->transpose(fc_at(gradient, r * width * j->l.lane_row, size), j->l.lane_row, in, in_row, b->outputs, width);
+        for (int64_t o = 0; o < b->outputs && p->y.s[2] != 1; o++)
+            kernels->gather_row(fc_at(row, o * width, size), width, fc_at(in, o * p->y.c, size), p->y.s[2], 0, 1, width, &zero);
+        kernels->transpose(fc_at(gradient, r * width * j->l.lane_row, size), j->l.lane_row, p->y.s[2] == 1 ? in : row,
+                           p->y.s[2] == 1 ? p->y.c : width, b->outputs, width);
     }
 }
 

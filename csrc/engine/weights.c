@@ -12,6 +12,8 @@ fc_weights fc_weights_plan(const fc_conv *p, int64_t size)
     return (fc_weights){.o = row, .g = p->out_channels * row, .bytes = fc_arena_round(fc_min(bytes, INT64_MAX / 2))};
 }
 
+enum { ROWS = 16 }; /* rows of a task: neighbours in memory where the channels' strides are large */
+
 typedef struct job {
     const fc_conv *problem;
     const fc_kernels *kernels;
@@ -20,18 +22,23 @@ typedef struct job {
     int64_t row;
 } job;
 
-static void pack_row(void *context, int64_t task, int worker)
+static void pack_rows(void *context, int64_t task, int worker)
 {
     (void)worker;
     const job *j = context;
     const fc_conv *p = j->problem;
-    int64_t g = task / p->out_channels, o = task % p->out_channels, sizes[4] = {p->channels}, strides[4] = {p->w.c};
+    int64_t parts = fc_ceil_div(p->out_channels, ROWS), g = task / parts, o = task % parts * ROWS;
+    int64_t rows = fc_min(ROWS, p->out_channels - o), n[4] = {p->channels}, strides[4] = {p->w.c};
     for (int i = 0; i < FC_AXES; i++) {
-        sizes[1 + i] = p->window.kernel[i];
+        n[1 + i] = p->window.kernel[i];
         strides[1 + i] = p->w.k[i];
     }
-    j->kernels->gather_block(fc_at(j->rows, task * j->row, j->kernels->size), sizes,
-                             fc_at(j->w, g * p->w.g + o * p->w.o, j->kernels->size), strides);
+    void *dst = fc_at(j->rows, (g * p->out_channels + o) * j->row, j->kernels->size);
+    const void *src = fc_at(j->w, g * p->w.g + o * p->w.o, j->kernels->size);
+    if (fc_taps(&p->window) == 1 && p->w.o == 1)
+        j->kernels->transpose(dst, j->row, src, p->w.c, p->channels, rows);
+    else
+        j->kernels->gather_block(dst, j->row, rows, n, src, p->w.o, strides);
 }
 
 const void *fc_weights_take(const fc_weights *weights, const fc_conv *p, const fc_kernels *kernels, int threads,
@@ -40,6 +47,6 @@ const void *fc_weights_take(const fc_weights *weights, const fc_conv *p, const f
     if (weights->in_place)
         return w;
     job j = {p, kernels, w, scratch, weights->o};
-    fc_parallel(threads, p->groups * p->out_channels, pack_row, &j);
+    fc_parallel(threads, p->groups * fc_ceil_div(p->out_channels, ROWS), pack_rows, &j);
     return scratch;
 }

@@ -271,10 +271,9 @@ static void transform_inputs(const job *j, int64_t g, int64_t block, int64_t beg
 static void transform_weights(const job *j, int64_t g, int64_t begin, int64_t end, char *weights)
 {
     const fc_conv *p = &j->plan->problem;
-    int64_t size = j->l.kernels->size, stride[3] = {p->w.c, p->w.k[1], p->w.k[2]};
-    for (int64_t o = begin; o < end; o++)
-        j->l.winograd->weights(weights + (o - begin) * j->l.inputs * size, j->l.u_step,
-                                       fc_at(j->w, g * p->w.g + o * p->w.o, size), stride, p->channels);
+    int64_t stride[4] = {p->w.o, p->w.c, p->w.k[1], p->w.k[2]};
+    j->l.winograd->weights(weights, j->l.u_step, j->l.inputs, fc_at(j->w, g * p->w.g + begin * p->w.o, j->l.kernels->size),
+                           stride, end - begin, p->channels);
 }
 
 /* Where a cell's outputs go: its first element in channel 0, and how many rows and columns of it lie inside y. */
@@ -406,12 +405,16 @@ static void run_output_part(void *context, int64_t task, int worker)
                      j->inputs + index * l->v_bytes, j->scratch + worker * worker_bytes(j->plan, l));
 }
 
+enum { WEIGHT_ROWS = 16 }; /* output channels of a task of the shared transform */
+
 static void run_weights(void *context, int64_t task, int worker)
 {
     (void)worker;
     const job *j = context;
-    int64_t outputs = j->plan->problem.out_channels, g = task / outputs, o = task % outputs;
-    transform_weights(j, g, o, o + 1, j->weights + g * j->l.u_bytes + o * j->l.inputs * j->l.kernels->size);
+    int64_t outputs = j->plan->problem.out_channels, parts = fc_ceil_div(outputs, WEIGHT_ROWS);
+    int64_t g = task / parts, o = task % parts * WEIGHT_ROWS;
+    transform_weights(j, g, o, fc_min(outputs, o + WEIGHT_ROWS),
+                      j->weights + g * j->l.u_bytes + o * j->l.inputs * j->l.kernels->size);
 }
 
 static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
@@ -428,7 +431,7 @@ static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *
     if (plan->tile[FLAGS] & SHARED_WEIGHTS) {
         j.weights = scratch;
         scratch += p->groups * j.l.u_bytes;
-        fc_parallel(plan->threads, p->groups * p->out_channels, run_weights, &j);
+        fc_parallel(plan->threads, p->groups * fc_ceil_div(p->out_channels, WEIGHT_ROWS), run_weights, &j);
     }
     int64_t blocks = p->groups * j.l.blocks;
     if (plan->tile[FLAGS] & SHARED_INPUT)

@@ -42,8 +42,10 @@ typedef void (*fc_correlate_kernel)(double *sum, int64_t taps, const int64_t *of
 typedef void (*fc_gather_row_kernel)(void *dst, int64_t count, const void *x, int64_t x_stride, int64_t first, int64_t step,
                                      int64_t size, const void *fill);
 
-/* gather_block:  dst[((c * n[1] + i) * n[2] + j) * n[3] + k] = x[c, i, j, k],  all of n[0] x n[1] x n[2] x n[3]. */
-typedef void (*fc_gather_block_kernel)(void *dst, const int64_t *n, const void *x, const int64_t *x_stride);
+/* gather_block:  dst[r * dst_row + ((c * n[1] + i) * n[2] + j) * n[3] + k] = x[r, c, i, j, k],   r < rows, all of n.
+ * Read in the order of c, then r: for weights whose rows r are neighbours and whose channels c are far apart. */
+typedef void (*fc_gather_block_kernel)(void *dst, int64_t dst_row, int64_t rows, const int64_t *n, const void *x, int64_t x_row,
+                                       const int64_t *x_stride);
 
 /* scatter_row:  dst[j * dst_stride] = src[j]   (add: +=);   j < count. */
 typedef void (*fc_scatter_row_kernel)(void *dst, int64_t dst_stride, const void *src, int64_t count, int add);
@@ -60,33 +62,37 @@ typedef void (*fc_sum_row_kernel)(double *sum, const void *x, int64_t x_stride, 
 typedef void (*fc_dot_kernel)(void *y, const void *init, const int64_t *n, const void *x, const int64_t *x_stride,
                               const void *w, const int64_t *w_stride);
 
-/* Pooling.  The first three reduce windows with lanes over neighbouring elements of x: outputs of a row in a band, or
- * channels of a pixel where channels are last.  r < rows, q < width, width >= lanes (the last vector overlaps the one before).
+/* Pooling.  The first three reduce windows with lanes over neighbouring outputs: pixels of a row, or channels of a pixel where
+ * channels are last.  r < rows, q < width.  They work in whole vectors: the last of a row overlaps the one before it, and with
+ * width < lanes one vector is written.  A vector of outputs reads up to `stride * lanes` elements from its first.
  *
- * max:        y[r][q] = max_t x[r * x_row + q + offset[t]];  a NaN wins over what came before it; no tap gives -infinity
+ * max:        y[r][q] = max_t x[r * x_row + q * stride + offset[t]];  a NaN wins over what came before; no tap gives -infinity
  * max_index:  and index[r][q] = position[t] of the winner, `none` where nothing beats -infinity; `position` and `index` hold
  *             integers as wide as the real type
- * mean:       y[r][q] = sum_t x[r * x_row + q + offset[t]] / (row_divisor[r] * column_divisor[q]);  column_divisor may be
- *             NULL (ones)
+ * mean:       y[r][q] = sum_t x[r * x_row + q * stride + offset[t]] / (row_divisor[r] * column_divisor[q]);  column_divisor
+ *             may be NULL (ones)
  * index:      dst[j * dst_stride] = base + j * step + lanes[j],  j < count; returns whether any of the lanes is negative
+ * pad:        rows of dst_row elements: `left` times *value, x[r * x_row + j * x_stride] for j < count, then *value again
  *
- * The next three reduce one box x[i, j, k] of n[0] x n[1] x n[2] > 0 elements.
+ * The next three reduce one box x[i, j, k] of n[0] x n[1] x n[2] elements.
  *
  * box_max:        *y = the maximum
- * box_max_index:  and *tap = the winner's place in row-major order
+ * box_max_index:  and *tap = the winner's place in row-major order; the box is not empty
  * box_sum:        *sum = the sum, in double
  *
  * spread:     dst[first[q] + i] += src[q],  i < length[q], q < count
  * route:      dst[index[j] * dst_stride] = src[j]  (add: +=),  j < count, element j of src and index at j * its stride; stops
  *             at an index outside [0, size) and returns how many it did */
 typedef struct fc_pool_kernels {
-    void (*max)(int64_t taps, const int64_t *offset, const void *x, int64_t x_row, void *y, int64_t y_row, int64_t rows,
-                int64_t width);
+    void (*max)(int64_t taps, const int64_t *offset, const void *x, int64_t x_row, int64_t stride, void *y, int64_t y_row,
+                int64_t rows, int64_t width);
     void (*max_index)(int64_t taps, const int64_t *offset, const void *position, int64_t none, const void *x, int64_t x_row,
-                      void *y, int64_t y_row, void *index, int64_t index_row, int64_t rows, int64_t width);
+                      int64_t stride, void *y, int64_t y_row, void *index, int64_t index_row, int64_t rows, int64_t width);
     void (*mean)(int64_t taps, const int64_t *offset, const double *row_divisor, const void *column_divisor, const void *x,
-                 int64_t x_row, void *y, int64_t y_row, int64_t rows, int64_t width);
+                 int64_t x_row, int64_t stride, void *y, int64_t y_row, int64_t rows, int64_t width);
     int (*index)(int64_t *dst, int64_t dst_stride, const void *lanes, int64_t base, int64_t step, int64_t count);
+    void (*pad)(void *dst, int64_t dst_row, int64_t left, const void *x, int64_t x_row, int64_t x_stride, int64_t count,
+                int64_t rows, const void *value);
     void (*box_max)(const int64_t *n, const int64_t *x_stride, const void *x, void *y);
     void (*box_max_index)(const int64_t *n, const int64_t *x_stride, const void *x, void *y, int64_t *tap);
     void (*box_sum)(const int64_t *n, const int64_t *x_stride, const void *x, double *sum);
@@ -94,21 +100,6 @@ typedef struct fc_pool_kernels {
     int64_t (*route)(void *dst, int64_t dst_stride, int64_t size, const void *src, int64_t src_stride, const int64_t *index,
                      int64_t index_stride, int64_t count, int add);
 } fc_pool_kernels;
-
-/* Winograd F(4x4, 3x3), float32 only (NULL pointers otherwise), for two sizes of cells.  A cell is `cell` neighbouring pixels
- * in each of four rows, cell / 4 tiles; `cells` of them make a vector of tiles.  Frequency f = 6 i + j stands `step` elements after the one before.
- *
- * input:    dst[f * step + t], t < lanes: the transforms of a group of cells, whose patches' upper left corners are cells[k]
- *           and whose rows are `row` elements apart; reads cell + 4 elements of six rows of each.
- * weights:  dst[f * step + c], c < channels in whole vectors (zeros beyond): the transforms of the 3x3 kernels of `channels`
- *           input channels, element (c, i, j) at stride[0] c + stride[1] i + stride[2] j.
- * output:   the group's outputs at cells[k], rows row[k] apart, from src[f * step + t]; 0 if any of them is not finite. */
-typedef struct fc_winograd_kernels {
-    int cell, cells;
-    void (*input)(void *dst, int64_t step, const void *const *cells, int64_t row);
-    void (*weights)(void *dst, int64_t step, const void *w, const int64_t *stride, int64_t channels);
-    int (*output)(void *const *cells, const int64_t *row, const void *src, int64_t step, const void *init);
-} fc_winograd_kernels;
 
 typedef struct fc_kernels {
     const char *isa;

@@ -62,3 +62,34 @@ INLINE void copy(real *dst, const real *src, int64_t count)
         store(dst + j, load(src + j));
     store(dst + count - LANES, load(src + count - LANES));
 }
+
+/* One stage of a butterfly: rows i and i + s exchange every other block of s lanes. */
+#define exchange NAME(exchange)
+INLINE void exchange(v row[LANES], int s)
+{
+    vi low, high;
+    for (int l = 0; l < LANES; l++) {
+        low[l] = l & s ? LANES + l - s : l;
+        high[l] = l & s ? LANES + l : l + s;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++)
+        if (!(i & s)) {
+            v a = row[i], b = row[i + s];
+            row[i] = __builtin_shuffle(a, b, low);
+            row[i + s] = __builtin_shuffle(a, b, high);
+        }
+}
+
+/* LANES x LANES elements in registers: log2(LANES) stages. */
+#define transpose_square NAME(transpose_square)
+INLINE void transpose_square(v row[LANES])
+{
+    exchange(row, 1);
+    if (LANES > 2)
+        exchange(row, 2);
+    if (LANES > 4)
+        exchange(row, 4);
+    if (LANES > 8)
+        exchange(row, 8);
+}
