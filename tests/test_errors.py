@@ -99,6 +99,13 @@ def test_dtype(name, argument, dtype):
     assert argument in message and np.dtype(dtype).name in message and "float32" in message
 
 
+@pytest.mark.parametrize(("name", "argument"), having(*ARRAYS))
+def test_foreign_byte_order(name, argument):
+    foreign = CALLS[name][argument].astype(np.dtype(np.float32).newbyteorder("S"))
+    message = fail(name, TypeError, **{argument: foreign})
+    assert argument in message and str(foreign.dtype) in message
+
+
 def arrays_of(name):
     return [key for key in CALLS[name] if key in (*ARRAYS, "factors")]
 

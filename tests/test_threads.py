@@ -379,6 +379,35 @@ def test_memory_does_not_grow_with_the_number_of_shapes():
     assert float(printed) < 8
 
 
+def test_python_threads_that_end_give_their_scratch_back():
+    printed = in_child(
+        """
+        import threading
+        fastconv.set_num_threads(1)
+        x, w = np.ones((1, 32, 40, 40), np.float32), np.ones((32, 32, 3, 3), np.float32)
+        y = F.conv2d(x, w)
+
+        def resident():
+            with open("/proc/self/status") as status:
+                return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
+
+        def work(times):
+            for _ in range(times):
+                threads = [threading.Thread(target=F.conv2d_backward, args=(y, x, w)) for _ in range(4)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+
+        work(25)
+        before = resident()
+        work(100)
+        print(resident() - before)
+        """
+    )
+    assert float(printed) < 8
+
+
 def test_errors_leak_nothing():
     printed = in_child(
         """
