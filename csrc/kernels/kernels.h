@@ -101,6 +101,23 @@ typedef struct fc_pool_kernels {
                      int64_t index_stride, int64_t count, int add);
 } fc_pool_kernels;
 
+/* Winograd F(4x4, 3x3), float32 only (NULL pointers otherwise), for two sizes of cells.  A cell is `cell` neighbouring pixels
+ * in each of four rows, cell / 4 tiles; `cells` of them make a vector of tiles.  Frequency f = 6 i + j stands `step` elements
+ * after the one before.
+ *
+ * input:    dst[f * step + t], t < lanes: the transforms of a group of cells, whose patches' upper left corners are cells[k]
+ *           and whose rows are `row` elements apart; reads cell + 4 elements of six rows of each.
+ * weights:  dst[f * step + o * row + c], o < outputs, c < channels in whole vectors (zeros beyond): the transforms of the 3x3
+ *           kernels, element (o, c, i, j) at stride[0] o + stride[1] c + stride[2] i + stride[3] j.
+ * output:   the group's outputs at cells[k], rows row[k] apart, from src[f * step + t]; 0 if any of them is not finite. */
+typedef struct fc_winograd_kernels {
+    int cell, cells;
+    void (*input)(void *dst, int64_t step, const void *const *cells, int64_t row);
+    void (*weights)(void *dst, int64_t step, int64_t row, const void *w, const int64_t *stride, int64_t outputs,
+                    int64_t channels);
+    int (*output)(void *const *cells, const int64_t *row, const void *src, int64_t step, const void *init);
+} fc_winograd_kernels;
+
 typedef struct fc_kernels {
     const char *isa;
     int64_t size;                     /* of the real type, in bytes */
