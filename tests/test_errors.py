@@ -125,7 +125,7 @@ def test_no_array_at_all(name, argument, value):
     assert argument in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "argument"), having(*set(ARRAYS) - {"bias"}))
+@pytest.mark.parametrize(("name", "argument"), having(*sorted(set(ARRAYS) - {"bias"})))
 def test_none_is_no_array(name, argument):
     assert argument in fail(name, TypeError, **{argument: None})
 
@@ -198,7 +198,7 @@ def test_text(name, argument, value):
     assert argument in str(caught.value) and repr(value) in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "argument"), having(*set(SIZES) - {"stride"}, "groups"))
+@pytest.mark.parametrize(("name", "argument"), having(*sorted(set(SIZES) - {"stride"}), "groups"))
 def test_none_is_no_number(name, argument):
     assert argument in fail(name, TypeError, **{argument: None})
 

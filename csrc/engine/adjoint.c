@@ -119,22 +119,45 @@ fc_status fc_adjoint_plan(fc_conv_plan *plan, const char *algorithm)
     return FC_OK;
 }
 
+/* Where some phase has nothing to sum, all of x is filled at once, in rows, before the others write their places. */
+static fc_status fill_empty_phases(const fc_conv *p, int64_t phases, void *x, void *bias)
+{
+    int64_t w_begin, x_begin, i = 0;
+    for (fc_conv q; i < phases; i++) {
+        q = fc_adjoint_problem(p, i, &w_begin, &x_begin);
+        if (!fc_reduction(&q))
+            break;
+    }
+    if (i == phases)
+        return FC_OK;
+    fc_conv all = {.real = p->real, .batch = p->batch, .groups = p->groups, .out_channels = p->channels, .y = p->x};
+    for (int axis = 0; axis < FC_AXES; axis++) {
+        all.window.out[axis] = p->window.in[axis];
+        all.window.stride[axis] = all.window.dilation[axis] = 1;
+    }
+    fc_conv_plan fill;
+    fc_status status = fc_conv_plan_make(&fill, &all, FC_FORWARD, FC_PRECISION_HIGH, NULL);
+    return status ? status : fc_conv_execute(&fill, NULL, NULL, bias, x);
+}
+
 fc_status fc_adjoint_execute(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
 {
-    int64_t phases = fc_adjoint_phases(&plan->problem), size = fc_dispatch(plan->problem.real)->size, at_w, at_x;
+    const fc_conv *p = &plan->problem;
+    int64_t phases = fc_adjoint_phases(p), size = fc_dispatch(p->real)->size, at_w, at_x;
     /* Scratch is kept between calls: taken once here, no phase can fail for want of it after another has written. */
     if (!fc_arena_take(plan->scratch))
         return FC_NO_MEMORY;
     fc_arena_give();
     const char *algorithm = plan->chosen ? fc_conv_algorithm_name(FC_ADJOINT, plan->algorithm) : NULL;
-    for (int64_t i = 0; i < phases; i++) {
-        fc_conv q = fc_adjoint_problem(&plan->problem, i, &at_w, &at_x);
+    fc_status status = fill_empty_phases(p, phases, x, bias);
+    for (int64_t i = 0; i < phases && !status; i++) {
+        fc_conv q = fc_adjoint_problem(p, i, &at_w, &at_x);
         fc_conv_plan phase;
-        fc_status status = plan_phase(&phase, &q, plan->precision, algorithm);
+        if (!fc_reduction(&q))
+            continue;
+        status = plan_phase(&phase, &q, plan->precision, algorithm);
         if (!status)
             status = fc_conv_execute(&phase, y, fc_at(w, at_w, size), bias, fc_at(x, at_x, size));
-        if (status)
-            return status;
     }
-    return FC_OK;
+    return status;
 }

@@ -11,7 +11,7 @@ static const fc_driver *const forward_drivers[] = {&fc_driver_fill,   &fc_driver
 static const fc_driver *const weight_drivers[] = {&fc_driver_weight_stencil, &fc_driver_weight_gemm,
                                                   &fc_driver_weight_reference, NULL};
 
-/* Multiplications below which one thread does it all: waking a second one costs more (5-50 us). */
+/* Multiplications (or outputs, where nothing is summed) below which one thread does it all: waking a second one costs more (5-50 us). */
 enum { SERIAL_MULTIPLICATIONS = 400000 };
 
 static const fc_driver *const *drivers_of(fc_direction direction)
@@ -71,7 +71,7 @@ fc_status fc_conv_plan_make(fc_conv_plan *plan, const fc_conv *p, fc_direction d
         return FC_INVALID;
     int64_t outputs = fc_mul(fc_mul(p->batch, p->groups), fc_mul(p->out_channels, fc_outputs(&p->window)));
     plan->multiplications = fc_mul(outputs, fc_reduction(p));
-    if (plan->multiplications >= SERIAL_MULTIPLICATIONS)
+    if (fc_max(plan->multiplications, outputs) >= SERIAL_MULTIPLICATIONS)
         plan->threads = fc_threads_get();
     if (algorithm && !known(drivers_of(direction), algorithm))
         return FC_INVALID;

@@ -6,30 +6,41 @@ static const char *plan_fill(fc_conv_plan *plan, double *cost)
     const fc_conv *p = &plan->problem;
     if (fc_reduction(p))
         return "there are terms to sum";
-    plan->scratch = fc_arena_round(fc_min(INT64_MAX / 4, fc_mul(p->window.out[2], fc_dispatch(p->real)->size)));
+    plan->scratch = 0;
     *cost = 0;
     return NULL;
+}
+
+typedef struct job {
+    const fc_conv *problem;
+    const fc_kernels *kernels;
+    const char *bias;
+    char *y;
+} job;
+
+/* One channel of one image, row by row; a row that is not contiguous is a column of rows of one element. */
+static void fill_channel(void *context, int64_t task, int worker)
+{
+    (void)worker;
+    static const double zero = 0;
+    const job *j = context;
+    const fc_conv *p = j->problem;
+    const int64_t *out = p->window.out;
+    int64_t size = j->kernels->size, channels = p->groups * p->out_channels, o = task % channels;
+    int64_t width = p->y.s[2] == 1 ? out[2] : 1, columns = out[2] / width;
+    const void *value = j->bias ? fc_at(j->bias, o, size) : &zero;
+    for (int64_t i = 0; i < out[0] * out[1] * columns; i++) {
+        int64_t row = i / columns, at = row / out[1] * p->y.s[0] + row % out[1] * p->y.s[1] + i % columns * p->y.s[2];
+        j->kernels->gather_row(fc_at(j->y, task / channels * p->y.n + o * p->y.c + at, size), width, NULL, 1, 0, 1, 0, value);
+    }
 }
 
 static fc_status run_fill(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
 {
     (void)x, (void)w;
-    static const double zero = 0;
     const fc_conv *p = &plan->problem;
-    const fc_kernels *kernels = fc_dispatch(p->real);
-    const int64_t *out = p->window.out;
-    void *row = fc_arena_take(plan->scratch);
-    if (!row)
-        return FC_NO_MEMORY;
-    for (int64_t o = 0; o < p->groups * p->out_channels; o++) {
-        kernels->gather_row(row, out[2], NULL, 1, 0, 1, 0, bias ? fc_at(bias, o, kernels->size) : &zero);
-        for (int64_t i = 0; i < p->batch * out[0] * out[1]; i++) {
-            int64_t oh = i % out[1], od = i / out[1] % out[0], n = i / out[1] / out[0];
-            int64_t at = n * p->y.n + o * p->y.c + od * p->y.s[0] + oh * p->y.s[1];
-            kernels->scatter_row(fc_at(y, at, kernels->size), p->y.s[2], row, out[2], 0);
-        }
-    }
-    fc_arena_give();
+    job j = {p, fc_dispatch(p->real), bias, y};
+    fc_parallel(plan->threads, p->batch * p->groups * p->out_channels, fill_channel, &j);
     return FC_OK;
 }
 
