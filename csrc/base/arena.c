@@ -43,7 +43,7 @@ static arena *own_arena(void)
 void *fc_arena_take(int64_t bytes)
 {
     arena *a = own_arena();
-    if (!a || bytes < 0)
+    if (!a || bytes < 0 || bytes > INT64_MAX - FC_ALIGN)
         return NULL;
     if (bytes <= a->size && a->block)
         return a->block;
