@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-static const fc_pool_driver *const drivers[] = {&fc_pool_driver_channels, &fc_pool_driver_band, &fc_pool_driver_box};
+static const fc_pool_driver *const drivers[] = {&fc_pool_driver_channels, &fc_pool_driver_rows, &fc_pool_driver_box};
 enum { DRIVERS = sizeof drivers / sizeof drivers[0] };
 
 /* Nanoseconds: below SERIAL one thread does it all (waking another costs 5-50 us), a task takes about TASK. */

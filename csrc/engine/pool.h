@@ -26,7 +26,7 @@ typedef struct fc_pool_driver {
     void (*run)(const fc_pool_job *job, int64_t begin, int64_t end, char *scratch);
 } fc_pool_driver;
 
-extern const fc_pool_driver fc_pool_driver_band, fc_pool_driver_channels, fc_pool_driver_box;
+extern const fc_pool_driver fc_pool_driver_rows, fc_pool_driver_channels, fc_pool_driver_box;
 
 /* What stop `o` of an axis covers: positions first, first + step, ..., `taps` of them, all inside x. */
 typedef struct fc_pool_range {

@@ -88,7 +88,7 @@ static void add_row(const mean_job *j, chunk *b, const char *y, char *x, int64_t
     double divisor = fc_pool_divisor(p, (double)d.count * (double)h.count);
     int64_t width = fc_max(b->count, kernels->lanes);
     kernels->gather_row(b->gradient, width, fc_at(y, b->q * p->y.s[2], kernels->size), p->y.s[2], 0, 1, b->count, &zero);
-    kernels->pool.mean(1, &here, &divisor, b->divisor, b->gradient, 0, b->quotient, 0, 1, width);
+    kernels->pool.mean(1, &here, &divisor, b->divisor, b->gradient, 0, 1, b->quotient, 0, 1, width);
     memset(b->row, 0, (size_t)(b->columns * kernels->size));
     kernels->pool.spread(b->row, b->first, b->length, b->quotient, b->count);
     for (int64_t id = d.first; id < d.first + d.taps; id++)
