@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from fastconv import _core
 from fastconv.functional import conv
+from fastconv.functional._types import Padding, Sizes
 
 __all__ = [
     "Explanation",
@@ -73,8 +75,9 @@ class Explanation(NamedTuple):
         return "\n".join(lines)
 
 
-def explain(function: Callable, input_shape: tuple[int, ...], weight_shape: tuple[int, ...], stride=1, padding=0, dilation=1,
-            groups=1, *, output_padding=0, dtype=np.float32, direction: str = "forward") -> Explanation:
+def explain(function: Callable, input_shape: tuple[int, ...], weight_shape: tuple[int, ...], stride: Sizes = 1,
+            padding: Padding = 0, dilation: Sizes = 1, groups: int = 1, *, output_padding: Sizes = 0,
+            dtype: DTypeLike = np.float32, direction: str = "forward") -> Explanation:
     """Say which algorithm a convolution takes, why each other one was refused or not taken, and what it costs.
 
     Parameters
@@ -131,7 +134,7 @@ def explain(function: Callable, input_shape: tuple[int, ...], weight_shape: tupl
                        _core.isa_name(), told["threads"])
 
 
-def _check_threads(n) -> int:
+def _check_threads(n: int) -> int:
     if isinstance(n, (bool, np.bool_)) or not hasattr(n, "__index__"):
         raise TypeError(f"n: expected an int, got {n!r}")
     n = n.__index__()

@@ -14,12 +14,24 @@ ctypedef struct Sizes:
     int64_t w[5]
 
 
-cdef int read_options(int axes, object stride, object padding, object dilation, object groups, bint transposed,
-                      const Sizes *sizes, Options *options) except -1:
+cdef int read_conv(int axes, bint transposed, object stride, object padding, object dilation, object groups,
+                   object output_padding, const Sizes *sizes, str weight_name, fc_conv *p, int64_t *output) except -1:
+    """Options and sizes into the geometry (strides and dtype unset) and the sizes N, C, D, H, W of the output."""
+    cdef Options options
+    cdef int64_t extra[3]
+    cdef int i
     read_ints(stride, "stride", axes, 1, 1, options.stride)
     read_ints(dilation, "dilation", axes, 1, 1, options.dilation)
     options.groups = read_int(groups, "groups", 1)
-    read_padding(padding, axes, not transposed, &sizes.x[2], &sizes.w[2], options)
+    read_padding(padding, axes, not transposed, &sizes.x[2], &sizes.w[2], &options)
+    check_channels(sizes, axes, options.groups, transposed, weight_name)
+    if transposed:
+        read_output_padding(output_padding, axes, &options, extra)
+    fill_conv(axes, sizes, &options, transposed, extra, weight_name, p)
+    output[0] = sizes.x[0]
+    output[1] = mul(p.groups, p.channels) if transposed else sizes.w[0]
+    for i in range(3):
+        output[2 + i] = p.window.in_[i] if transposed else p.window.out[i]
     return 0
 
 
@@ -36,16 +48,16 @@ cdef cnp.ndarray read_weight(object value, str name, int axes, int64_t *size):
     return array
 
 
-cdef int check_channels(const Sizes *sizes, int64_t groups, bint transposed) except -1:
+cdef int check_channels(const Sizes *sizes, int axes, int64_t groups, bint transposed, str name) except -1:
     """input's channels against weight's and groups."""
     cdef int64_t channels = sizes.x[1]
     if sizes.w[0] % groups:
-        raise ValueError(f"groups: expected a divisor of weight's first axis {sizes.w[0]}, got {groups}")
+        raise ValueError(f"groups: expected a divisor of {name}'s first axis {sizes.w[0]}, got {groups}")
     if transposed and channels != sizes.w[0]:
-        raise ValueError(f"weight: expected a first axis of {channels} as input has channels, got {sizes.w[0]}")
+        raise ValueError(f"{name}: expected a first axis of {channels} as input has channels, got {sizes.w[0]}")
     if not transposed and channels != mul(sizes.w[1], groups):
-        raise ValueError(f"weight: expected a second axis of {channels}/{groups} (input's channels / groups), "
-                         f"got {sizes.w[1]}")
+        raise ValueError(f"{name}: expected a second axis of {channels}/{groups} (input's channels / groups), got shape "
+                         f"{tuple([sizes.w[i] for i in range(5) if i < 2 or i >= 5 - axes])}")
     return 0
 
 
@@ -55,7 +67,7 @@ cdef int64_t mul(int64_t a, int64_t b) noexcept:
 
 
 cdef int fill_conv(int axes, const Sizes *sizes, const Options *options, bint transposed, const int64_t *output_padding,
-                   fc_conv *p) except -1:
+                   str weight_name, fc_conv *p) except -1:
     """The geometry of a convolution; for a transposed one, of the convolution whose adjoint it is. Leaves strides unset."""
     cdef int i
     cdef int64_t span, room, bound = INT64_MAX // 8
@@ -70,7 +82,7 @@ cdef int fill_conv(int axes, const Sizes *sizes, const Options *options, bint tr
         w.dilation[i] = options.dilation[i]
         w.offset[i] = options.before[i]
         if w.kernel[i] == 0:
-            raise ValueError(f"weight: expected a kernel with at least one element on every axis, got size 0 on spatial "
+            raise ValueError(f"{weight_name}: expected a kernel with at least one element on every axis, got size 0 on spatial "
                              f"axis {i - 3 + axes}")
         span = mul(w.dilation[i], w.kernel[i] - 1)
         if (span > bound or options.before[i] > bound or options.after[i] > bound or w.stride[i] > bound
@@ -88,7 +100,7 @@ cdef int fill_conv(int axes, const Sizes *sizes, const Options *options, bint tr
             w.in_[i] = sizes.x[2 + i]
             room = w.in_[i] + options.before[i] + options.after[i] - span - 1
             if room < 0:
-                raise ValueError(f"weight: expected a kernel that fits the padded input, got kernel {w.kernel[i]} with dilation "
+                raise ValueError(f"{weight_name}: expected a kernel that fits the padded input, got kernel {w.kernel[i]} with dilation "
                                  f"{w.dilation[i]} (spans {span + 1}) on input {w.in_[i]} with padding ({options.before[i]}, "
                                  f"{options.after[i]}) on spatial axis {i - 3 + axes}")
             w.out[i] = room // w.stride[i] + 1
@@ -160,32 +172,21 @@ cdef cnp.ndarray read_bias(object value, int64_t channels, cnp.ndarray input):
     return array if cnp.PyArray_IS_C_CONTIGUOUS(array) else array.copy()
 
 
-def convolve(int axes, input, weight, bias, stride, padding, dilation, groups, out, algorithm, output_padding=None):
-    """conv{axes}d, or conv_transpose{axes}d where output_padding is given."""
+def convolve(int axes, bint transposed, input, weight, bias, stride, padding, dilation, groups, out, algorithm,
+             output_padding=0):
+    """conv{axes}d or conv_transpose{axes}d."""
     cdef Image x, y
     cdef Sizes sizes
-    cdef Options options
     cdef fc_conv p
-    cdef int64_t extra[3]
     cdef int64_t size[5]
-    cdef int i
-    cdef bint transposed = output_padding is not None
     cdef cnp.ndarray x_array = read_image(input, "input", axes, &x)
     cdef cnp.ndarray w_array = read_weight(weight, "weight", axes, sizes.w)
     cdef cnp.ndarray b_array = None, y_array, target
     check_same_kind(w_array, "weight", x_array, "input")
     sizes.x[:] = x.size
-    read_options(axes, stride, padding, dilation, groups, transposed, &sizes, &options)
-    check_channels(&sizes, options.groups, transposed)
-    if transposed:
-        read_output_padding(output_padding, axes, &options, extra)
-    fill_conv(axes, &sizes, &options, transposed, extra, &p)
+    read_conv(axes, transposed, stride, padding, dilation, groups, output_padding, &sizes, "weight", &p, size)
     p.real = real_of(x.kind)
     set_weight_strides(&p, w_array, axes)
-    size[0] = x.size[0]
-    size[1] = mul(p.groups, p.channels) if transposed else sizes.w[0]
-    for i in range(3):
-        size[2 + i] = p.window.in_[i] if transposed else p.window.out[i]
     if bias is not None:
         b_array = read_bias(bias, size[1], x_array)
     if out is None:
@@ -254,75 +255,110 @@ cdef tuple read_mask(object mask):
     try:
         entries = tuple(mask)
     except TypeError:
-        entries = ()
-    if len(entries) != 3 or not all(isinstance(item, (bool, np.bool_)) for item in entries):
+        raise TypeError(f"output_mask: expected three bools (input, weight, bias), got {mask!r}") from None
+    if len(entries) != 3:
+        raise ValueError(f"output_mask: expected three bools (input, weight, bias), got {mask!r}")
+    if not all(isinstance(item, (bool, np.bool_)) for item in entries):
         raise TypeError(f"output_mask: expected three bools (input, weight, bias), got {mask!r}")
     return entries
 
 
-def gradients(int axes, grad_output, input, weight, stride, padding, dilation, groups, output_mask, output_padding=None,
-              input_size=None, weight_size=None):
-    """conv{axes}d_backward, or conv_transpose{axes}d_backward where output_padding is given.
+cdef cnp.ndarray new_gradient(const int64_t *size, int axes, int kind, bint batched, const Image *like):
+    return new_image(size, axes, kind, batched, is_channels_last(like, axes))
 
-    `input` may be None with its shape in input_size where weight's gradient is not wanted, `weight` likewise.
-    """
-    cdef Image x, g, d
-    cdef Sizes sizes
-    cdef Options options
-    cdef fc_conv p
-    cdef int64_t extra[3]
-    cdef int64_t size[5]
-    cdef int i
-    cdef bint transposed = output_padding is not None, batched
-    cdef cnp.ndarray g_array = read_image(grad_output, "grad_output", axes, &g)
-    cdef cnp.ndarray x_array = None, w_array = None, d_input = None, d_weight = None, d_bias = None
-    want_input, want_weight, want_bias = read_mask(output_mask)
-    if input_size is None:
-        x_array = read_image(input, "input", axes, &x)
-        check_same_kind(x_array, "input", g_array, "grad_output")
-        sizes.x[:] = x.size
-        batched = x.batched
-    else:
-        read_size(input_size, "input_size", axes, sizes.x, &batched)
-    if weight_size is None:
-        w_array = read_weight(weight, "weight", axes, sizes.w)
-        check_same_kind(w_array, "weight", g_array, "grad_output")
-    else:
-        read_size(weight_size, "weight_size", axes, sizes.w, NULL)
-    read_options(axes, stride, padding, dilation, groups, transposed, &sizes, &options)
-    check_channels(&sizes, options.groups, transposed)
-    if transposed:
-        read_output_padding(output_padding, axes, &options, extra)
-    fill_conv(axes, &sizes, &options, transposed, extra, &p)
-    p.real = real_of(g.kind)
-    size[0] = sizes.x[0]
-    size[1] = mul(p.groups, p.channels) if transposed else sizes.w[0]
-    for i in range(3):
-        size[2 + i] = p.window.in_[i] if transposed else p.window.out[i]
-    check_gradient(&g, size, batched, axes, g_array)
-    if want_input:
-        set_weight_strides(&p, w_array, axes)
-        d_input = new_image(sizes.x, axes, g.kind, batched, is_channels_last(&g if x_array is None else &x, axes))
+
+cdef int run_gradients(fc_conv *p, int axes, bint transposed, const Image *x, cnp.ndarray weight, const Image *g,
+                       cnp.ndarray d_input, cnp.ndarray d_weight, cnp.ndarray d_bias) except -1:
+    """Fill the gradients that are not None."""
+    cdef Image d
+    if d_input is not None:
+        set_weight_strides(p, weight, axes)
         view_image(d_input, axes, &d)
         if transposed:
             p.x, p.y = g.stride, d.stride
-            run(&p, FC_FORWARD, None, g.data, cnp.PyArray_DATA(w_array), NULL, d.data)
+            run(p, FC_FORWARD, None, g.data, cnp.PyArray_DATA(weight), NULL, d.data)
         else:
             p.x, p.y = d.stride, g.stride
-            run(&p, FC_ADJOINT, None, d.data, cnp.PyArray_DATA(w_array), NULL, g.data)
-    if want_weight:
-        d_weight = new_weight(sizes.w, axes, g.kind)
-        set_weight_strides(&p, d_weight, axes)
+            run(p, FC_ADJOINT, None, d.data, cnp.PyArray_DATA(weight), NULL, g.data)
+    if d_weight is not None:
+        set_weight_strides(p, d_weight, axes)
         if transposed:
             p.x, p.y = g.stride, x.stride
-            run(&p, FC_WEIGHT, None, g.data, cnp.PyArray_DATA(d_weight), NULL, x.data)
+            run(p, FC_WEIGHT, None, g.data, cnp.PyArray_DATA(d_weight), NULL, x.data)
         else:
             p.x, p.y = x.stride, g.stride
-            run(&p, FC_WEIGHT, None, x.data, cnp.PyArray_DATA(d_weight), NULL, g.data)
+            run(p, FC_WEIGHT, None, x.data, cnp.PyArray_DATA(d_weight), NULL, g.data)
+    if d_bias is not None:
+        sum_channels(g, cnp.PyArray_DATA(d_bias))
+    return 0
+
+
+def gradients(int axes, bint transposed, grad_output, input, weight, stride, padding, dilation, groups, output_mask,
+              output_padding=0):
+    """conv{axes}d_backward or conv_transpose{axes}d_backward."""
+    cdef Image x, g
+    cdef Sizes sizes
+    cdef fc_conv p
+    cdef int64_t size[5]
+    cdef cnp.ndarray d_input = None, d_weight = None, d_bias = None
+    cdef cnp.ndarray g_array = read_image(grad_output, "grad_output", axes, &g)
+    want_input, want_weight, want_bias = read_mask(output_mask)
+    cdef cnp.ndarray x_array = read_image(input, "input", axes, &x)
+    cdef cnp.ndarray w_array = read_weight(weight, "weight", axes, sizes.w)
+    check_same_kind(x_array, "input", g_array, "grad_output")
+    check_same_kind(w_array, "weight", g_array, "grad_output")
+    sizes.x[:] = x.size
+    read_conv(axes, transposed, stride, padding, dilation, groups, output_padding, &sizes, "weight", &p, size)
+    check_gradient(&g, size, x.batched, axes, g_array)
+    p.real = real_of(g.kind)
+    if want_input:
+        d_input = new_gradient(sizes.x, axes, g.kind, x.batched, &x)
+    if want_weight:
+        d_weight = new_weight(sizes.w, axes, g.kind)
     if want_bias:
         d_bias = cnp.PyArray_EMPTY(1, <cnp.npy_intp *>&size[1], g.kind, 0)
-        sum_channels(&g, cnp.PyArray_DATA(d_bias))
+    run_gradients(&p, axes, transposed, &x, w_array, &g, d_input, d_weight, d_bias)
     return ConvGradients(d_input, d_weight, d_bias)
+
+
+def input_gradient(int axes, input_size, weight, grad_output, stride, padding, dilation, groups):
+    """conv{axes}d_input."""
+    cdef Image g
+    cdef Sizes sizes
+    cdef fc_conv p
+    cdef int64_t size[5]
+    cdef bint batched
+    cdef cnp.ndarray d_input
+    cdef cnp.ndarray g_array = read_image(grad_output, "grad_output", axes, &g)
+    cdef cnp.ndarray w_array = read_weight(weight, "weight", axes, sizes.w)
+    check_same_kind(w_array, "weight", g_array, "grad_output")
+    read_size(input_size, "input_size", axes, sizes.x, &batched)
+    read_conv(axes, False, stride, padding, dilation, groups, 0, &sizes, "weight", &p, size)
+    check_gradient(&g, size, batched, axes, g_array)
+    p.real = real_of(g.kind)
+    d_input = new_gradient(sizes.x, axes, g.kind, batched, &g)
+    run_gradients(&p, axes, False, NULL, w_array, &g, d_input, None, None)
+    return d_input
+
+
+def weight_gradient(int axes, input, weight_size, grad_output, stride, padding, dilation, groups):
+    """conv{axes}d_weight."""
+    cdef Image x, g
+    cdef Sizes sizes
+    cdef fc_conv p
+    cdef int64_t size[5]
+    cdef cnp.ndarray d_weight
+    cdef cnp.ndarray g_array = read_image(grad_output, "grad_output", axes, &g)
+    cdef cnp.ndarray x_array = read_image(input, "input", axes, &x)
+    check_same_kind(x_array, "input", g_array, "grad_output")
+    sizes.x[:] = x.size
+    read_size(weight_size, "weight_size", axes, sizes.w, NULL)
+    read_conv(axes, False, stride, padding, dilation, groups, 0, &sizes, "weight_size", &p, size)
+    check_gradient(&g, size, x.batched, axes, g_array)
+    p.real = real_of(g.kind)
+    d_weight = new_weight(sizes.w, axes, g.kind)
+    run_gradients(&p, axes, False, &x, None, &g, None, d_weight, None)
+    return d_weight
 
 
 cdef cnp.ndarray new_weight(const int64_t *size, int axes, int kind):
@@ -344,19 +380,14 @@ def describe(int axes, direction, bint transposed, input_shape, weight_shape, dt
              output_padding):
     """What the chooser thinks of a problem over contiguous arrays: a dict for Explanation."""
     cdef Sizes sizes
-    cdef Options options
     cdef fc_conv p
     cdef fc_conv_plan plan
-    cdef int64_t extra[3]
     cdef int64_t size[5]
     cdef bint batched
     cdef int i
     read_size(input_shape, "input_shape", axes, sizes.x, &batched)
     read_size(weight_shape, "weight_shape", axes, sizes.w, NULL)
-    read_options(axes, stride, padding, dilation, groups, transposed, &sizes, &options)
-    check_channels(&sizes, options.groups, transposed)
-    read_output_padding(output_padding, axes, &options, extra)
-    fill_conv(axes, &sizes, &options, transposed, extra, &p)
+    read_conv(axes, transposed, stride, padding, dilation, groups, output_padding, &sizes, "weight_shape", &p, size)
     p.real = FC_FLOAT32 if dtype == np.float32 else FC_FLOAT64
     contiguous_strides(p.batch, p.groups * p.channels, p.window.in_, &p.x)
     contiguous_strides(p.batch, p.groups * p.out_channels, p.window.out, &p.y)

@@ -10,7 +10,7 @@
 
 #include "fastconv.h"
 
-enum { FC_ALIGN = 64, FC_ARENA_KEEP = 32 << 20 };
+enum { FC_ALIGN = 64, FC_ARENA_KEEP = 128 << 20 };
 
 /* Aligned to FC_ALIGN; NULL where memory is short (or bytes < 0, a size that overflowed). */
 void *fc_arena_take(int64_t bytes);

@@ -46,8 +46,9 @@ static int known(const fc_driver *const *drivers, const char *name)
     return 0;
 }
 
-/* Plans the problem with the driver of this name, or with the cheapest. */
-static fc_status choose(fc_conv_plan *plan, const char *name)
+/* Plans the problem with the driver of this name, or with the cheapest.  The choice is made for one thread, so that results do
+ * not depend on their number; then the driver's plan is made anew for as many threads as its scratch allows. */
+static fc_status choose(fc_conv_plan *plan, const char *name, int threads)
 {
     const fc_driver *const *drivers = drivers_of(plan->direction);
     fc_conv_plan candidate = *plan;
@@ -58,9 +59,19 @@ static fc_status choose(fc_conv_plan *plan, const char *name)
         least = cost;
         *plan = candidate;
         plan->algorithm = i;
-        plan->chosen = name != NULL;
     }
-    return least < INFINITY ? FC_OK : FC_REFUSED;
+    if (plan->algorithm < 0)
+        return FC_REFUSED;
+    for (; threads > 1; threads /= 2) {
+        candidate = *plan;
+        candidate.threads = threads;
+        if (!drivers[plan->algorithm]->plan(&candidate, &cost)) {
+            *plan = candidate;
+            break;
+        }
+    }
+    plan->chosen = name != NULL;
+    return FC_OK;
 }
 
 fc_status fc_conv_plan_make(fc_conv_plan *plan, const fc_conv *p, fc_direction direction, fc_precision precision,
@@ -71,15 +82,14 @@ fc_status fc_conv_plan_make(fc_conv_plan *plan, const fc_conv *p, fc_direction d
         return FC_INVALID;
     int64_t outputs = fc_mul(fc_mul(p->batch, p->groups), fc_mul(p->out_channels, fc_outputs(&p->window)));
     plan->multiplications = fc_mul(outputs, fc_reduction(p));
-    if (fc_max(plan->multiplications, outputs) >= SERIAL_MULTIPLICATIONS)
-        plan->threads = fc_threads_get();
+    int threads = fc_max(plan->multiplications, outputs) >= SERIAL_MULTIPLICATIONS ? fc_threads_get() : 1;
     if (algorithm && !known(drivers_of(direction), algorithm))
         return FC_INVALID;
     if (direction == FC_ADJOINT)
         return fc_adjoint_plan(plan, algorithm);
     if (direction == FC_FORWARD && !outputs)
         return FC_OK;
-    return choose(plan, algorithm);
+    return choose(plan, algorithm, threads);
 }
 
 fc_status fc_conv_execute(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
@@ -105,6 +115,7 @@ int fc_conv_options(const fc_conv *p, fc_direction direction, fc_precision preci
     int count = 0;
     for (; drivers[count]; count++) {
         fc_conv_plan candidate = plan;
+        candidate.threads = 1;
         fc_conv_option *option = &options[count];
         *option = (fc_conv_option){.name = drivers[count]->name, .cost = INFINITY};
         option->reason = drivers[count]->plan(&candidate, &option->cost);

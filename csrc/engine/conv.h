@@ -11,8 +11,11 @@
 #include "engine/dispatch.h"
 #include "fastconv.h"
 
-/* All scratch of one call, a constant that no problem changes: a driver that would need more refuses the problem. */
-enum { FC_SCRATCH_MAX = 24 << 20 };
+/* All scratch of one call: 24 MiB, and 8 MiB more for every thread above two.  A driver that would need more refuses. */
+static inline int64_t fc_scratch_max(int threads)
+{
+    return (8 + 8 * fc_max(2, threads)) << 20;
+}
 
 /* Per worker, what a block of B should take so that it stays in a second-level cache of 1 MiB beside the rest. */
 enum { FC_BLOCK_BYTES = 384 << 10 };

@@ -47,7 +47,7 @@ static const char *plan_im2col(fc_conv_plan *plan, double *cost)
     int64_t worker = patch_bytes(plan, kernels->size) + output_bytes(plan, kernels->size);
     int64_t offsets = fc_arena_round(plan->tile[TERMS] * (int64_t)sizeof(int64_t));
     plan->scratch = fc_add(fc_add(weights, offsets), fc_mul(plan->threads, worker));
-    if (plan->scratch > FC_SCRATCH_MAX)
+    if (plan->scratch > fc_scratch_max(plan->threads))
         return "the rows of the weights exceed the scratch bound";
     double packs = (double)fc_ceil_div(p->out_channels, plan->tile[CHANNELS]), rows = (double)k * (double)outputs;
     double gemm = fc_gemm_cost(kernels, p->out_channels, pixels, k) * (double)fc_ceil_div(outputs, pixels);

@@ -77,7 +77,7 @@ static const char *plan_pixels(fc_conv_plan *plan, double *cost)
     layout l = lay_out(plan);
     int64_t worker = fc_add(l.source.bytes, l.tile_bytes);
     plan->scratch = fc_add(fc_mul(plan->threads, worker), fc_add(l.offset_bytes, l.weights.bytes));
-    if (plan->scratch > FC_SCRATCH_MAX)
+    if (plan->scratch > fc_scratch_max(plan->threads))
         return "a padded band of the input, or the rows of the weights, exceed the scratch bound";
     double tasks = (double)p->batch * (double)p->groups * (double)p->window.out[0] * (double)l.bands;
     double gemm = fc_gemm_cost(kernels, p->out_channels, l.columns, l.k);

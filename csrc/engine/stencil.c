@@ -52,7 +52,7 @@ static const char *plan_stencil(fc_conv_plan *plan, double *cost)
     layout l = lay_out(plan);
     plan->scratch = fc_add(fc_add(l.offset_bytes, l.weights.bytes),
                            fc_mul(plan->threads, fc_add(l.source.bytes, l.tile_bytes)));
-    if (plan->scratch > FC_SCRATCH_MAX)
+    if (plan->scratch > fc_scratch_max(plan->threads))
         return "a padded band of the input exceeds the scratch bound";
     double tasks = (double)p->batch * (double)p->groups * (double)p->window.out[0] * (double)l.bands;
     double taps = (double)fc_taps(&p->window), rows = (double)plan->tile[ROWS], outputs = (double)p->out_channels;

@@ -95,14 +95,14 @@ static const char *plan_gemm(fc_conv_plan *plan, double *cost)
         return "there is nothing to sum";
     if (!fc_weights_plan(p, kernels->size).in_place)
         return "the weight gradient's rows are not contiguous";
-    if (fc_mul(fc_taps(&p->window), fc_min(p->out_channels, 512)) > FC_SCRATCH_MAX)
+    if (fc_mul(fc_taps(&p->window), fc_min(p->out_channels, 512)) > fc_scratch_max(plan->threads))
         return "a block of the weight gradient exceeds the scratch bound";
     choose_tile(plan, kernels);
     layout l = lay_out(plan);
     int64_t chunks = plan->tile[CHUNKS] > 1 ? fc_mul(plan->tile[CHUNKS], fc_mul(blocks_of(p, &l), l.block_bytes)) : 0;
     plan->scratch = fc_add(fc_add(l.offset_bytes, fc_mul(2, l.place_bytes)),
                            fc_add(chunks, fc_mul(plan->threads, worker_bytes(&l))));
-    if (plan->scratch > FC_SCRATCH_MAX)
+    if (plan->scratch > fc_scratch_max(plan->threads))
         return "a band of the input or of the gradient exceeds the scratch bound";
     double tasks = (double)blocks_of(p, &l) * (double)l.units, bytes = (double)kernels->size;
     double gemm = fc_gemm_cost(kernels, l.terms, l.lane_row, l.pixels);

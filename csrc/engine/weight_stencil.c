@@ -57,7 +57,7 @@ static const char *plan_stencil(fc_conv_plan *plan, double *cost)
     plan->tile[CHUNKS] = fc_max(1, fc_min(l.units, TASKS_WANTED / p->groups));
     plan->scratch = fc_add(fc_add(l.offset_bytes, fc_arena_round(fc_min(INT64_MAX / 4, fc_mul(tasks_of(plan), l.sum_bytes)))),
                            fc_mul(plan->threads, fc_add(l.source.bytes, l.gradient_bytes)));
-    if (plan->scratch > FC_SCRATCH_MAX)
+    if (plan->scratch > fc_scratch_max(plan->threads))
         return "a padded band of the input exceeds the scratch bound";
     double vectors = (double)plan->tile[ROWS] * (double)l.width / (double)kernels->lanes, m = (double)p->out_channels;
     double bytes = (double)kernels->size, copied = (double)l.source.channel;

@@ -191,7 +191,7 @@ static const char *plan_winograd(fc_conv_plan *plan, double *cost)
     choose_tile(plan, kernels);
     layout l = lay_out(plan);
     plan->scratch = fc_add(shared_bytes(plan, &l), fc_mul(plan->threads, worker_bytes(plan, &l)));
-    if (plan->scratch > FC_SCRATCH_MAX)
+    if (plan->scratch > fc_scratch_max(plan->threads))
         return "the transformed tiles and weights exceed the scratch bound";
     double blocks = plan->tile[FLAGS] & SHARED_WEIGHTS ? 1.0 : (double)l.blocks;
     *cost = 2000 + 3.0 * blocks * (double)p->groups * (double)p->out_channels * (double)p->channels + block_cost(p, &l);

@@ -229,11 +229,11 @@ def _backward(name, axes, example):
     >>> x = np.array([[1.0, 2, -3, 2], [1, 2, -2, 1]])
     >>> w = np.ones((1, 2, 2))
     >>> conv1d(x, w)
-    array([[ 6., -2., -2.]])
+    array([[ 6., -1., -2.]])
 """)
 def conv1d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, stride: Sizes = 1, padding: Padding = 0,
            dilation: Sizes = 1, groups: int = 1, *, out: np.ndarray | None = None, algorithm: str = "auto") -> np.ndarray:
-    return _core.convolve(1, input, weight, bias, stride, padding, dilation, groups, out, algorithm)
+    return _core.convolve(1, False, input, weight, bias, stride, padding, dilation, groups, out, algorithm)
 
 
 @_convolution(2, """
@@ -241,12 +241,12 @@ def conv1d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, s
     >>> laplacian = np.array([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]).reshape(1, 1, 3, 3)
     >>> conv2d(x, laplacian, padding="same")[0]
     array([[  4.,   2.,  -2.],
-           [ -3.,   0.,  -5.],
-           [-16., -10., -22.]])
+           [ -2.,   0.,  -6.],
+           [-14., -10., -20.]])
 """)
 def conv2d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, stride: Sizes = 1, padding: Padding = 0,
            dilation: Sizes = 1, groups: int = 1, *, out: np.ndarray | None = None, algorithm: str = "auto") -> np.ndarray:
-    return _core.convolve(2, input, weight, bias, stride, padding, dilation, groups, out, algorithm)
+    return _core.convolve(2, False, input, weight, bias, stride, padding, dilation, groups, out, algorithm)
 
 
 @_convolution(3, """
@@ -256,7 +256,7 @@ def conv2d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, s
 """)
 def conv3d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, stride: Sizes = 1, padding: Padding = 0,
            dilation: Sizes = 1, groups: int = 1, *, out: np.ndarray | None = None, algorithm: str = "auto") -> np.ndarray:
-    return _core.convolve(3, input, weight, bias, stride, padding, dilation, groups, out, algorithm)
+    return _core.convolve(3, False, input, weight, bias, stride, padding, dilation, groups, out, algorithm)
 
 
 @_transposed(1, """
@@ -266,7 +266,7 @@ def conv3d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, s
 def conv_transpose1d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, stride: Sizes = 1,
                      padding: Padding = 0, output_padding: Sizes = 0, groups: int = 1, dilation: Sizes = 1, *,
                      out: np.ndarray | None = None) -> np.ndarray:
-    return _core.convolve(1, input, weight, bias, stride, padding, dilation, groups, out, None, output_padding)
+    return _core.convolve(1, True, input, weight, bias, stride, padding, dilation, groups, out, None, output_padding)
 
 
 @_transposed(2, """
@@ -277,7 +277,7 @@ def conv_transpose1d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None
 def conv_transpose2d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, stride: Sizes = 1,
                      padding: Padding = 0, output_padding: Sizes = 0, groups: int = 1, dilation: Sizes = 1, *,
                      out: np.ndarray | None = None) -> np.ndarray:
-    return _core.convolve(2, input, weight, bias, stride, padding, dilation, groups, out, None, output_padding)
+    return _core.convolve(2, True, input, weight, bias, stride, padding, dilation, groups, out, None, output_padding)
 
 
 @_transposed(3, """
@@ -287,7 +287,7 @@ def conv_transpose2d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None
 def conv_transpose3d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, stride: Sizes = 1,
                      padding: Padding = 0, output_padding: Sizes = 0, groups: int = 1, dilation: Sizes = 1, *,
                      out: np.ndarray | None = None) -> np.ndarray:
-    return _core.convolve(3, input, weight, bias, stride, padding, dilation, groups, out, None, output_padding)
+    return _core.convolve(3, True, input, weight, bias, stride, padding, dilation, groups, out, None, output_padding)
 
 
 @_backward("conv1d", 1, """
@@ -299,7 +299,7 @@ def conv_transpose3d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None
 def conv1d_backward(grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, stride: Sizes = 1, padding: Padding = 0,
                     dilation: Sizes = 1, groups: int = 1, *,
                     output_mask: tuple[bool, bool, bool] = (True, True, True)) -> ConvGradients:
-    return _core.gradients(1, grad_output, input, weight, stride, padding, dilation, groups, output_mask)
+    return _core.gradients(1, False, grad_output, input, weight, stride, padding, dilation, groups, output_mask)
 
 
 @_backward("conv2d", 2, """
@@ -312,7 +312,7 @@ def conv1d_backward(grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike,
 def conv2d_backward(grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, stride: Sizes = 1, padding: Padding = 0,
                     dilation: Sizes = 1, groups: int = 1, *,
                     output_mask: tuple[bool, bool, bool] = (True, True, True)) -> ConvGradients:
-    return _core.gradients(2, grad_output, input, weight, stride, padding, dilation, groups, output_mask)
+    return _core.gradients(2, False, grad_output, input, weight, stride, padding, dilation, groups, output_mask)
 
 
 @_backward("conv3d", 3, """
@@ -323,7 +323,7 @@ def conv2d_backward(grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike,
 def conv3d_backward(grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, stride: Sizes = 1, padding: Padding = 0,
                     dilation: Sizes = 1, groups: int = 1, *,
                     output_mask: tuple[bool, bool, bool] = (True, True, True)) -> ConvGradients:
-    return _core.gradients(3, grad_output, input, weight, stride, padding, dilation, groups, output_mask)
+    return _core.gradients(3, False, grad_output, input, weight, stride, padding, dilation, groups, output_mask)
 
 
 @_backward("conv_transpose1d", 1, """
@@ -334,7 +334,7 @@ def conv3d_backward(grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike,
 def conv_transpose1d_backward(grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, stride: Sizes = 1,
                               padding: Padding = 0, output_padding: Sizes = 0, groups: int = 1, dilation: Sizes = 1, *,
                               output_mask: tuple[bool, bool, bool] = (True, True, True)) -> ConvGradients:
-    return _core.gradients(1, grad_output, input, weight, stride, padding, dilation, groups, output_mask, output_padding)
+    return _core.gradients(1, True, grad_output, input, weight, stride, padding, dilation, groups, output_mask, output_padding)
 
 
 @_backward("conv_transpose2d", 2, """
@@ -346,7 +346,7 @@ def conv_transpose1d_backward(grad_output: ArrayLike, input: ArrayLike, weight: 
 def conv_transpose2d_backward(grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, stride: Sizes = 1,
                               padding: Padding = 0, output_padding: Sizes = 0, groups: int = 1, dilation: Sizes = 1, *,
                               output_mask: tuple[bool, bool, bool] = (True, True, True)) -> ConvGradients:
-    return _core.gradients(2, grad_output, input, weight, stride, padding, dilation, groups, output_mask, output_padding)
+    return _core.gradients(2, True, grad_output, input, weight, stride, padding, dilation, groups, output_mask, output_padding)
 
 
 @_backward("conv_transpose3d", 3, """
@@ -357,17 +357,7 @@ def conv_transpose2d_backward(grad_output: ArrayLike, input: ArrayLike, weight: 
 def conv_transpose3d_backward(grad_output: ArrayLike, input: ArrayLike, weight: ArrayLike, stride: Sizes = 1,
                               padding: Padding = 0, output_padding: Sizes = 0, groups: int = 1, dilation: Sizes = 1, *,
                               output_mask: tuple[bool, bool, bool] = (True, True, True)) -> ConvGradients:
-    return _core.gradients(3, grad_output, input, weight, stride, padding, dilation, groups, output_mask, output_padding)
-
-
-def _input_gradient(axes, input_size, weight, grad_output, stride, padding, dilation, groups):
-    return _core.gradients(axes, grad_output, None, weight, stride, padding, dilation, groups, (True, False, False), None,
-                           input_size).input
-
-
-def _weight_gradient(axes, input, weight_size, grad_output, stride, padding, dilation, groups):
-    return _core.gradients(axes, grad_output, input, None, stride, padding, dilation, groups, (False, True, False), None,
-                           None, weight_size).weight
+    return _core.gradients(3, True, grad_output, input, weight, stride, padding, dilation, groups, output_mask, output_padding)
 
 
 @_gradient(_INPUT, 1, """
@@ -376,7 +366,7 @@ def _weight_gradient(axes, input, weight_size, grad_output, stride, padding, dil
 """)
 def conv1d_input(input_size: tuple[int, ...], weight: ArrayLike, grad_output: ArrayLike, stride: Sizes = 1,
                  padding: Padding = 0, dilation: Sizes = 1, groups: int = 1) -> np.ndarray:
-    return _input_gradient(1, input_size, weight, grad_output, stride, padding, dilation, groups)
+    return _core.input_gradient(1, input_size, weight, grad_output, stride, padding, dilation, groups)
 
 
 @_gradient(_INPUT, 2, """
@@ -386,7 +376,7 @@ def conv1d_input(input_size: tuple[int, ...], weight: ArrayLike, grad_output: Ar
 """)
 def conv2d_input(input_size: tuple[int, ...], weight: ArrayLike, grad_output: ArrayLike, stride: Sizes = 1,
                  padding: Padding = 0, dilation: Sizes = 1, groups: int = 1) -> np.ndarray:
-    return _input_gradient(2, input_size, weight, grad_output, stride, padding, dilation, groups)
+    return _core.input_gradient(2, input_size, weight, grad_output, stride, padding, dilation, groups)
 
 
 @_gradient(_INPUT, 3, """
@@ -395,7 +385,7 @@ def conv2d_input(input_size: tuple[int, ...], weight: ArrayLike, grad_output: Ar
 """)
 def conv3d_input(input_size: tuple[int, ...], weight: ArrayLike, grad_output: ArrayLike, stride: Sizes = 1,
                  padding: Padding = 0, dilation: Sizes = 1, groups: int = 1) -> np.ndarray:
-    return _input_gradient(3, input_size, weight, grad_output, stride, padding, dilation, groups)
+    return _core.input_gradient(3, input_size, weight, grad_output, stride, padding, dilation, groups)
 
 
 @_gradient(_WEIGHT, 1, """
@@ -404,7 +394,7 @@ def conv3d_input(input_size: tuple[int, ...], weight: ArrayLike, grad_output: Ar
 """)
 def conv1d_weight(input: ArrayLike, weight_size: tuple[int, ...], grad_output: ArrayLike, stride: Sizes = 1,
                   padding: Padding = 0, dilation: Sizes = 1, groups: int = 1) -> np.ndarray:
-    return _weight_gradient(1, input, weight_size, grad_output, stride, padding, dilation, groups)
+    return _core.weight_gradient(1, input, weight_size, grad_output, stride, padding, dilation, groups)
 
 
 @_gradient(_WEIGHT, 2, """
@@ -413,7 +403,7 @@ def conv1d_weight(input: ArrayLike, weight_size: tuple[int, ...], grad_output: A
 """)
 def conv2d_weight(input: ArrayLike, weight_size: tuple[int, ...], grad_output: ArrayLike, stride: Sizes = 1,
                   padding: Padding = 0, dilation: Sizes = 1, groups: int = 1) -> np.ndarray:
-    return _weight_gradient(2, input, weight_size, grad_output, stride, padding, dilation, groups)
+    return _core.weight_gradient(2, input, weight_size, grad_output, stride, padding, dilation, groups)
 
 
 @_gradient(_WEIGHT, 3, """
@@ -422,4 +412,4 @@ def conv2d_weight(input: ArrayLike, weight_size: tuple[int, ...], grad_output: A
 """)
 def conv3d_weight(input: ArrayLike, weight_size: tuple[int, ...], grad_output: ArrayLike, stride: Sizes = 1,
                   padding: Padding = 0, dilation: Sizes = 1, groups: int = 1) -> np.ndarray:
-    return _weight_gradient(3, input, weight_size, grad_output, stride, padding, dilation, groups)
+    return _core.weight_gradient(3, input, weight_size, grad_output, stride, padding, dilation, groups)
