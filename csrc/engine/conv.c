@@ -107,7 +107,9 @@ int fc_conv_options(const fc_conv *p, fc_direction direction, fc_precision preci
     fc_conv_plan plan;
     fc_conv problem = *p;
     int64_t w, x;
-    if (direction == FC_ADJOINT && fc_adjoint_phases(p))
+    if (direction == FC_ADJOINT && !fc_adjoint_phases(p)) /* no positions, no choice */
+        return 0;
+    if (direction == FC_ADJOINT)
         problem = fc_adjoint_problem(p, fc_adjoint_largest(p), &w, &x);
     if (fc_conv_plan_make(&plan, &problem, direction == FC_WEIGHT ? FC_WEIGHT : FC_FORWARD, precision, NULL) ||
         plan.algorithm < 0) /* no outputs, no choice: the drivers take every size for positive */
