@@ -36,6 +36,29 @@ typedef void (*fc_stencil_kernel)(int64_t taps, const int64_t *offset, const voi
 typedef void (*fc_correlate_kernel)(double *sum, int64_t taps, const int64_t *offset, const void *x, int64_t x_row,
                                     const void *y, int64_t y_row, int64_t rows, int64_t width);
 
+/* depthwise: one channel under one filter, whose input is a table of rows, so that padding above and below, and rows that
+ * cannot be read in place, cost a pointer each.  x(kd, i, j) is element j of row[kd * plane + i * step]:
+ *
+ * depthwise:         y[r][q] = init + sum_{kd, kh, kw} w[kd][kh][kw] * x(kd, r * S + kh, q * S + shift[kw])
+ * depthwise_weight:  sum[kd][kh][kw] += sum_{r, q} gradient[r * step][q] * x(kd, r * S + kh, q * S + shift[kw])
+ *
+ * with r < rows, q < out; x is zero where 0 <= j < in does not hold; S = 1 or 2 and the kernel's height are constants of the
+ * variant.  shift ascends.  Whole vectors are read from every row (and gradient): from element min(0, shift[0]) on, up to
+ * where a vector of outputs at the last column, or at column 0 where out < lanes, ends: LANES * S elements from its first.
+ * Whole vectors are written: with out < lanes beyond the row, rows in ascending order. */
+enum { FC_DEPTHWISE_HEIGHT_MAX = 7 };
+typedef struct fc_depthwise_window {
+    int64_t planes, plane, step; /* KD, and strides of the table */
+    int64_t taps;                /* KW */
+    const int64_t *shift;
+    int64_t in, out; /* widths */
+} fc_depthwise_window;
+
+typedef void (*fc_depthwise_kernel)(const fc_depthwise_window *window, const void *w, const void *init,
+                                    const void *const *row, void *y, int64_t y_row, int64_t rows);
+typedef void (*fc_depthwise_weight_kernel)(const fc_depthwise_window *window, double *sum, const void *const *row,
+                                           const void *const *gradient, int64_t rows);
+
 /* gather_row:  dst[j] = x[first + j * step] where 0 <= first + j * step < size, else fill;   j < count.
  * Element i of x stands at x + i * x_stride.  The one place where padding, strides and row ends are solved.  A NULL x is
  * a row that lies in the padding altogether. */
@@ -127,6 +150,8 @@ typedef struct fc_kernels {
     fc_gemm_kernels gemm, gemm_gather;
     fc_stencil_kernel stencil;
     fc_correlate_kernel correlate;
+    fc_depthwise_kernel depthwise[2][FC_DEPTHWISE_HEIGHT_MAX + 1];               /* [S - 1][height] */
+    fc_depthwise_weight_kernel depthwise_weight[2][FC_DEPTHWISE_HEIGHT_MAX + 1];
     fc_gather_row_kernel gather_row;
     fc_gather_block_kernel gather_block;
     fc_scatter_row_kernel scatter_row;

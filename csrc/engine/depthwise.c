@@ -1,0 +1,209 @@
+/* The depthwise driver: one input channel a group, read in place, lanes over output pixels.
+ *
+ *     for each image n, channel g, plane od, band of rows       a unit; several a task
+ *         table of the band's input rows: in place, copied at the image's ends, zeros in the padding
+ *         for each of the channel's outputs m: depthwise kernel over the whole band
+ *
+ * Outputs narrower than a vector, or not neighbours in memory, go through a worker's tile.  Dilated rows are `dilation`
+ * interleaved images.  Windows that the kernels do not know are the stencil driver's.
+ *
+ * Scratch: weights as rows, a row of zeros; per worker a table, rows copied and a tile.
+ */
+#include "engine/depthwise.h"
+
+#include "engine/output.h"
+#include "engine/weights.h"
+
+enum { ROWS, UNITS };                                      /* plan->tile: rows of a band, units of a task */
+enum { ROWS_MAX = 128, BAND_BYTES = 64 << 10, TASK_NS = 4000 }; /* a few microseconds are worth claiming */
+
+const char *fc_depthwise_refusal(const fc_conv *p)
+{
+    const fc_window *w = &p->window;
+    if (p->channels != 1)
+        return "a group has more than one input channel";
+    if (!fc_reduction(p))
+        return "there is nothing to sum";
+    if (w->kernel[1] > FC_DEPTHWISE_HEIGHT_MAX)
+        return "the kernel is too high";
+    if (w->stride[2] > 2 || (w->out[1] > 1 && w->stride[1] != w->stride[2]))
+        return "the strides are not all 1 or all 2";
+    if (w->stride[1] > 1 && w->dilation[1] > 1)
+        return "both a stride and a dilation";
+    return NULL;
+}
+
+fc_depthwise fc_depthwise_plan(const fc_conv *p, const fc_kernels *kernels, int64_t rows)
+{
+    const fc_window *w = &p->window;
+    int64_t stride = w->stride[2], vectors = fc_max(w->out[2], kernels->lanes);
+    int64_t left = fc_max(0, w->offset[2]);
+    int64_t right = vectors * stride + (w->kernel[2] - 1) * w->dilation[2] - w->offset[2];
+    fc_depthwise d = {.variant = stride == 2, .rows = rows, .bands = fc_ceil_div(w->out[1], rows)};
+    d.window = (fc_depthwise_window){.planes = w->kernel[0], .step = w->dilation[1], .taps = w->kernel[2],
+                                     .in = w->in[2], .out = w->out[2]};
+    d.window.plane = fc_add((rows - 1) * w->stride[1] + 1, fc_mul(w->kernel[1] - 1, w->dilation[1]));
+    d.x = fc_rows_plan(kernels->size, w->in[1], w->in[2], p->x.s[1], p->x.s[2], left, right, d.window.plane);
+    d.table_bytes = fc_arena_round(fc_min(INT64_MAX / 8, fc_mul(fc_mul(w->kernel[0], d.window.plane), sizeof(void *))));
+    d.copy_bytes = fc_min(INT64_MAX / 8, fc_mul(w->kernel[0], d.x.bytes));
+    int64_t shifts = fc_arena_round(fc_min(INT64_MAX / 8, fc_mul(w->kernel[2], sizeof(int64_t))));
+    d.shared_bytes = fc_add(shifts, fc_rows_zero_bytes(&d.x, kernels->size));
+    return d;
+}
+
+const void *fc_depthwise_share(fc_depthwise *d, const fc_conv *p, int64_t size, void *scratch)
+{
+    int64_t *shift = scratch;
+    for (int64_t kw = 0; kw < d->window.taps; kw++)
+        shift[kw] = kw * p->window.dilation[2] - p->window.offset[2];
+    d->window.shift = shift;
+    return fc_rows_zero(&d->x, size, (char *)scratch + d->shared_bytes - fc_rows_zero_bytes(&d->x, size));
+}
+
+void fc_depthwise_take(const fc_depthwise *d, const fc_conv *p, const fc_kernels *kernels, const void **table, void *copies,
+                       const void *zero, const void *x, int64_t od, int64_t oh, int64_t rows)
+{
+    const fc_window *w = &p->window;
+    int64_t count = (rows - 1) * w->stride[1] + (w->kernel[1] - 1) * w->dilation[1] + 1;
+    for (int64_t kd = 0; kd < w->kernel[0]; kd++) {
+        int64_t id = od * w->stride[0] + kd * w->dilation[0] - w->offset[0];
+        const void *plane = id >= 0 && id < w->in[0] ? fc_at(x, id * p->x.s[0], kernels->size) : NULL;
+        copies = fc_rows_take(&d->x, kernels, table + kd * d->window.plane, copies, zero, plane,
+                              oh * w->stride[1] - w->offset[1], count);
+    }
+}
+
+typedef struct layout {
+    const fc_kernels *kernels;
+    fc_depthwise input;
+    fc_weights weights;
+    int64_t units, tile_row, tile_bytes, worker_bytes;
+    int in_place, flat; /* y is written directly; a tile is one contiguous piece of it */
+} layout;
+
+static layout lay_out(const fc_conv_plan *plan)
+{
+    const fc_conv *p = &plan->problem;
+    const fc_kernels *kernels = fc_dispatch(p->real);
+    int64_t rows = plan->tile[ROWS], width = p->window.out[2];
+    layout l = {.kernels = kernels, .input = fc_depthwise_plan(p, kernels, rows), .weights = fc_weights_plan(p, kernels->size)};
+    l.units = p->batch * p->groups * p->window.out[0] * l.input.bands;
+    l.in_place = width >= kernels->lanes && p->y.s[2] == 1;
+    /* A narrow row's vector is overwritten by the next row, but not by the next of a dilated image. */
+    l.tile_row = p->window.dilation[1] == 1 ? width : fc_max(width, kernels->lanes);
+    l.flat = l.tile_row == width && p->y.s[2] == 1 && (p->y.s[1] == width || p->window.out[1] == 1);
+    if (!l.in_place)
+        l.tile_bytes = fc_arena_round(fc_min(INT64_MAX / 8, fc_mul(fc_add(fc_mul(rows, l.tile_row), kernels->lanes),
+                                                                   kernels->size)));
+    l.worker_bytes = fc_add(fc_add(l.input.table_bytes, l.input.copy_bytes), l.tile_bytes);
+    return l;
+}
+
+/* Whole images where rows are read in place and nothing comes back for them, else bands that stay in the cache. */
+static int64_t choose_rows(const fc_conv_plan *plan, const fc_kernels *kernels)
+{
+    const fc_conv *p = &plan->problem;
+    const fc_window *w = &p->window;
+    int64_t height = w->out[1], images = p->batch * p->groups * w->out[0], rows = ROWS_MAX;
+    if (p->x.s[2] != 1 || p->out_channels > 1)
+        rows = fc_max(4, BAND_BYTES / fc_max(1, fc_mul(fc_mul(w->kernel[0], w->in[2]), kernels->size * w->stride[1])));
+    if (plan->threads > 1 && images < 4 * plan->threads)
+        rows = fc_min(rows, fc_max(4, fc_ceil_div(height, fc_ceil_div(4 * plan->threads, images))));
+    rows = fc_min(rows, height);
+    return fc_ceil_div(height, fc_ceil_div(height, rows));
+}
+
+static const char *plan_depthwise(fc_conv_plan *plan, double *cost)
+{
+    const fc_conv *p = &plan->problem;
+    const char *refusal = fc_depthwise_refusal(p);
+    if (refusal)
+        return refusal;
+    plan->tile[ROWS] = choose_rows(plan, fc_dispatch(p->real));
+    layout l = lay_out(plan);
+    plan->scratch = fc_add(fc_add(l.input.shared_bytes, l.weights.bytes), fc_mul(plan->threads, l.worker_bytes));
+    if (plan->scratch > fc_scratch_max(plan->threads))
+        return "the rows exceed the scratch bound";
+    double taps = (double)fc_taps(&p->window), rows = (double)plan->tile[ROWS], outputs = (double)p->out_channels;
+    double vectors = rows * (double)fc_ceil_div(p->window.out[2], l.kernels->lanes), bytes = (double)l.kernels->size;
+    double pass = p->window.out[1] > 3 ? 0.12 : 0.4; /* a lone row shares no load and hides no latency */
+    double copied = (double)(l.input.x.copies * l.input.x.pitch * p->window.kernel[0]);
+    double stored = l.in_place ? 0 : outputs * rows * (double)l.tile_row * (l.flat ? 1 : p->y.s[2] == 1 ? 2 : 20);
+    double unit = 30 + outputs * (10 + vectors * (1 + pass * taps * (double)p->window.stride[2])) +
+                  (p->x.s[2] == 1 ? 0.03 : 0.3) * bytes * copied + 0.03 * bytes * stored;
+    *cost = 300 + (double)l.units * unit + 0.3 * (double)l.weights.bytes;
+    int64_t shared = fc_max(1, l.units / (4 * plan->threads));
+    plan->tile[UNITS] = fc_max(1, fc_min(shared, (int64_t)(TASK_NS / unit)));
+    return NULL;
+}
+
+typedef struct job {
+    const fc_conv_plan *plan;
+    layout l;
+    const void *zero;
+    const char *x, *w, *bias;
+    char *y, *scratch;
+} job;
+
+/* One output channel of a band whose rows are in the table. */
+static void run_channel(const job *j, const void *const *table, void *tile, int64_t o, const void *w, void *y, int64_t rows)
+{
+    const layout *l = &j->l;
+    const fc_conv *p = &j->plan->problem;
+    const fc_kernels *kernels = l->kernels;
+    fc_depthwise_kernel kernel = kernels->depthwise[l->input.variant][p->window.kernel[1]];
+    const void *init = j->bias ? fc_at(j->bias, o, kernels->size) : NULL;
+    char *out = l->in_place ? y : tile;
+    int64_t row = l->in_place ? p->y.s[1] : l->tile_row, step = l->input.window.step;
+    for (int64_t f = 0; f < fc_min(step, rows); f++)
+        kernel(&l->input.window, w, init, table + f, fc_at(out, f * row, kernels->size), step * row,
+               fc_ceil_div(rows - f, step));
+    if (!l->in_place && l->flat)
+        kernels->scatter_row(y, 1, tile, rows * l->tile_row, 0);
+    else if (!l->in_place)
+        fc_output_store(p, kernels, y, tile, rows, l->tile_row);
+}
+
+static void run_unit(const job *j, int64_t unit, char *scratch)
+{
+    const layout *l = &j->l;
+    const fc_conv *p = &j->plan->problem;
+    int64_t size = l->kernels->size, band = unit % l->input.bands, od = unit / l->input.bands % p->window.out[0];
+    int64_t image = unit / l->input.bands / p->window.out[0], g = image % p->groups, n = image / p->groups;
+    int64_t oh = band * l->input.rows, rows = fc_min(l->input.rows, p->window.out[1] - oh);
+    const void **table = (const void **)(void *)scratch;
+    char *copies = scratch + l->input.table_bytes, *tile = copies + l->input.copy_bytes;
+    fc_depthwise_take(&l->input, p, l->kernels, table, copies, j->zero, fc_at(j->x, n * p->x.n + g * p->x.c, size), od, oh,
+                      rows);
+    for (int64_t m = 0; m < p->out_channels; m++) {
+        int64_t o = g * p->out_channels + m;
+        run_channel(j, table, tile, o, fc_at(j->w, g * l->weights.g + m * l->weights.o, size),
+                    fc_at(j->y, n * p->y.n + o * p->y.c + od * p->y.s[0] + oh * p->y.s[1], size), rows);
+    }
+}
+
+static void run_task(void *context, int64_t task, int worker)
+{
+    const job *j = context;
+    int64_t units = j->plan->tile[UNITS], end = fc_min((task + 1) * units, j->l.units);
+    for (int64_t unit = task * units; unit < end; unit++)
+        run_unit(j, unit, j->scratch + worker * j->l.worker_bytes);
+}
+
+static fc_status run_depthwise(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
+{
+    const fc_conv *p = &plan->problem;
+    job j = {.plan = plan, .l = lay_out(plan), .x = x, .bias = bias, .y = y};
+    char *scratch = fc_arena_take(plan->scratch);
+    if (!scratch)
+        return FC_NO_MEMORY;
+    j.zero = fc_depthwise_share(&j.l.input, p, j.l.kernels->size, scratch);
+    scratch += j.l.input.shared_bytes;
+    j.w = fc_weights_take(&j.l.weights, p, j.l.kernels, plan->threads, scratch, w);
+    j.scratch = scratch + j.l.weights.bytes;
+    fc_parallel(plan->threads, fc_ceil_div(j.l.units, plan->tile[UNITS]), run_task, &j);
+    fc_arena_give();
+    return FC_OK;
+}
+
+const fc_driver fc_driver_depthwise = {"depthwise", plan_depthwise, run_depthwise};

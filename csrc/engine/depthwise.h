@@ -1,0 +1,29 @@
+/* What both depthwise drivers share: which windows the kernels serve, and a band's input as tables of rows. */
+#ifndef FC_ENGINE_DEPTHWISE_H
+#define FC_ENGINE_DEPTHWISE_H
+
+#include "engine/rows.h"
+
+typedef struct fc_depthwise {
+    fc_depthwise_window window; /* but for `shift` */
+    int variant;                /* of the kernels: the stride - 1 */
+    int64_t rows, bands;        /* output rows of a band */
+    fc_rows x;
+    int64_t table_bytes, copy_bytes; /* of one worker */
+    int64_t shared_bytes;            /* the shifts, the row of zeros */
+} fc_depthwise;
+
+/* NULL, or why no kernel serves the problem. */
+const char *fc_depthwise_refusal(const fc_conv *problem);
+
+/* A table for bands of at most `rows` output rows. */
+fc_depthwise fc_depthwise_plan(const fc_conv *problem, const fc_kernels *kernels, int64_t rows);
+
+/* Writes what workers share; returns the row of zeros and sets window.shift. */
+const void *fc_depthwise_share(fc_depthwise *depthwise, const fc_conv *problem, int64_t size, void *scratch);
+
+/* The rows behind `rows` output rows from (od, oh) of the channel at x. */
+void fc_depthwise_take(const fc_depthwise *depthwise, const fc_conv *problem, const fc_kernels *kernels, const void **table,
+                       void *copies, const void *zero, const void *x, int64_t od, int64_t oh, int64_t rows);
+
+#endif
