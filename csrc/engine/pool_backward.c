@@ -208,7 +208,7 @@ fc_status fc_pool_route(const fc_pool *p, void *x, const void *y, const int64_t 
         return FC_INVALID;
     route_job j = {.p = p, .kernels = fc_dispatch(p->real), .x = x, .y = y, .index = index, .add = add};
     int flat = without_gaps(&p->window, &p->y) && without_gaps(&p->window, &p->index);
-    j.rows = flat ? 1 : p->window.out[0] * p->window.out[1];
+    j.rows = !outputs ? 0 : flat ? 1 : p->window.out[0] * p->window.out[1];
     j.row = flat ? outputs : p->window.out[2];
     double cost = (double)planes * (0.1 * (double)plane + 1.5 * (double)outputs);
     int threads = fc_pool_threads(cost);
