@@ -1,9 +1,10 @@
 /* The Winograd driver, F(4x4, 3x3): 36 small products instead of one with nine times the reduction, 2.25 to 4 times fewer
- * multiplications.  float32, 3x3 (or 1x3x3), stride 1.
+ * multiplications.  float32, 3x3 (or KDx3x3), stride 1.
  *
  *     V[f][c][t] = (B^T d B)_f of channel c, tile t          U[f][o][c] = (G g G^T)_f
  *     M[f][o][t] = sum_c U[f][o][c] V[f][c][t]                y = A^T M A + b
  *
+ * (with three axes the sum runs over c and kd, and c stands for the pair: a plane of the kernel, a plane of the input).
  * Tiles come in cells, a few neighbours of a row (half a vector of pixels), and a block is some cells: whole rows of tiles, of
  * several images where they are small, or a part of one wide row.  A dilated convolution is one per phase of the dilation,
  * over every d-th pixel: phases are planes, like images.
@@ -37,7 +38,7 @@ typedef struct layout {
     int64_t block_rows, column_blocks, blocks;   /* rows of tiles of a block; blocks of one group */
     int64_t pitch;                               /* pixels of a copied row */
     int64_t tiles;                               /* of a block, in whole vectors: columns of the products */
-    int64_t inputs;                              /* input channels in whole vectors */
+    int64_t terms, inputs;                       /* (kd, c) of the sum; a row of U, in whole vectors */
     int64_t v_step, m_step, u_step, u_rows;      /* elements from one frequency to the next; output channels of a U */
     int64_t v_bytes, m_bytes, u_bytes, band_bytes, offset_bytes;
 } layout;
@@ -104,9 +105,10 @@ static layout lay_out(const fc_conv_plan *plan)
     l.blocks = fc_mul(fc_ceil_div(l.rows, l.block_rows), l.column_blocks);
     int64_t block_cells = l.column_blocks > 1 ? cells : l.block_rows * l.row_cells;
     l.tiles = fc_ceil_div(block_cells, l.group) * lanes;
-    l.inputs = fc_ceil_div(p->channels, lanes) * lanes;
+    l.terms = fc_mul(p->window.kernel[0], p->channels);
+    l.inputs = fc_ceil_div(l.terms, lanes) * lanes;
     l.u_rows = plan->tile[FLAGS] & SHARED_WEIGHTS ? p->out_channels : plan->tile[OUTPUTS];
-    l.v_step = fc_add(fc_mul(p->channels, l.tiles), STEP_PAD);
+    l.v_step = fc_add(fc_mul(l.terms, l.tiles), STEP_PAD);
     l.m_step = fc_add(fc_mul(plan->tile[OUTPUTS], l.tiles), STEP_PAD);
     l.u_step = fc_add(fc_mul(l.u_rows, l.inputs), STEP_PAD);
     l.v_bytes = bytes_of(fc_mul(FREQUENCIES, l.v_step), size);
@@ -114,7 +116,7 @@ static layout lay_out(const fc_conv_plan *plan)
     l.u_bytes = bytes_of(fc_mul(FREQUENCIES, l.u_step), size);
     l.pitch = fc_min(l.row_cells, cells) * l.cell + 2;
     l.band_bytes = bytes_of(fc_max(fc_mul(l.block_rows * 6, l.pitch) + lanes, 16 * lanes), size);
-    l.offset_bytes = bytes_of(p->channels, sizeof(int64_t));
+    l.offset_bytes = bytes_of(l.terms, sizeof(int64_t));
     return l;
 }
 
@@ -137,9 +139,9 @@ static int64_t shared_bytes(const fc_conv_plan *plan, const layout *l)
 static double block_cost(const fc_conv *p, const layout *l)
 {
     double blocks = (double)p->groups * (double)l->blocks, vectors = (double)(l->tiles / l->kernels->lanes);
-    double channels = (double)p->channels, outputs = (double)p->out_channels;
+    double channels = (double)l->terms, outputs = (double)p->out_channels;
     double transforms = vectors * (110 * channels + 90 * outputs) * (l->winograd == l->kernels->winograd ? 1.0 : 1.6);
-    return blocks * (1.15 * FREQUENCIES * fc_gemm_cost(l->kernels, p->out_channels, l->tiles, p->channels) + transforms);
+    return blocks * (1.15 * FREQUENCIES * fc_gemm_cost(l->kernels, p->out_channels, l->tiles, l->terms) + transforms);
 }
 
 /* Cells and halves, as their waste decides; blocks of output channels whose M, and U, stay in the cache. */
@@ -147,7 +149,7 @@ static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
 {
     const fc_conv *p = &plan->problem;
     /* Three strips of tiles, one where many channels would drive V far out of the cache. */
-    int64_t vectors = kernels->nv * (p->channels <= 256 ? 3 : 1), cells = kernels->winograd[0].cells * vectors;
+    int64_t vectors = kernels->nv * (p->window.kernel[0] * p->channels <= 256 ? 3 : 1), cells = kernels->winograd[0].cells * vectors;
     plan->tile[CELLS] = cells;
     plan->tile[OUTPUTS] = p->out_channels;
     plan->tile[FLAGS] = 0;
@@ -181,13 +183,15 @@ static const char *plan_winograd(fc_conv_plan *plan, double *cost)
         return "float64 is summed directly";
     if (plan->precision == FC_PRECISION_HIGHEST)
         return "the precision 'highest' allows direct sums only";
-    if (w->kernel[0] != 1 || w->kernel[1] != 3 || w->kernel[2] != 3)
+    if (w->kernel[1] != 3 || w->kernel[2] != 3)
         return "the kernel is not 3x3";
+    if (w->kernel[0] > 1 && p->channels % kernels->lanes)
+        return "the kernel is deep and the channels are no whole vectors";
     if (w->stride[1] != 1 || w->stride[2] != 1)
         return "the stride is not 1";
     if (w->dilation[1] > w->out[1] || w->dilation[2] > w->out[2])
         return "the dilation exceeds the output";
-    if (!p->channels)
+    if (!fc_reduction(p))
         return "there is nothing to sum";
     choose_tile(plan, kernels);
     layout l = lay_out(plan);
@@ -195,7 +199,7 @@ static const char *plan_winograd(fc_conv_plan *plan, double *cost)
     if (plan->scratch > fc_scratch_max(plan->threads))
         return "the transformed tiles and weights exceed the scratch bound";
     double blocks = plan->tile[FLAGS] & SHARED_WEIGHTS ? 1.0 : (double)l.blocks;
-    *cost = 2000 + 3.0 * blocks * (double)p->groups * (double)p->out_channels * (double)p->channels + block_cost(p, &l);
+    *cost = 2000 + 3.0 * blocks * (double)p->groups * (double)p->out_channels * (double)l.terms + block_cost(p, &l);
     return NULL;
 }
 
@@ -223,15 +227,16 @@ static int segments_of(const job *j, int64_t block, segment *segments)
     return count;
 }
 
-/* The rows of one channel that a segment's tiles touch, padded: 4 rows + 2 of `pitch` pixels.  Returns the end. */
-static char *copy_segment(const job *j, const segment *s, char *band, int64_t pitch, int64_t channel)
+/* The rows of one channel, tap kd, that a segment's tiles touch, padded: 4 rows + 2 of `pitch` pixels.  Returns the end. */
+static char *copy_segment(const job *j, const segment *s, char *band, int64_t pitch, int64_t channel, int64_t kd)
 {
     static const double zero = 0;
     const fc_conv *p = &j->plan->problem;
     const fc_window *w = &p->window;
     const fc_kernels *kernels = j->l.kernels;
     place at = place_of(p, s->plane);
-    int64_t id = at.od * w->stride[0] - w->offset[0], first = s->tc * j->l.cell * w->dilation[2] + at.phase[1] - w->offset[2];
+    int64_t id = at.od * w->stride[0] + kd * w->dilation[0] - w->offset[0];
+    int64_t first = s->tc * j->l.cell * w->dilation[2] + at.phase[1] - w->offset[2];
     const char *x = fc_at(j->x, at.n * p->x.n + channel * p->x.c + id * p->x.s[0], kernels->size);
     for (int64_t i = 0; i < 4 * s->rows + 2; i++, band += pitch * kernels->size) {
         int64_t ih = (4 * s->tr + i) * w->dilation[1] + at.phase[0] - w->offset[1];
@@ -242,7 +247,7 @@ static char *copy_segment(const job *j, const segment *s, char *band, int64_t pi
     return band;
 }
 
-/* V for channels begin ... end of one block. */
+/* V for terms begin ... end of one block. */
 static void transform_inputs(const job *j, int64_t g, int64_t block, int64_t begin, int64_t end, char *inputs, char *band)
 {
     const layout *l = &j->l;
@@ -255,10 +260,11 @@ static void transform_inputs(const job *j, int64_t g, int64_t block, int64_t beg
             place_in_band[count++] = ((rows + cell / segments[i].cells * 4) * pitch + cell % segments[i].cells * l->cell) * size;
     while (count % l->group) /* the last vector's rest: any cell */
         place_in_band[count++] = 0;
-    for (int64_t c = begin; c < end; c++) {
-        char *next = band, *v = inputs + c * l->tiles * size;
+    int64_t channels = j->plan->problem.channels;
+    for (int64_t term = begin; term < end; term++) {
+        char *next = band, *v = inputs + term * l->tiles * size;
         for (int i = 0; i < parts; i++)
-            next = copy_segment(j, &segments[i], next, pitch, g * j->plan->problem.channels + c);
+            next = copy_segment(j, &segments[i], next, pitch, g * channels + term % channels, term / channels);
         for (int64_t at = 0; at < count; at += l->group, v += l->kernels->lanes * size) {
             const void *cells[FC_WINOGRAD_CELLS_MAX];
             for (int k = 0; k < l->group; k++)
@@ -273,8 +279,11 @@ static void transform_weights(const job *j, int64_t g, int64_t begin, int64_t en
 {
     const fc_conv *p = &j->plan->problem;
     int64_t stride[4] = {p->w.o, p->w.c, p->w.k[1], p->w.k[2]};
-    j->l.winograd->weights(weights, j->l.u_step, j->l.inputs, fc_at(j->w, g * p->w.g + begin * p->w.o, j->l.kernels->size),
-                           stride, end - begin, p->channels);
+    int64_t size = j->l.kernels->size;
+    for (int64_t kd = 0; kd < p->window.kernel[0]; kd++)
+        j->l.winograd->weights(weights + kd * p->channels * size, j->l.u_step, j->l.inputs,
+                               fc_at(j->w, g * p->w.g + begin * p->w.o + kd * p->w.k[0], size), stride, end - begin,
+                               p->channels);
 }
 
 /* Where a cell's outputs go: its first element in channel 0, and how many rows and columns of it lie inside y. */
@@ -379,7 +388,7 @@ static void run_block(void *context, int64_t task, int worker)
     int64_t g = task / l->blocks, block = task % l->blocks, outputs = j->plan->tile[OUTPUTS];
     char *scratch = j->scratch + worker * worker_bytes(j->plan, l);
     char *band = scratch + (j->weights ? 0 : l->u_bytes) + l->m_bytes, *inputs = band + l->band_bytes;
-    transform_inputs(j, g, block, 0, j->plan->problem.channels, inputs, band);
+    transform_inputs(j, g, block, 0, l->terms, inputs, band);
     for (int64_t o = 0; o < j->plan->problem.out_channels; o += outputs)
         multiply_outputs(j, g, block, o, fc_min(j->plan->problem.out_channels, o + outputs), inputs, scratch);
 }
@@ -390,10 +399,10 @@ static void run_input_part(void *context, int64_t task, int worker)
 {
     const job *j = context;
     const layout *l = &j->l;
-    int64_t part = task % INPUT_PARTS, index = task / INPUT_PARTS, channels = j->plan->problem.channels;
+    int64_t part = task % INPUT_PARTS, index = task / INPUT_PARTS;
     char *band = j->scratch + worker * worker_bytes(j->plan, l) + (j->weights ? 0 : l->u_bytes) + l->m_bytes;
-    transform_inputs(j, index / l->blocks, index % l->blocks, channels * part / INPUT_PARTS,
-                     channels * (part + 1) / INPUT_PARTS, j->inputs + index * l->v_bytes, band);
+    transform_inputs(j, index / l->blocks, index % l->blocks, l->terms * part / INPUT_PARTS,
+                     l->terms * (part + 1) / INPUT_PARTS, j->inputs + index * l->v_bytes, band);
 }
 
 static void run_output_part(void *context, int64_t task, int worker)
@@ -426,8 +435,8 @@ static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *
     if (!scratch)
         return FC_NO_MEMORY;
     int64_t *offset = (int64_t *)(void *)scratch;
-    for (int64_t c = 0; c < p->channels; c++)
-        offset[c] = c * j.l.tiles;
+    for (int64_t term = 0; term < j.l.terms; term++)
+        offset[term] = term * j.l.tiles;
     scratch += j.l.offset_bytes;
     if (plan->tile[FLAGS] & SHARED_WEIGHTS) {
         j.weights = scratch;
@@ -439,7 +448,7 @@ static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *
         j.inputs = scratch;
     j.scratch = scratch + (j.inputs ? blocks * j.l.v_bytes : 0);
     fc_gemm_plan(&j.gemm, j.l.kernels, fc_min(plan->tile[OUTPUTS], p->out_channels), j.l.tiles);
-    j.gemm.k = p->channels;
+    j.gemm.k = j.l.terms;
     j.gemm.b_offset = offset;
     if (j.inputs) {
         fc_parallel(plan->threads, blocks * INPUT_PARTS, run_input_part, &j);
