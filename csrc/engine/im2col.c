@@ -2,13 +2,14 @@
  *
  *     Y[o][p] = b[o] + sum_k W[o][k] P[k][p],     P[k][p] = x at tap k of output pixel p
  *
- *     for each image n, group g, block of output pixels, block of output channels     a task
+ *     for each group g, block of output pixels (of all images), block of output channels     a task
  *         for each block of k:
  *             pack P's rows for the block's pixels
  *             for each tile of rows o:  gemm kernel, added to the block of outputs
  *         store the block
  *
- * Serves every shape, stride and layout within fixed scratch: what a band would make huge (a dilation of a thousand, padding
+ * Serves every shape, stride and layout within fixed scratch.  Pixels are counted through the batch, so images of a pixel or
+ * two fill vectors; what a band would make huge (a dilation of a thousand, padding
  * wider than the image) is read pixel by pixel here.  The matrix of patches never exists; a block of it takes about
  * FC_BLOCK_BYTES, whatever the image.
  */
@@ -17,6 +18,12 @@
 #include "engine/weights.h"
 
 enum { PIXELS, CHANNELS, TERMS }; /* plan->tile: pixels and output channels of a block, rows of patches at a time */
+
+/* Output pixels of the whole batch. */
+static int64_t pixels_of(const fc_conv *p)
+{
+    return fc_mul(p->batch, fc_outputs(&p->window));
+}
 
 static int64_t patch_bytes(const fc_conv_plan *plan, int64_t size)
 {
@@ -32,12 +39,12 @@ static const char *plan_im2col(fc_conv_plan *plan, double *cost)
 {
     const fc_conv *p = &plan->problem;
     const fc_kernels *kernels = fc_dispatch(p->real);
-    int64_t k = fc_reduction(p), outputs = fc_outputs(&p->window), strip = kernels->nv * kernels->lanes;
+    int64_t k = fc_reduction(p), outputs = pixels_of(p), strip = kernels->nv * kernels->lanes;
     if (!k)
         return "there is nothing to sum";
     int64_t most = fc_max(strip, FC_BLOCK_BYTES / kernels->size / fc_min(k, 4 * 1024) / strip * strip);
     int64_t pixels = fc_min(fc_min(most, 8 * strip), fc_ceil_div(outputs, kernels->lanes) * kernels->lanes);
-    int64_t images = fc_mul(p->batch, p->groups), tasks = fc_mul(images, fc_ceil_div(outputs, pixels));
+    int64_t tasks = fc_mul(p->groups, fc_ceil_div(outputs, pixels));
     int64_t wanted = plan->threads > 1 ? 4 * plan->threads : 1;
     int64_t blocks = tasks < wanted ? fc_ceil_div(wanted, tasks) : 1;
     plan->tile[PIXELS] = pixels;
@@ -52,7 +59,7 @@ static const char *plan_im2col(fc_conv_plan *plan, double *cost)
     double packs = (double)fc_ceil_div(p->out_channels, plan->tile[CHANNELS]), rows = (double)k * (double)outputs;
     double gemm = fc_gemm_cost(kernels, p->out_channels, pixels, k) * (double)fc_ceil_div(outputs, pixels);
     double segments = rows / (double)fc_min(pixels, p->window.out[2]);
-    *cost = 400 + (double)images * (gemm + packs * (0.06 * (double)kernels->size * rows + 6.0 * segments) +
+    *cost = 400 + (double)p->groups * (gemm + packs * (0.06 * (double)kernels->size * rows + 6.0 * segments) +
                                     (double)p->out_channels * (double)outputs * 0.1) + 0.3 * (double)weights;
     return NULL;
 }
@@ -80,13 +87,13 @@ static void pack_patches(const fc_conv_plan *plan, const fc_kernels *kernels, ch
         int64_t kd = k / w->kernel[2] / w->kernel[1] % w->kernel[0], c = k / w->kernel[2] / w->kernel[1] / w->kernel[0];
         for (int64_t done = 0, n; done < count; done += n) {
             int64_t row = (pixel + done) / width, ow = (pixel + done) % width;
-            int64_t oh = row % w->out[1], od = row / w->out[1];
+            int64_t oh = row % w->out[1], od = row / w->out[1] % w->out[0], image = row / w->out[1] / w->out[0];
             n = fc_min(width - ow, count - done);
             int64_t id = od * w->stride[0] + kd * w->dilation[0] - w->offset[0];
             int64_t ih = oh * w->stride[1] + kh * w->dilation[1] - w->offset[1];
             int inside = id >= 0 && id < w->in[0] && ih >= 0 && ih < w->in[1];
             kernels->gather_row(fc_at(patches, t * plan->tile[PIXELS] + done, size), n,
-                                inside ? fc_at(x, c * s->c + id * s->s[0] + ih * s->s[1], size) : NULL, s->s[2],
+                                inside ? fc_at(x, image * s->n + c * s->c + id * s->s[0] + ih * s->s[1], size) : NULL, s->s[2],
                                 ow * w->stride[2] + kw * w->dilation[2] - w->offset[2], w->stride[2], w->in[2], &zero);
         }
     }
@@ -99,7 +106,9 @@ static void store_pixels(const fc_conv *p, const fc_kernels *kernels, char *y, c
     for (int64_t done = 0, n; done < count; done += n) {
         int64_t row = (pixel + done) / width, ow = (pixel + done) % width;
         n = fc_min(width - ow, count - done);
-        int64_t at = row / p->window.out[1] * p->y.s[0] + row % p->window.out[1] * p->y.s[1] + ow * p->y.s[2];
+        int64_t oh = row % p->window.out[1], od = row / p->window.out[1] % p->window.out[0];
+        int64_t image = row / p->window.out[1] / p->window.out[0];
+        int64_t at = image * p->y.n + od * p->y.s[0] + oh * p->y.s[1] + ow * p->y.s[2];
         kernels->scatter_row(fc_at(y, at, size), p->y.s[2], fc_at(block, done, size), n, 0);
     }
 }
@@ -110,16 +119,16 @@ static void run_task(void *context, int64_t task, int worker)
     const fc_conv_plan *plan = j->plan;
     const fc_conv *p = &plan->problem;
     const int64_t *tile = plan->tile;
-    int64_t size = j->kernels->size, outputs = fc_outputs(&p->window), k = fc_reduction(p);
+    int64_t size = j->kernels->size, outputs = pixels_of(p), k = fc_reduction(p);
     int64_t blocks = fc_ceil_div(p->out_channels, tile[CHANNELS]), columns = fc_ceil_div(outputs, tile[PIXELS]);
     int64_t o0 = task % blocks * tile[CHANNELS], pixel = task / blocks % columns * tile[PIXELS];
-    int64_t g = task / blocks / columns % p->groups, n = task / blocks / columns / p->groups;
+    int64_t g = task / blocks / columns;
     int64_t o1 = fc_min(p->out_channels, o0 + tile[CHANNELS]), count = fc_min(tile[PIXELS], outputs - pixel);
     char *patches = j->scratch + worker * j->worker_bytes, *block = patches + patch_bytes(plan, size);
 
     fc_gemm gemm = j->gemm;
     gemm.columns = fc_ceil_div(count, j->kernels->lanes) * j->kernels->lanes;
-    const char *x = fc_at(j->x, n * p->x.n + g * p->channels * p->x.c, size);
+    const char *x = fc_at(j->x, g * p->channels * p->x.c, size);
     const char *w = fc_at(j->w, g * j->weights.g, size);
     for (int64_t k0 = 0; k0 < k; k0 += gemm.k) {
         gemm.k = fc_min(tile[TERMS], k - k0);
@@ -135,7 +144,7 @@ static void run_task(void *context, int64_t task, int worker)
         }
     }
     for (int64_t o = o0; o < o1; o++)
-        store_pixels(p, j->kernels, fc_at(j->y, n * p->y.n + (g * p->out_channels + o) * p->y.c, size),
+        store_pixels(p, j->kernels, fc_at(j->y, (g * p->out_channels + o) * p->y.c, size),
                      fc_at(block, (o - o0) * tile[PIXELS], size), pixel, count);
 }
 
@@ -157,8 +166,8 @@ static fc_status run_im2col(const fc_conv_plan *plan, void *x, void *w, void *bi
     fc_gemm_plan(&j.gemm, kernels, fc_min(plan->tile[CHANNELS], p->out_channels), plan->tile[PIXELS]);
     j.gemm.b_offset = offset;
     int64_t blocks = fc_ceil_div(p->out_channels, plan->tile[CHANNELS]);
-    int64_t columns = fc_ceil_div(fc_outputs(&p->window), plan->tile[PIXELS]);
-    fc_parallel(plan->threads, p->batch * p->groups * blocks * columns, run_task, &j);
+    int64_t columns = fc_ceil_div(pixels_of(p), plan->tile[PIXELS]);
+    fc_parallel(plan->threads, p->groups * blocks * columns, run_task, &j);
     fc_arena_give();
     return FC_OK;
 }
