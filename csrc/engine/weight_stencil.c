@@ -13,6 +13,7 @@
  */
 #include "engine/output.h"
 #include "engine/source.h"
+#include "engine/weight_sums.h"
 
 enum { ROWS, CHUNKS }; /* plan->tile */
 enum { BAND_BYTES = 64 << 10, TASKS_WANTED = 8 };
@@ -73,7 +74,7 @@ typedef struct job {
     layout l;
     const int64_t *offset;
     const char *x, *y;
-    char *w, *scratch;
+    char *scratch;
     double *sums;
 } job;
 
@@ -110,32 +111,11 @@ static void run_task(void *context, int64_t task, int worker)
         add_unit(j, g, unit, sum, scratch);
 }
 
-/* w = the chunks' sums; element (g, m, t) anywhere in memory. */
-static void store(const job *j)
-{
-    const fc_conv *p = &j->plan->problem;
-    const int64_t *k = p->window.kernel;
-    int64_t chunks = j->plan->tile[CHUNKS], count = p->out_channels * j->l.taps, size = j->l.kernels->size;
-    for (int64_t i = 0; i < p->groups * count; i++) {
-        const double *sums = j->sums + i / count * chunks * count + i % count;
-        double sum = 0;
-        for (int64_t chunk = 0; chunk < chunks; chunk++)
-            sum += sums[chunk * count];
-        int64_t t = i % j->l.taps, m = i / j->l.taps % p->out_channels;
-        int64_t at = i / count * p->w.g + m * p->w.o + t / k[2] / k[1] * p->w.k[0] + t / k[2] % k[1] * p->w.k[1] +
-                     t % k[2] * p->w.k[2];
-        if (p->real == FC_FLOAT32)
-            *(float *)fc_at(j->w, at, size) = (float)sum;
-        else
-            *(double *)fc_at(j->w, at, size) = sum;
-    }
-}
-
 static fc_status run_stencil(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
 {
     (void)bias;
     const fc_conv *p = &plan->problem;
-    job j = {.plan = plan, .l = lay_out(plan), .x = x, .y = y, .w = w};
+    job j = {.plan = plan, .l = lay_out(plan), .x = x, .y = y};
     char *scratch = fc_arena_take(plan->scratch);
     if (!scratch)
         return FC_NO_MEMORY;
@@ -144,7 +124,7 @@ static fc_status run_stencil(const fc_conv_plan *plan, void *x, void *w, void *b
     j.sums = (double *)(void *)(scratch + j.l.offset_bytes);
     j.scratch = scratch + j.l.offset_bytes + fc_arena_round(tasks_of(plan) * j.l.sum_bytes);
     fc_parallel(plan->threads, tasks_of(plan), run_task, &j);
-    store(&j);
+    fc_weight_sums_store(p, j.sums, plan->tile[CHUNKS], w);
     fc_arena_give();
     return FC_OK;
 }

@@ -1,0 +1,138 @@
+/* The weight gradient of groups with one input channel, both images read in place: every tap the product of two images.
+ *
+ *     dW[g, m, t] = sum_{n, r, q} dY[n, g, m, r, q] X[n, g, r, q, tap t]
+ *
+ *     for each chunk of the sum, channel g        several a task
+ *         for each image n, plane od, band of rows of the chunk, in order
+ *             tables of the rows of the input and of dY
+ *             depthwise weight kernel: all taps of the band, added in double
+ *     add the chunks in order
+ *
+ * Chunks depend on the shape alone.  A band is as high as keeps a sum of float lanes short.
+ */
+#include "engine/depthwise.h"
+#include "engine/weight_sums.h"
+
+enum { ROWS, CHUNKS, GROUPS }; /* plan->tile; channels of a task */
+enum { BAND_OUTPUTS = 16 << 10, CHUNKS_WANTED = 8, TASK_NS = 4000 };
+
+typedef struct layout {
+    const fc_kernels *kernels;
+    fc_depthwise input;
+    fc_rows gradient;
+    int64_t units, count; /* bands of all images; sums of a channel */
+    int64_t sum_bytes, table_bytes, worker_bytes;
+} layout;
+
+static layout lay_out(const fc_conv_plan *plan)
+{
+    const fc_conv *p = &plan->problem;
+    const fc_window *w = &p->window;
+    const fc_kernels *kernels = fc_dispatch(p->real);
+    int64_t rows = plan->tile[ROWS];
+    layout l = {.kernels = kernels, .input = fc_depthwise_plan(p, kernels, rows)};
+    l.gradient = fc_rows_plan(kernels->size, w->out[1], w->out[2], p->y.s[1], p->y.s[2], 0,
+                              fc_max(w->out[2], kernels->lanes), rows);
+    l.units = p->batch * w->out[0] * l.input.bands;
+    l.count = fc_mul(p->out_channels, fc_taps(w));
+    l.sum_bytes = fc_mul(fc_mul(p->groups, plan->tile[CHUNKS]), fc_mul(l.count, sizeof(double)));
+    l.sum_bytes = fc_arena_round(fc_min(INT64_MAX / 8, l.sum_bytes));
+    l.table_bytes = fc_arena_round(rows * (int64_t)sizeof(void *));
+    l.worker_bytes = fc_add(fc_add(l.input.table_bytes, l.input.copy_bytes), fc_add(l.table_bytes, l.gradient.bytes));
+    return l;
+}
+
+static const char *plan_depthwise(fc_conv_plan *plan, double *cost)
+{
+    const fc_conv *p = &plan->problem;
+    const fc_window *w = &p->window;
+    if (!p->out_channels || !p->batch || !fc_outputs(w))
+        return "there is nothing to sum";
+    const char *refusal = fc_depthwise_refusal(p);
+    if (refusal)
+        return refusal;
+    int64_t most = fc_max(4, fc_min(w->out[1], BAND_OUTPUTS / w->out[2]));
+    plan->tile[ROWS] = fc_ceil_div(w->out[1], fc_ceil_div(w->out[1], most));
+    plan->tile[CHUNKS] = 1;
+    layout l = lay_out(plan);
+    plan->tile[CHUNKS] = fc_max(1, fc_min(l.units, CHUNKS_WANTED / p->groups));
+    l = lay_out(plan);
+    plan->scratch = fc_add(fc_add(l.input.shared_bytes, l.sum_bytes), fc_mul(plan->threads, l.worker_bytes));
+    if (plan->scratch > fc_scratch_max(plan->threads))
+        return "the rows exceed the scratch bound";
+    double rows = (double)plan->tile[ROWS], m = (double)p->out_channels, taps = (double)fc_taps(w);
+    double vectors = rows * (double)fc_ceil_div(w->out[2], l.kernels->lanes), bytes = (double)l.kernels->size;
+    double copied = (double)(w->kernel[0] * l.input.x.copies * l.input.x.pitch + l.gradient.copies * l.gradient.pitch);
+    double unit = 40 + m * taps * (4 + (w->kernel[1] > 1 ? 0.15 : 0.3) * vectors * (double)w->stride[2]) +
+                  (p->x.s[2] == 1 ? 0.03 : 0.3) * bytes * copied;
+    *cost = 400 + (double)p->groups * ((double)l.units * unit + 2 * (double)l.count);
+    double task = unit * (double)(l.units / plan->tile[CHUNKS]);
+    plan->tile[GROUPS] = fc_max(1, fc_min(p->groups / (4 * plan->threads), (int64_t)(TASK_NS / task)));
+    return NULL;
+}
+
+typedef struct job {
+    const fc_conv_plan *plan;
+    layout l;
+    const void *zero;
+    const char *x, *y;
+    char *scratch;
+    double *sums;
+} job;
+
+static void add_unit(const job *j, int64_t g, int64_t unit, double *sum, char *scratch)
+{
+    const fc_conv *p = &j->plan->problem;
+    const layout *l = &j->l;
+    const fc_depthwise_window *window = &l->input.window;
+    int64_t size = l->kernels->size, band = unit % l->input.bands, od = unit / l->input.bands % p->window.out[0];
+    int64_t n = unit / l->input.bands / p->window.out[0], oh = band * l->input.rows;
+    int64_t rows = fc_min(l->input.rows, p->window.out[1] - oh);
+    const void **table = (const void **)(void *)scratch;
+    char *copies = scratch + l->input.table_bytes;
+    const void **gradient = (const void **)(void *)(copies + l->input.copy_bytes);
+    fc_depthwise_take(&l->input, p, l->kernels, table, copies, j->zero, fc_at(j->x, n * p->x.n + g * p->x.c, size), od, oh,
+                      rows);
+    for (int64_t m = 0; m < p->out_channels; m++, sum += fc_taps(&p->window)) {
+        const void *y = fc_at(j->y, n * p->y.n + (g * p->out_channels + m) * p->y.c + od * p->y.s[0], size);
+        fc_rows_take(&l->gradient, l->kernels, gradient, (char *)gradient + l->table_bytes, j->zero, y, oh, rows);
+        for (int64_t f = 0; f < fc_min(window->step, rows); f++)
+            l->kernels->depthwise_weight[l->input.variant][p->window.kernel[1]](
+                window, sum, (const void *const *)table + f, (const void *const *)gradient + f,
+                fc_ceil_div(rows - f, window->step));
+    }
+}
+
+static void run_task(void *context, int64_t task, int worker)
+{
+    const job *j = context;
+    const layout *l = &j->l;
+    int64_t chunks = j->plan->tile[CHUNKS], groups = j->plan->tile[GROUPS], chunk = task % chunks;
+    int64_t end = fc_min((task / chunks + 1) * groups, j->plan->problem.groups);
+    for (int64_t g = task / chunks * groups; g < end; g++) {
+        double *sum = j->sums + (g * chunks + chunk) * l->count;
+        for (int64_t i = 0; i < l->count; i++)
+            sum[i] = 0;
+        for (int64_t unit = l->units * chunk / chunks; unit < l->units * (chunk + 1) / chunks; unit++)
+            add_unit(j, g, unit, sum, j->scratch + worker * l->worker_bytes);
+    }
+}
+
+static fc_status run_depthwise(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
+{
+    (void)bias;
+    const fc_conv *p = &plan->problem;
+    job j = {.plan = plan, .l = lay_out(plan), .x = x, .y = y};
+    char *scratch = fc_arena_take(plan->scratch);
+    if (!scratch)
+        return FC_NO_MEMORY;
+    j.zero = fc_depthwise_share(&j.l.input, p, j.l.kernels->size, scratch);
+    j.sums = (double *)(void *)(scratch + j.l.input.shared_bytes);
+    j.scratch = scratch + j.l.input.shared_bytes + j.l.sum_bytes;
+    fc_parallel(plan->threads, fc_ceil_div(p->groups, plan->tile[GROUPS]) * plan->tile[CHUNKS], run_task, &j);
+    fc_weight_sums_store(p, j.sums, plan->tile[CHUNKS], w);
+    fc_arena_give();
+    return FC_OK;
+}
+
+const fc_driver fc_driver_weight_depthwise = {"depthwise", plan_depthwise, run_depthwise};
