@@ -140,6 +140,9 @@ static double block_cost(const fc_conv *p, const layout *l)
 {
     double blocks = (double)p->groups * (double)l->blocks, vectors = (double)(l->tiles / l->kernels->lanes);
     double channels = (double)l->terms, outputs = (double)p->out_channels;
+    /* Pixels that are not neighbours are copied one by one, six rows of a tile's four. */
+    if (p->window.dilation[2] > 4 || p->x.s[2] != 1)
+        channels *= 1 + 0.5 * 6 * 4 * (double)l->kernels->lanes / 110;
     double transforms = vectors * (110 * channels + 90 * outputs) * (l->winograd == l->kernels->winograd ? 1.0 : 1.6);
     return blocks * (1.15 * FREQUENCIES * fc_gemm_cost(l->kernels, p->out_channels, l->tiles, l->terms) + transforms);
 }

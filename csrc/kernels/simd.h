@@ -93,3 +93,27 @@ INLINE void transpose_square(v row[LANES])
     if (LANES > 8)
         exchange(row, 8);
 }
+
+#define even_of NAME(even_of)
+#define every_third NAME(every_third)
+
+/* The even elements of two vectors as one row. */
+INLINE v even_of(v x, v y)
+{
+    vi index;
+    for (int l = 0; l < LANES; l++)
+        index[l] = 2 * l;
+    return __builtin_shuffle(x, y, index);
+}
+
+/* Elements j, j + 3, j + 6, ... of three vectors as one row. */
+INLINE v every_third(int j, v x, v y, v z)
+{
+    vi first, second;
+    for (int l = 0; l < LANES; l++) {
+        int at = 3 * l + j;
+        first[l] = at < 2 * LANES ? at : 0;
+        second[l] = at < 2 * LANES ? l : at - LANES;
+    }
+    return __builtin_shuffle(__builtin_shuffle(x, y, first), z, second);
+}
