@@ -1,0 +1,136 @@
+"""The C programs of tests/kernels, compiled against csrc/ with the flags of setup.py, once per session and variant."""
+
+import ast
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ISAS = {"x86_64": ["baseline", "avx2", "avx512"], "aarch64": ["baseline", "neon"]}.get(platform.machine(), ["baseline"])
+CSRC, CHECKS = ROOT / "csrc", ROOT / "tests" / "kernels"
+CHECKED = ["gemm", "rows", "windows", "depthwise", "winograd", "pool"]
+PROGRAMS = {
+    "check_kernels": ["check.c", *(f"check_{part}.c" for part in CHECKED)],
+    "check_engine": ["check.c", "problems.c"],
+    "check_threads": [],
+}
+
+# Sanitizers see the same in code that is not optimised, and the kernels compile in a quarter of the time; but then no
+# compiler fuses multiply-adds, hence OPTIMIZED. "undefined" would triple the time of the kernels.
+VARIANTS = {
+    "plain": ["-DOPTIMIZED"],
+    "address": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+    "thread": ["-O1", "-g", "-fsanitize=thread"],
+}
+KERNEL_FLAGS = {"plain": [], "address": ["-O0", "-fno-sanitize=undefined"], "thread": ["-O0"]}
+# Fresh memory is NaN under "address" and huge otherwise, so that scratch that is read before it is written shows.
+ENVIRONMENT = {
+    "plain": {"MALLOC_PERTURB_": "128"},
+    "address": {"ASAN_OPTIONS": "allocator_may_return_null=1:max_malloc_fill_size=1073741824:malloc_fill_byte=255"},
+    "thread": {"TSAN_OPTIONS": "allocator_may_return_null=1"},
+}
+
+
+def setup_flags():
+    """COMMON and ISA_FLAGS as setup.py has them, without running the rest of it."""
+    names = {}
+    for node in ast.parse((ROOT / "setup.py").read_text()).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in {"COMMON", "AVX2", "AVX512", "ISA_FLAGS"}:
+            exec(compile(ast.Module([node], []), "setup.py", "exec"), names)
+    return names["COMMON"], names["ISA_FLAGS"].get(platform.machine(), {})
+
+
+def run(command, **options):
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=200, **options)
+
+
+def compiler():
+    command = shlex.split(os.environ.get("CC", "")) or next(([c] for c in ("cc", "gcc", "clang") if shutil.which(c)), None)
+    if not command:
+        pytest.skip("there is no C compiler on this machine")
+    return command
+
+
+def require_variant(variant, directory):
+    """Skip where the compiler lacks this variant's sanitizer, or the system cannot run what it makes."""
+    probe = directory / "probe"
+    made = run([*compiler(), *VARIANTS[variant], "-x", "c", "-", "-o", probe], input="int main(void) { return 0; }")
+    if made.returncode or run([probe]).returncode:
+        pytest.skip(f"the compiler or the system does not support {' '.join(VARIANTS[variant])}")
+
+
+def sources():
+    """Every file to compile with the flags of its own, the slowest first."""
+    common, isas = setup_flags()
+    common = [flag for flag in common if flag != "-fvisibility=hidden"] + [f"-I{CSRC}"]
+    for isa, flags in {**isas, "baseline": []}.items():
+        yield CSRC / "kernels" / f"{isa}.c", [*common, *flags]
+    for file in sorted([*CSRC.glob("engine/*.c"), *CSRC.glob("base/*.c")]):
+        yield file, common
+    for file in sorted(CHECKS.glob("*.c")):
+        yield file, [*common, "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Wshadow", "-Werror"]
+
+
+@cache
+def build(variant, directory):
+    """The directory with the programs of a variant, made once for the session's temporary directory; and what failed."""
+    command, place = compiler(), directory / f"c-{variant}"
+    place.mkdir(exist_ok=True)
+    require_variant(variant, place)
+
+    def compile_source(job):
+        source, flags = job
+        target = place / f"{source.parent.name}-{source.stem}.o"
+        kernel = KERNEL_FLAGS[variant] if source.parent == CSRC / "kernels" else []
+        made = run([*command, *flags, *VARIANTS[variant], *kernel, "-c", source, "-o", target])
+        return source, target, made.stderr if made.returncode else ""
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        compiled = list(pool.map(compile_source, sources()))
+    errors = "".join(error for _, _, error in compiled)
+    objects = {source: target for source, target, _ in compiled}
+    library = [target for source, target in objects.items() if source.is_relative_to(CSRC)]
+    for program, parts in PROGRAMS.items():
+        own = [objects[CHECKS / part] for part in [f"{program}.c", *parts]]
+        made = run([*command, *VARIANTS[variant], *own, *library, "-pthread", "-lm", "-o", place / program])
+        errors += made.stderr if made.returncode and not errors else ""
+    return place, errors
+
+
+class Report:
+    """What a program said: the ISAs of this CPU, then a line per check: "ok" or "FAIL", about what, the rest; how it ended."""
+
+    def __init__(self, ran):
+        self.said = [line.split(" ") for line in ran.stdout.splitlines()]
+        self.isas = next((words[1:] for words in self.said if words[0] == "isas"), ISAS)
+        self.end = f"exit status {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
+        self.succeeded = ran.returncode == 0 and not ran.stderr
+
+    def lines(self, *about):
+        """Verdict and rest of the lines about this, by the word that follows."""
+        found = [words for words in self.said if tuple(words[1 : 1 + len(about)]) == about]
+        return {words[1 + len(about)]: (words[0], " ".join(words[2 + len(about) :])) for words in found}
+
+    def line(self, *about):
+        found = self.lines(*about[:-1])
+        assert about[-1] in found, f"there is no check of {' '.join(about)}, or the program ended before it; {self.end}"
+        return found[about[-1]]
+
+    def require_success(self):
+        assert self.succeeded, self.end
+
+
+@cache
+def report(variant, directory, program, *arguments):
+    """Run a program of tests/kernels, once for all tests that read its report."""
+    place, errors = build(variant, directory)
+    assert not errors, errors
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("FASTCONV_")}
+    return Report(run([place / program, *arguments], env=environment | ENVIRONMENT[variant]))

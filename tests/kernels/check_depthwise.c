@@ -1,0 +1,144 @@
+/* depthwise and depthwise_weight: every [stride][height] of a table, rows of input anywhere in memory. */
+#include <math.h>
+
+#include "check_kernels.h"
+
+enum { TAPS_MAX = 7, ROWS_MAX = 11, PLANES_MAX = 2, STEP_MAX = 2, CASES = 40 };
+enum { TABLE_ROWS = 2 * ROWS_MAX + FC_DEPTHWISE_HEIGHT_MAX, TABLE_MAX = PLANES_MAX * TABLE_ROWS * STEP_MAX };
+
+typedef struct window {
+    fc_depthwise_window f;
+    int stride, height;
+    int64_t rows, whole, shift[TAPS_MAX]; /* whole: outputs of a row in whole vectors */
+    array *x;
+    int64_t first[TABLE_MAX]; /* of each row: where its element 0 stands in x */
+    const void *row[TABLE_MAX];
+} window;
+
+static int64_t table_index(const window *w, int64_t kd, int64_t i)
+{
+    return kd * w->f.plane + i * w->f.step;
+}
+
+/* x(kd, i, j) of the contract. */
+static double element_at(const window *w, int64_t kd, int64_t i, int64_t j)
+{
+    return j >= 0 && j < w->f.in ? array_get(w->x, w->first[table_index(w, kd, i)] + j) : 0;
+}
+
+/* Rows stand in any order, some twice; around their `in` elements there is room for whole vectors, full of NaN, and the table
+ * has no pointer where no row is read. */
+static void window_take(window *w, subject *s, int stride, int height, int at_end)
+{
+    int64_t lanes = s->kernels->lanes, table_rows, low, high, at = random_integer(-4, 3);
+    *w = (window){.stride = stride, .height = height, .rows = random_integer(0, ROWS_MAX)};
+    w->f.taps = random_integer(0, 2) ? 3 : random_integer(1, TAPS_MAX);
+    w->f.planes = random_integer(0, 2) ? 1 : PLANES_MAX;
+    w->f.step = random_integer(0, 2) ? 1 : STEP_MAX;
+    w->f.out = random_integer(1, 5 * lanes);
+    w->f.in = random_integer(0, 3) ? w->f.out * stride + random_integer(-3, 3) : random_integer(1, 3 * lanes);
+    w->f.in = w->f.in < 1 ? 1 : w->f.in;
+    int64_t gap = random_integer(0, 2) ? 1 : random_integer(1, 4);
+    for (int t = 0; t < w->f.taps; t++, at += gap)
+        w->shift[t] = at;
+    w->f.shift = w->shift;
+    table_rows = (w->rows ? w->rows - 1 : 0) * stride + height;
+    w->f.plane = table_rows * w->f.step + random_integer(0, 2);
+    w->whole = w->f.out < lanes ? lanes : w->f.out;
+    low = w->shift[0] < 0 ? w->shift[0] : 0;
+    high = w->whole * stride + w->shift[w->f.taps - 1];
+    high = high < 1 ? 1 : high;
+    describe("height=%d stride=%d taps=%lld shift=%lld+%lld planes=%lld step=%lld rows=%lld in=%lld out=%lld at the %s of a page",
+             height, stride, (long long)w->f.taps, (long long)w->shift[0], (long long)gap, (long long)w->f.planes,
+             (long long)w->f.step, (long long)w->rows, (long long)w->f.in, (long long)w->f.out, at_end ? "end" : "beginning");
+    int64_t length = high - low, count = w->rows ? w->f.planes * table_rows : 0;
+    w->x = array_take(s->type, count * length, at_end);
+    for (int64_t k = 0; k < count; k++) {
+        int64_t place = (k * 7 + 3) % count, index = table_index(w, k / table_rows, k % table_rows);
+        place = random_integer(0, 9) ? place : 0;
+        w->first[index] = place * length - low;
+        w->row[index] = w->x->data + w->first[index] * element_size(s->type);
+        for (int64_t j = 0; j < w->f.in && j < high; j++)
+            array_put(w->x, w->first[index] + j, random_uniform());
+    }
+    array_lock(w->x);
+}
+
+static void forward_case(subject *s, int stride, int height, int at_end)
+{
+    window w;
+    window_take(&w, s, stride, height, at_end);
+    int64_t out = w.f.out, y_row = out + random_integer(0, 4), lanes = s->kernels->lanes, with_init = random_integer(0, 1);
+    array *weights = array_random(s->type, w.f.planes * height * w.f.taps, at_end), *init = array_random(s->type, 1, at_end);
+    array *y = array_take(s->type, w.rows ? (w.rows - 1) * y_row + w.whole : 0, at_end);
+    array_lock(weights);
+    array_lock(init);
+    array_watch(y);
+    for (int64_t i = 0; out < lanes && i < y->count; i++)
+        array_expect(y, i, 0, INFINITY);
+    for (int64_t r = 0; r < w.rows; r++)
+        for (int64_t q = 0; q < out; q++) {
+            double sum = with_init ? array_get(init, 0) : 0, magnitude = fabs(sum);
+            int64_t terms = w.f.planes * height * w.f.taps;
+            for (int64_t t = 0; t < terms; t++) {
+                int64_t kd = t / w.f.taps / height, kh = t / w.f.taps % height, kw = t % w.f.taps;
+                double term = array_get(weights, t) * element_at(&w, kd, r * stride + kh, q * stride + w.shift[kw]);
+                sum += term;
+                magnitude += fabs(term);
+            }
+            array_expect(y, r * y_row + q, sum, 2 * value_epsilon(s->type) * (double)(terms + 1) * magnitude + 0x1p-1070);
+        }
+    s->kernels->depthwise[stride - 1][height](&w.f, weights->data, with_init ? init->data : NULL, w.row, y->data, y_row, w.rows);
+    array_check(y, "y");
+    arrays_reset();
+    s->cases++;
+}
+
+static void weight_case(subject *s, int stride, int height, int at_end)
+{
+    window w;
+    window_take(&w, s, stride, height, at_end);
+    int64_t terms = w.f.planes * height * w.f.taps;
+    const void *gradient[ROWS_MAX * STEP_MAX] = {NULL};
+    array *g = array_take(s->type, w.rows * w.whole, at_end), *sum = array_random(FLOAT64, terms, at_end);
+    for (int64_t r = 0; r < w.rows; r++) {
+        gradient[r * w.f.step] = g->data + r * w.whole * element_size(s->type);
+        for (int64_t q = 0; q < w.f.out; q++)
+            array_put(g, r * w.whole + q, random_uniform());
+    }
+    array_lock(g);
+    array_watch(sum);
+    for (int64_t t = 0; t < terms; t++) {
+        int64_t kd = t / w.f.taps / height, kh = t / w.f.taps % height, kw = t % w.f.taps;
+        double total = array_get(sum, t), magnitude = fabs(total);
+        for (int64_t r = 0; r < w.rows; r++)
+            for (int64_t q = 0; q < w.f.out; q++) {
+                double x = element_at(&w, kd, r * stride + kh, q * stride + w.shift[kw]);
+                total += array_get(g, r * w.whole + q) * x;
+                magnitude += fabs(array_get(g, r * w.whole + q) * x);
+            }
+        array_expect(sum, t, total, 2 * value_epsilon(s->type) * (double)(w.rows * w.f.out + 2) * magnitude);
+    }
+    s->kernels->depthwise_weight[stride - 1][height](&w.f, (double *)(void *)sum->data, w.row, gradient, w.rows);
+    array_check(sum, "sum");
+    arrays_reset();
+    s->cases++;
+}
+
+static void repeat(subject *s, void (*one)(subject *, int stride, int height, int at_end))
+{
+    for (int stride = 1; stride <= 2; stride++)
+        for (int height = 1; height <= FC_DEPTHWISE_HEIGHT_MAX; height++)
+            for (int i = 0; i < CASES; i++)
+                one(s, stride, height, i % 2);
+}
+
+void check_depthwise(subject *s)
+{
+    repeat(s, forward_case);
+}
+
+void check_depthwise_weight(subject *s)
+{
+    repeat(s, weight_case);
+}

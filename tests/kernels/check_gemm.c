@@ -1,0 +1,127 @@
+/* gemm and gemm_gather: every [nv][mr] of a table.
+ *
+ * The contract fixes the order of the sum and its rounding, so the expected values are exact, and variants that all meet
+ * them agree bit by bit.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "check_kernels.h"
+
+typedef enum start { ZERO, INIT, ADD, STARTS } start;
+
+/* This file is compiled with -ffp-contract=off: what is written is what is rounded. */
+static double multiply_add(element type, int fused, double a, double b, double c)
+{
+    if (type == FLOAT32)
+        return fused ? (double)fmaf((float)a, (float)b, (float)c) : (double)((float)a * (float)b + (float)c);
+    return fused ? fma(a, b, c) : a * b + c;
+}
+
+static double add(element type, double a, double b)
+{
+    return type == FLOAT32 ? (double)((float)a + (float)b) : a + b;
+}
+
+/* Whether the kernels round a multiply-add once: 1 * -r + a * a is not zero then, where r is a * a rounded.  The baseline of
+ * x86 cannot, and a build that is not OPTIMIZED need not. */
+static int fuses(const subject *s)
+{
+    double a = 1 + (s->type == FLOAT32 ? 0x1p-23 : 0x1p-52);
+    int64_t lanes = s->kernels->lanes, offset[2] = {0, lanes};
+    array *row = array_take(s->type, 2, 1), *b = array_take(s->type, 2 * lanes, 1), *c = array_take(s->type, lanes, 1);
+    array_put(row, 0, 1);
+    array_put(row, 1, a);
+    for (int64_t i = 0; i < lanes; i++) {
+        array_put(b, i, -value_round(s->type, a * a));
+        array_put(b, lanes + i, a);
+    }
+    s->kernels->gemm[1][1](2, (const void *const[]){row->data}, NULL, b->data, offset, c->data, lanes, NULL, 0);
+    int fused = array_get(c, 0) != 0;
+    arrays_reset();
+#if defined(OPTIMIZED) && defined(__x86_64__)
+    if (fused != (strcmp(s->kernels->isa, "baseline") != 0))
+        fail("a multiply-add is rounded %s", fused ? "once" : "twice");
+#endif
+    return fused;
+}
+
+/* One product, all arrays as short as the contract allows. */
+static void one(subject *s, int gather, int nv, int mr, int64_t k, start how, int at_end, int fused)
+{
+    const fc_kernels *kernels = s->kernels;
+    int64_t n = nv * kernels->lanes, gap = random_integer(0, 5), row = gather ? 2 * k + 3 : k + gap, c_row = n + gap;
+    /* Now and then sums of denormal numbers, which must not be flushed. */
+    double scale = random_integer(0, 7) ? 1 : s->type == FLOAT32 ? 0x1p-70 : 0x1p-520;
+    int64_t a_offset[64] = {0}, b_offset[64] = {0};
+    describe("%dx%d k=%lld %s at the %s of a page", mr, nv, (long long)k, how == ZERO ? "zero" : how == INIT ? "init" : "add",
+             at_end ? "end" : "beginning");
+
+    array *a = array_random(s->type, k ? (mr - 1) * row + (gather ? row : k) : 0, at_end);
+    array *b = array_random(s->type, k ? (k - 1) * (n - 1) + n : 0, at_end); /* rows of B may overlap */
+    array *init = array_random(s->type, mr, at_end), *c = array_take(s->type, (mr - 1) * c_row + n, at_end);
+    const void *rows[FC_MR_MAX];
+    int64_t origin = k ? random_integer(0, k - 1) : 0; /* of b among its rows: offsets of both signs */
+    for (int m = 0; m < mr; m++)
+        rows[m] = a->data + (k ? (mr - 1 - m) * row * element_size(s->type) : 0);
+    for (int64_t i = 0; i < k; i++) {
+        a_offset[i] = i == 0 ? row - 1 : random_integer(0, row - 1);
+        b_offset[i] = (k - 1 - i - origin) * (n - 1);
+    }
+    for (int64_t i = 0; i < a->count; i++)
+        array_put(a, i, array_get(a, i) * scale);
+    for (int64_t i = 0; i < b->count; i++)
+        array_put(b, i, array_get(b, i) * scale);
+    for (int64_t i = 0; how == ADD && i < c->count; i++)
+        array_put(c, i, random_uniform());
+    array_lock(a);
+    array_lock(b);
+    array_lock(init);
+    array_watch(c);
+    for (int m = 0; m < mr; m++)
+        for (int64_t j = 0; j < n; j++) {
+            double sum = 0, old = how == ADD ? array_get(c, m * c_row + j) : how == INIT ? array_get(init, m) : 0;
+            for (int64_t i = 0; i < k; i++)
+                sum = multiply_add(s->type, fused, value_get(rows[m], s->type, gather ? a_offset[i] : i),
+                                   array_get(b, b_offset[i] + origin * (n - 1) + j), sum);
+            array_expect(c, m * c_row + j, add(s->type, sum, old), 0);
+        }
+    (gather ? kernels->gemm_gather : kernels->gemm)[nv][mr](
+        k, rows, gather ? a_offset : NULL, b->data + origin * (n - 1) * element_size(s->type), b_offset, c->data, c_row,
+        how == INIT || (how == ADD && random_integer(0, 1)) ? init->data : NULL, how == ADD);
+    array_check(c, "c");
+    arrays_reset();
+    s->cases++;
+}
+
+static void check_family(subject *s, int gather)
+{
+    static const int64_t lengths[] = {0, 1, 2, 7, 33};
+    const fc_kernels *kernels = s->kernels;
+    const fc_gemm_kernels *family = gather ? &kernels->gemm_gather : &kernels->gemm;
+    int fused = fuses(s);
+    if (kernels->nv < 1 || kernels->nv > FC_NV_MAX || kernels->lanes > FC_LANES_MAX)
+        fail("the table's tile is %d vectors of %lld lanes", kernels->nv, (long long)kernels->lanes);
+    for (int nv = 1; nv <= FC_NV_MAX; nv++) {
+        if (kernels->mr[nv] < 1 || kernels->mr[nv] > FC_MR_MAX)
+            fail("the table has %d rows at %d vectors", kernels->mr[nv], nv);
+        for (int mr = 1; mr <= FC_MR_MAX; mr++) {
+            if (!(*family)[nv][mr] != (mr > kernels->mr[nv]))
+                fail("variant %dx%d is %s, at most %d rows", mr, nv, (*family)[nv][mr] ? "there" : "missing", kernels->mr[nv]);
+            for (int i = 0; mr <= kernels->mr[nv] && i < 5; i++)
+                for (start how = ZERO; how < STARTS; how++)
+                    for (int at_end = 0; at_end < 2; at_end++)
+                        one(s, gather, nv, mr, lengths[i], how, at_end, fused);
+        }
+    }
+}
+
+void check_gemm(subject *s)
+{
+    check_family(s, 0);
+}
+
+void check_gemm_gather(subject *s)
+{
+    check_family(s, 1);
+}

@@ -1,0 +1,78 @@
+/* Every kernel of every table that this CPU can run, against loops written from its contract.
+ *
+ *     check_kernels
+ *
+ * Prints the ISAs, then a line per kernel:  ok|FAIL isa real kernel cases|what went wrong.  Exit status 1 where one failed.
+ */
+#include "check_kernels.h"
+
+#include <stdio.h>
+
+#include "engine/dispatch.h"
+
+static const struct row {
+    const char *name;
+    void (*run)(subject *s);
+} rows[] = {
+    {"gemm", check_gemm},
+    {"gemm_gather", check_gemm_gather},
+    {"stencil", check_stencil},
+    {"correlate", check_correlate},
+    {"depthwise", check_depthwise},
+    {"depthwise_weight", check_depthwise_weight},
+    {"gather_row", check_gather_row},
+    {"gather_block", check_gather_block},
+    {"scatter_row", check_scatter_row},
+    {"transpose", check_transpose},
+    {"sum_row", check_sum_row},
+    {"dot", check_dot},
+    {"winograd.input", check_winograd_input},
+    {"winograd.weights", check_winograd_weights},
+    {"winograd.output", check_winograd_output},
+    {"pool.max", check_pool_max},
+    {"pool.max_index", check_pool_max_index},
+    {"pool.mean", check_pool_mean},
+    {"pool.index", check_pool_index},
+    {"pool.pad", check_pool_pad},
+    {"pool.box_max", check_pool_box_max},
+    {"pool.box_max_index", check_pool_box_max_index},
+    {"pool.box_sum", check_pool_box_sum},
+    {"pool.spread", check_pool_spread},
+    {"pool.widen", check_pool_widen},
+    {"pool.route", check_pool_route},
+};
+
+typedef struct job {
+    const struct row *row;
+    subject subject;
+} job;
+
+static void run(void *context)
+{
+    job *j = context;
+    random_seed(1);
+    describe("before the first case");
+    j->row->run(&j->subject);
+}
+
+int main(void)
+{
+    const char *isas[8], *reals[] = {"float32", "float64"};
+    int count = fc_isa_available(isas, 8), failures = 0;
+    print_isas(isas, count);
+    for (int i = 0; i < count; i++)
+        for (fc_real real = FC_FLOAT32; real <= FC_FLOAT64; real++)
+            for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++) {
+                fc_isa_cap(isas[i]);
+                job j = {&rows[r], {fc_dispatch(real), (element)real, real == FC_FLOAT32 ? INT32 : INT64, 0}};
+                const char *wrong = caught(run, &j);
+                failures += wrong != NULL;
+                printf("%s %s %s %s ", wrong ? "FAIL" : "ok", isas[i], reals[real], rows[r].name);
+                if (wrong)
+                    printf("%s\n", wrong);
+                else
+                    printf("%lld\n", (long long)j.subject.cases);
+                fflush(stdout);
+            }
+    return failures > 0;
+}

@@ -1,0 +1,42 @@
+/* One check per kernel of the table in csrc/kernels/kernels.h. */
+#ifndef CHECK_KERNELS_H
+#define CHECK_KERNELS_H
+
+#include "check.h"
+#include "kernels/kernels.h"
+
+typedef struct subject {
+    const fc_kernels *kernels;
+    element type;       /* the real type */
+    element index_type; /* the integer as wide */
+    int64_t cases;
+} subject;
+
+void check_gemm(subject *s);
+void check_gemm_gather(subject *s);
+void check_stencil(subject *s);
+void check_correlate(subject *s);
+void check_depthwise(subject *s);
+void check_depthwise_weight(subject *s);
+void check_gather_row(subject *s);
+void check_gather_block(subject *s);
+void check_scatter_row(subject *s);
+void check_transpose(subject *s);
+void check_sum_row(subject *s);
+void check_dot(subject *s);
+void check_winograd_input(subject *s);
+void check_winograd_weights(subject *s);
+void check_winograd_output(subject *s);
+void check_pool_max(subject *s);
+void check_pool_max_index(subject *s);
+void check_pool_mean(subject *s);
+void check_pool_index(subject *s);
+void check_pool_pad(subject *s);
+void check_pool_box_max(subject *s);
+void check_pool_box_max_index(subject *s);
+void check_pool_box_sum(subject *s);
+void check_pool_spread(subject *s);
+void check_pool_widen(subject *s);
+void check_pool_route(subject *s);
+
+#endif

@@ -1,0 +1,392 @@
+/* The pooling kernels. */
+#include <math.h>
+
+#include "check_kernels.h"
+
+enum { TAPS_MAX = 300, ROWS_MAX = 3 };
+
+/* Few different values, so that ties, zeros of both signs, infinities and NaN meet. */
+static void put_awkward(array *a)
+{
+    static const double values[] = {1, -1, 2, 0.0, -0.0, INFINITY, -INFINITY, -INFINITY, NAN, 0.5};
+    int count = random_integer(0, 1) ? 10 : 8; /* with and without NaN */
+    for (int64_t i = 0; i < a->count; i++)
+        array_put(a, i, values[random_integer(0, count - 1)]);
+}
+
+/* What a case reads.  Kernels work in whole vectors: of rows shorter than one the rest is read and written too. */
+typedef struct window {
+    int64_t taps, rows, width, whole, stride, x_row, y_row, offset[TAPS_MAX];
+    array *x;
+    int64_t origin; /* of x */
+} window;
+
+static window window_take(subject *s, int64_t taps, int64_t width, int at_end)
+{
+    int64_t lanes = s->kernels->lanes;
+    window w = {.taps = taps, .rows = random_integer(0, ROWS_MAX), .width = width, .whole = width < lanes ? lanes : width};
+    int64_t low = INT64_MAX, high = INT64_MIN;
+    w.stride = CHOOSE(1, 1, 2, 2, 3, 5);
+    w.x_row = random_integer(0, 2 * width);
+    w.y_row = w.whole + random_integer(0, 4);
+    for (int64_t t = 0; t < taps; t++) {
+        w.offset[t] = random_integer(-40, 40);
+        low = w.offset[t] < low ? w.offset[t] : low;
+        high = w.offset[t] > high ? w.offset[t] : high;
+    }
+    int some = taps && w.rows;
+    w.origin = some ? -low : 0;
+    w.x = array_random(s->type, some ? high - low + (w.rows - 1) * w.x_row + w.whole * w.stride : 0, at_end);
+    describe("taps=%lld rows=%lld width=%lld x_row=%lld stride=%lld y_row=%lld at the %s of a page", (long long)taps,
+             (long long)w.rows, (long long)width, (long long)w.x_row, (long long)w.stride, (long long)w.y_row,
+             at_end ? "end" : "beginning");
+    return w;
+}
+
+static array *window_output(const window *w, element type, int at_end)
+{
+    array *a = array_take(type, w->rows ? (w->rows - 1) * w->y_row + w->whole : 0, at_end);
+    array_watch(a);
+    for (int64_t r = 0; r < w->rows; r++)
+        for (int64_t q = w->width; q < w->whole; q++)
+            array_expect(a, r * w->y_row + q, 0, INFINITY);
+    return a;
+}
+
+static double tap(const window *w, int64_t r, int64_t q, int64_t t)
+{
+    return array_get(w->x, w->origin + r * w->x_row + q * w->stride + w->offset[t]);
+}
+
+static const char *pointer(const window *w)
+{
+    return w->x->data + w->origin * element_size(w->x->type);
+}
+
+static void check_max(subject *s, int indexed)
+{
+    static const int64_t taps[] = {0, 1, 2, 4, 9, 25};
+    int64_t lanes = s->kernels->lanes;
+    for (int i = 0; i < 6; i++)
+        for (int64_t width = 1; width <= 6 * lanes + 1; width++)
+            for (int at_end = 0; at_end < 2; at_end++, s->cases++) {
+                window w = window_take(s, taps[i], width, at_end);
+                if (random_integer(0, 3))
+                    put_awkward(w.x);
+                array *y = window_output(&w, s->type, at_end), *index = window_output(&w, s->index_type, at_end);
+                array *position = array_take(s->index_type, w.taps, at_end);
+                for (int64_t t = 0; t < w.taps; t++)
+                    array_put(position, t, (double)random_integer(0, 1 << 20));
+                array_lock(w.x);
+                array_lock(position);
+                for (int64_t r = 0; r < w.rows; r++)
+                    for (int64_t q = 0; q < width; q++) {
+                        double best = -INFINITY, place = -7;
+                        for (int64_t t = 0; t < w.taps; t++)
+                            if (tap(&w, r, q, t) > best || isnan(tap(&w, r, q, t))) {
+                                best = tap(&w, r, q, t);
+                                place = array_get(position, t);
+                            }
+                        array_expect(y, r * w.y_row + q, best, 0);
+                        array_expect(index, r * w.y_row + q, place, 0);
+                    }
+                if (indexed) {
+                    s->kernels->pool.max_index(w.taps, w.offset, position->data, -7, pointer(&w), w.x_row, w.stride, y->data, w.y_row,
+                                               index->data, w.y_row, w.rows, width);
+                    array_check(index, "index");
+                } else {
+                    s->kernels->pool.max(w.taps, w.offset, pointer(&w), w.x_row, w.stride, y->data, w.y_row, w.rows, width);
+                }
+                array_check(y, "y");
+                arrays_reset();
+            }
+}
+
+void check_pool_max(subject *s)
+{
+    check_max(s, 0);
+}
+
+void check_pool_max_index(subject *s)
+{
+    check_max(s, 1);
+}
+
+void check_pool_mean(subject *s)
+{
+    static const int64_t taps[] = {0, 1, 2, 9, 255, 257};
+    int64_t lanes = s->kernels->lanes;
+    for (int i = 0; i < 6; i++)
+        for (int64_t width = 1; width <= 6 * lanes + 1; width += taps[i] > 100 ? random_integer(1, lanes) : 1)
+            for (int k = 0; k < 4; k++, s->cases++) {
+                window w = window_take(s, taps[i], width, k % 2);
+                array *y = window_output(&w, s->type, k % 2), *columns = array_take(s->type, w.whole, k % 2);
+                array *rows = array_take(FLOAT64, w.rows, k % 2);
+                for (int64_t q = 0; q < w.whole; q++)
+                    array_put(columns, q, (double)random_integer(1, 9));
+                for (int64_t r = 0; r < w.rows; r++)
+                    array_put(rows, r, (double)random_integer(1, 9));
+                array_lock(w.x);
+                array_lock(rows);
+                array_lock(columns);
+                for (int64_t r = 0; r < w.rows; r++)
+                    for (int64_t q = 0; q < width; q++) {
+                        double sum = 0, magnitude = 0, divisor = array_get(rows, r) * (k / 2 ? array_get(columns, q) : 1);
+                        for (int64_t t = 0; t < w.taps; t++) {
+                            sum += tap(&w, r, q, t);
+                            magnitude += fabs(tap(&w, r, q, t));
+                        }
+                        array_expect(y, r * w.y_row + q, sum / divisor,
+                                     2 * value_epsilon(s->type) * (double)(w.taps + 2) * magnitude / divisor);
+                    }
+                s->kernels->pool.mean(w.taps, w.offset, (const double *)(const void *)rows->data, k / 2 ? columns->data : NULL,
+                                      pointer(&w), w.x_row, w.stride, y->data, w.y_row, w.rows, width);
+                array_check(y, "y");
+                arrays_reset();
+            }
+}
+
+void check_pool_index(subject *s)
+{
+    static const int64_t counts[] = {0, 1, 2, 7, 16, 33}, strides[] = {1, 2, 5, -1, -3};
+    for (int c = 0; c < 6; c++)
+        for (int t = 0; t < 5; t++)
+            for (int k = 0; k < 6; k++, s->cases++) {
+                int64_t count = counts[c], stride = strides[t], base = random_integer(-3, 1 << 30), step = random_integer(0, 3);
+                int64_t gap = stride < 0 ? -stride : stride, first = stride < 0 && count ? (count - 1) * gap : 0;
+                int negative = 0;
+                describe("count=%lld dst_stride=%lld step=%lld", (long long)count, (long long)stride, (long long)step);
+                array *lanes = array_take(s->index_type, count, k % 2);
+                array *dst = array_take(INT64, count ? (count - 1) * gap + 1 : 0, k % 2);
+                for (int64_t j = 0; j < count; j++)
+                    array_put(lanes, j, (double)random_integer(0, 1 << 20));
+                if (count && k >= 4) {
+                    array_put(lanes, random_integer(0, count - 1), -1);
+                    negative = 1;
+                }
+                array_lock(lanes);
+                array_watch(dst);
+                for (int64_t j = 0; j < count; j++)
+                    array_expect(dst, first + j * stride, (double)(base + j * step) + array_get(lanes, j), 0);
+                int said = s->kernels->pool.index((int64_t *)(void *)dst->data + first, stride, lanes->data, base, step, count);
+                array_check(dst, "dst");
+                if (!said != !negative)
+                    fail("returned %d where the lanes are %snegative", said, negative ? "" : "not ");
+                arrays_reset();
+            }
+}
+
+void check_pool_pad(subject *s)
+{
+    for (; s->cases < 1500; s->cases++) {
+        int at_end = s->cases % 2;
+        int64_t rows = random_integer(0, 3), left = random_integer(0, 5), right = random_integer(0, 5);
+        int64_t count = random_integer(0, 3 * s->kernels->lanes), stride = CHOOSE(1, 1, 2, 3, -1, -2, 0);
+        int64_t reach = count ? (count - 1) * stride : 0, length = (reach < 0 ? -reach : reach) + 1;
+        int64_t x_row = length + random_integer(0, 3), first = reach < 0 ? -reach : 0, dst_row = left + count + right;
+        describe("left=%lld count=%lld right=%lld rows=%lld x_stride=%lld", (long long)left, (long long)count, (long long)right,
+                 (long long)rows, (long long)stride);
+        array *x = array_random(s->type, rows && count ? (rows - 1) * x_row + length : 0, at_end);
+        array *value = array_random(s->type, 1, at_end), *dst = array_take(s->type, rows * dst_row, at_end);
+        if (random_integer(0, 1))
+            array_put(value, 0, -INFINITY);
+        array_lock(x);
+        array_lock(value);
+        array_watch(dst);
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t j = 0; j < dst_row; j++) {
+                int inside = j >= left && j < left + count;
+                array_expect(dst, r * dst_row + j,
+                             inside ? array_get(x, r * x_row + first + (j - left) * stride) : array_get(value, 0), 0);
+            }
+        s->kernels->pool.pad(dst->data, dst_row, left, x->data + (x->count ? first : 0) * element_size(s->type), x_row, stride,
+                             count, rows, value->data);
+        array_check(dst, "dst");
+        arrays_reset();
+    }
+}
+
+/* A box of three axes; strides of any sign, the last often 1. */
+typedef struct box {
+    int64_t n[3], stride[3], origin;
+    array *x, *y, *tap;
+    int64_t count;
+} box;
+
+static box box_take(subject *s, element result, int awkward, int least)
+{
+    box b = {.origin = 0};
+    int64_t low = 0, high = 0, lanes = s->kernels->lanes;
+    int at_end = s->cases % 2;
+    for (int i = 0; i < 3; i++) {
+        b.n[i] = i == 2 && random_integer(0, 1) ? random_integer(1, 4 * lanes) : random_integer(random_integer(0, 9) ? 1 : least, 4);
+        b.stride[i] = i == 2 && random_integer(0, 1) ? 1 : random_integer(-9, 9);
+        int64_t reach = b.n[i] ? (b.n[i] - 1) * b.stride[i] : 0;
+        low += reach < 0 ? reach : 0;
+        high += reach > 0 ? reach : 0;
+    }
+    describe("%lldx%lldx%lld strides %lld %lld %lld", (long long)b.n[0], (long long)b.n[1], (long long)b.n[2],
+             (long long)b.stride[0], (long long)b.stride[1], (long long)b.stride[2]);
+    b.count = b.n[0] * b.n[1] * b.n[2];
+    b.origin = b.count ? -low : 0;
+    b.x = array_random(s->type, b.count ? high - low + 1 : 0, at_end);
+    if (awkward && random_integer(0, 3))
+        put_awkward(b.x);
+    array_lock(b.x);
+    b.y = array_take(result, 1, at_end);
+    b.tap = array_take(INT64, 1, at_end);
+    array_watch(b.y);
+    array_watch(b.tap);
+    return b;
+}
+
+static double box_get(const box *b, int64_t i)
+{
+    return array_get(b->x, b->origin + i / b->n[2] / b->n[1] * b->stride[0] + i / b->n[2] % b->n[1] * b->stride[1] +
+                               i % b->n[2] * b->stride[2]);
+}
+
+static const char *box_pointer(const box *b)
+{
+    return b->x->data + b->origin * element_size(b->x->type);
+}
+
+static void check_box_max(subject *s, int indexed)
+{
+    for (; s->cases < 2000; s->cases++) {
+        box b = box_take(s, s->type, 1, indexed);
+        double best = b.count ? box_get(&b, 0) : -INFINITY;
+        int64_t place = 0;
+        for (int64_t i = 1; i < b.count; i++)
+            if (box_get(&b, i) > best || isnan(box_get(&b, i))) {
+                best = box_get(&b, i);
+                place = i;
+            }
+        /* Of zeros of both signs either is the maximum, unless its place is asked for. */
+        array_expect(b.y, 0, best, indexed ? 0 : 0x1p-1070);
+        array_expect(b.tap, 0, (double)place, 0);
+        if (indexed) {
+            s->kernels->pool.box_max_index(b.n, b.stride, box_pointer(&b), b.y->data, (int64_t *)(void *)b.tap->data);
+            array_check(b.tap, "tap");
+        } else {
+            s->kernels->pool.box_max(b.n, b.stride, box_pointer(&b), b.y->data);
+        }
+        array_check(b.y, "y");
+        arrays_reset();
+    }
+}
+
+void check_pool_box_max(subject *s)
+{
+    check_box_max(s, 0);
+}
+
+void check_pool_box_max_index(subject *s)
+{
+    check_box_max(s, 1);
+}
+
+void check_pool_box_sum(subject *s)
+{
+    for (; s->cases < 2000; s->cases++) {
+        box b = box_take(s, FLOAT64, 0, 0);
+        double sum = 0, magnitude = 0;
+        for (int64_t i = 0; i < b.count; i++) {
+            sum += box_get(&b, i);
+            magnitude += fabs(box_get(&b, i));
+        }
+        array_expect(b.y, 0, sum, 2 * value_epsilon(FLOAT64) * (double)b.count * magnitude);
+        s->kernels->pool.box_sum(b.n, b.stride, box_pointer(&b), (double *)(void *)b.y->data);
+        array_check(b.y, "sum");
+        arrays_reset();
+    }
+}
+
+/* Runs may overlap and touch the end of dst; each addition rounds on its own, in the order of q. */
+void check_pool_spread(subject *s)
+{
+    enum { RUNS_MAX = 12 };
+    for (; s->cases < 1000; s->cases++) {
+        int64_t count = random_integer(0, RUNS_MAX), size = random_integer(1, 6 * s->kernels->lanes);
+        int64_t first[RUNS_MAX + 1], length[RUNS_MAX + 1];
+        array *src = array_random(s->type, count, s->cases % 2), *dst = array_random(s->type, size, s->cases % 2);
+        describe("%lld runs in %lld elements", (long long)count, (long long)size);
+        array_lock(src);
+        array_watch(dst);
+        for (int64_t q = 0; q < count; q++) {
+            first[q] = random_integer(0, size);
+            length[q] = random_integer(0, 1) ? size - first[q] : random_integer(0, size - first[q]);
+            for (int64_t i = first[q]; i < first[q] + length[q]; i++) {
+                double old = dst->bound[i] == KEPT ? array_get(dst, i) : dst->want[i];
+                array_expect(dst, i, value_round(s->type, old + array_get(src, q)), 0);
+            }
+        }
+        s->kernels->pool.spread(dst->data, first, length, src->data, count);
+        array_check(dst, "dst");
+        arrays_reset();
+    }
+}
+
+/* Elements of src and their places, each at a stride of its own; now and then a place that does not exist. */
+void check_pool_route(subject *s)
+{
+    for (; s->cases < 1500; s->cases++) {
+        int at_end = s->cases % 2, add = s->cases / 2 % 2;
+        int64_t count = random_integer(0, 40), size = random_integer(1, 60), dst_stride = CHOOSE(1, 1, 2, 3);
+        int64_t src_stride = CHOOSE(1, 1, 2, 0), index_stride = CHOOSE(1, 1, 3), wrong = random_integer(0, 3) ? count : random_integer(0, count);
+        describe("%s %lld of %lld, strides %lld %lld %lld, wrong at %lld", add ? "add" : "put", (long long)count, (long long)size,
+                 (long long)dst_stride, (long long)src_stride, (long long)index_stride, (long long)wrong);
+        array *src = array_random(s->type, count ? (count - 1) * src_stride + 1 : 0, at_end);
+        array *index = array_take(INT64, count ? (count - 1) * index_stride + 1 : 0, at_end);
+        array *dst = (add ? array_random : array_take)(s->type, (size - 1) * dst_stride + 1, at_end);
+        for (int64_t j = 0; j < count; j++)
+            array_put(index, j * index_stride, (double)random_integer(0, size - 1));
+        if (wrong < count)
+            array_put(index, wrong * index_stride, (double)CHOOSE(-1, size, size + 7, INT32_MIN));
+        array_lock(src);
+        array_lock(index);
+        array_watch(dst);
+        for (int64_t j = 0; j < wrong; j++) {
+            int64_t i = (int64_t)array_get(index, j * index_stride) * dst_stride;
+            double old = dst->bound[i] == KEPT ? array_get(dst, i) : dst->want[i], value = array_get(src, j * src_stride);
+            array_expect(dst, i, value_round(s->type, add ? old + value : value), 0);
+        }
+        int64_t done = s->kernels->pool.route(dst->data, dst_stride, size, src->data, src_stride,
+                                              (const int64_t *)(const void *)index->data, index_stride, count, add);
+        array_check(dst, "dst");
+        if (done != wrong)
+            fail("returned %lld", (long long)done);
+        arrays_reset();
+    }
+}
+
+/* Zeros before and after src, and a vector of room after dst, as the contract promises. */
+void check_pool_widen(subject *s)
+{
+    int64_t lanes = s->kernels->lanes, size = s->kernels->size;
+    for (; s->cases < 1500; s->cases++) {
+        int at_end = s->cases % 2;
+        int64_t count = random_integer(1, 4 * lanes), stride = random_integer(1, lanes), kernel = random_integer(1, 3 * lanes);
+        int64_t before = kernel / stride, length = (count - 1) * stride + kernel;
+        describe("count=%lld stride=%lld kernel=%lld at the %s of a page", (long long)count, (long long)stride,
+                 (long long)kernel, at_end ? "end" : "beginning");
+        array *src = array_take(s->type, before + count + lanes + before, at_end);
+        array *dst = array_take(s->type, length + lanes, at_end);
+        for (int64_t i = 0; i < src->count; i++)
+            array_put(src, i, i >= before && i < before + count ? random_uniform() : 0);
+        array_lock(src);
+        array_watch(dst);
+        for (int64_t i = 0; i < length + lanes; i++) {
+            double sum = 0, magnitude = 0;
+            for (int64_t q = 0; q < count; q++)
+                if (q * stride <= i && i < q * stride + kernel) {
+                    sum += array_get(src, before + q);
+                    magnitude += fabs(array_get(src, before + q));
+                }
+            array_expect(dst, i, sum, i < length ? 2 * value_epsilon(s->type) * (double)(count + 1) * magnitude + 0x1p-1070 : INFINITY);
+        }
+        s->kernels->pool.widen(dst->data, src->data + before * size, count, stride, kernel);
+        array_check(dst, "dst");
+        arrays_reset();
+    }
+}

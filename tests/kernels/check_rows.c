@@ -1,0 +1,223 @@
+/* gather_row, gather_block, scatter_row, transpose, sum_row and dot: what moves or adds along rows of any stride. */
+#include <math.h>
+
+#include "check_kernels.h"
+
+/* Room for `count` elements `stride` apart, and where the first of them stands. */
+static int64_t extent(int64_t count, int64_t stride)
+{
+    return count ? (count - 1) * (stride < 0 ? -stride : stride) + 1 : 0;
+}
+
+static int64_t origin(int64_t count, int64_t stride)
+{
+    return count && stride < 0 ? (count - 1) * -stride : 0;
+}
+
+static char *at(const array *a, int64_t i)
+{
+    return a->data + i * element_size(a->type);
+}
+
+static void gather_row_case(subject *s, int64_t count, int64_t x_stride, int64_t first, int64_t step, int64_t size, int null)
+{
+    describe("count=%lld x_stride=%lld first=%lld step=%lld size=%lld%s", (long long)count, (long long)x_stride,
+             (long long)first, (long long)step, (long long)size, null ? " NULL" : "");
+    int at_end = s->cases % 2;
+    array *x = array_random(s->type, extent(size, x_stride), at_end), *fill = array_random(s->type, 1, at_end);
+    array *dst = array_take(s->type, count, at_end);
+    int64_t x0 = origin(size, x_stride);
+    if (s->cases % 16 == 0)
+        array_put(fill, 0, -INFINITY);
+    array_lock(x);
+    array_lock(fill);
+    array_watch(dst);
+    for (int64_t j = 0; j < count; j++) {
+        int64_t i = first + j * step;
+        int inside = !null && i >= 0 && i < size;
+        array_expect(dst, j, inside ? array_get(x, x0 + i * x_stride) : array_get(fill, 0), 0);
+    }
+    s->kernels->gather_row(dst->data, count, null ? NULL : at(x, x0), x_stride, first, step, size, fill->data);
+    array_check(dst, "dst");
+    arrays_reset();
+    s->cases++;
+}
+
+void check_gather_row(subject *s)
+{
+    int64_t lanes = s->kernels->lanes, counts[] = {0, 1, 2, 3, lanes - 1, lanes, lanes + 1, 2 * lanes, 2 * lanes + 3, 5 * lanes + 1};
+    static const int64_t strides[] = {1, 2, 3, 0, -1, -2}, steps[] = {1, 2, 3}, sizes[] = {0, 1, 2, 5, 33};
+    for (int c = 0; c < 10; c++)
+        for (int x = 0; x < 6; x++)
+            for (int t = 0; t < 3; t++)
+                for (int z = 0; z < 5; z++) {
+                    int64_t size = sizes[z], reach = (counts[c] + 1) * steps[t];
+                    int64_t firsts[] = {0, 1, -1, -steps[t], -reach, -reach / 2, size - 1, size, size + reach, size / 2};
+                    for (int f = 0; f < 10; f++)
+                        gather_row_case(s, counts[c], strides[x], firsts[f], steps[t], size, 0);
+                    gather_row_case(s, counts[c], strides[x], -1, steps[t], size, 1);
+                }
+}
+
+/* A read-only array of `axes` axes; strides of any sign, and what is only read may overlap itself. */
+typedef struct block {
+    array *data;
+    int64_t stride[5], origin;
+} block;
+
+static block block_random(subject *s, int axes, const int64_t *n, int at_end)
+{
+    block b = {.origin = 0};
+    int64_t low = 0, high = 0, empty = 0;
+    for (int i = 0; i < axes; i++) {
+        b.stride[i] = random_integer(0, 3) ? random_integer(-9, 9) : 1;
+        empty |= n[i] == 0;
+        int64_t reach = n[i] ? (n[i] - 1) * b.stride[i] : 0;
+        low += reach < 0 ? reach : 0;
+        high += reach > 0 ? reach : 0;
+    }
+    b.origin = empty ? 0 : -low;
+    b.data = array_random(s->type, empty ? 0 : high - low + 1, at_end);
+    array_lock(b.data);
+    return b;
+}
+
+/* Element k of it in row-major order. */
+static double block_get(const block *b, int axes, const int64_t *n, int64_t k)
+{
+    int64_t at = b->origin;
+    for (int i = axes - 1; i >= 0; i--) {
+        at += k % n[i] * b->stride[i];
+        k /= n[i];
+    }
+    return array_get(b->data, at);
+}
+
+static void random_sizes(int64_t n[4], int64_t lanes)
+{
+    for (int i = 0; i < 4; i++)
+        n[i] = random_integer(0, 19) ? random_integer(1, 4) : 0;
+    if (random_integer(0, 1))
+        n[3] = random_integer(0, 2 * lanes + 1);
+}
+
+void check_gather_block(subject *s)
+{
+    for (; s->cases < 1500; s->cases++) {
+        int64_t n[5];
+        random_sizes(n + 1, s->kernels->lanes);
+        n[0] = random_integer(0, 9) ? random_integer(1, 2 * s->kernels->lanes + 1) : 0;
+        int64_t row = n[1] * n[2] * n[3] * n[4], dst_row = row + random_integer(0, 3), some = n[0] && row;
+        block x = block_random(s, 5, n, s->cases % 2);
+        array *dst = array_take(s->type, some ? (n[0] - 1) * dst_row + row : 0, s->cases % 2);
+        describe("%lld rows of %lldx%lldx%lldx%lld, strides %lld, %lld %lld %lld %lld", (long long)n[0], (long long)n[1],
+                 (long long)n[2], (long long)n[3], (long long)n[4], (long long)x.stride[0], (long long)x.stride[1],
+                 (long long)x.stride[2], (long long)x.stride[3], (long long)x.stride[4]);
+        array_watch(dst);
+        for (int64_t k = 0; some && k < n[0] * row; k++)
+            array_expect(dst, k / row * dst_row + k % row, block_get(&x, 5, n, k), 0);
+        s->kernels->gather_block(dst->data, dst_row, n[0], n + 1, at(x.data, x.origin), x.stride[0], x.stride + 1);
+        array_check(dst, "dst");
+        arrays_reset();
+    }
+}
+
+void check_dot(subject *s)
+{
+    for (; s->cases < 1500; s->cases++) {
+        int64_t n[4];
+        random_sizes(n, s->kernels->lanes);
+        int at_end = s->cases % 2, with_init = random_integer(0, 1) != 0;
+        int64_t terms = n[0] * n[1] * n[2] * n[3];
+        block x = block_random(s, 4, n, at_end), w = block_random(s, 4, n, at_end);
+        array *init = array_random(s->type, 1, at_end), *y = array_take(s->type, 1, at_end);
+        describe("%lldx%lldx%lldx%lld%s", (long long)n[0], (long long)n[1], (long long)n[2], (long long)n[3],
+                 with_init ? " init" : "");
+        array_lock(init);
+        array_watch(y);
+        double sum = with_init ? array_get(init, 0) : 0, magnitude = fabs(sum);
+        for (int64_t k = 0; k < terms; k++) {
+            double term = block_get(&x, 4, n, k) * block_get(&w, 4, n, k);
+            sum += term;
+            magnitude += fabs(term);
+        }
+        double bound = 2 * value_epsilon(FLOAT64) * (double)(terms + 1) * magnitude + value_epsilon(s->type) * fabs(sum);
+        array_expect(y, 0, sum, terms ? bound : 0);
+        s->kernels->dot(y->data, with_init ? init->data : NULL, n, at(x.data, x.origin), x.stride, at(w.data, w.origin),
+                        w.stride);
+        array_check(y, "y");
+        arrays_reset();
+    }
+}
+
+void check_scatter_row(subject *s)
+{
+    int64_t lanes = s->kernels->lanes, counts[] = {0, 1, 2, lanes - 1, lanes, lanes + 1, 2 * lanes, 3 * lanes + 2, 100};
+    static const int64_t strides[] = {1, 2, 3, 17, -1, -2, -4};
+    for (int c = 0; c < 9; c++)
+        for (int t = 0; t < 7; t++)
+            for (int add = 0; add < 2; add++)
+                for (int at_end = 0; at_end < 2; at_end++, s->cases++) {
+                    int64_t count = counts[c], stride = strides[t], first = origin(count, stride);
+                    describe("count=%lld stride=%lld add=%d", (long long)count, (long long)stride, add);
+                    array *src = array_random(s->type, count, at_end);
+                    array *dst = (add ? array_random : array_take)(s->type, extent(count, stride), at_end);
+                    array_lock(src);
+                    array_watch(dst);
+                    for (int64_t j = 0; j < count; j++) {
+                        double old = add ? array_get(dst, first + j * stride) : 0, value = array_get(src, j);
+                        array_expect(dst, first + j * stride, value_round(s->type, add ? old + value : value), 0);
+                    }
+                    s->kernels->scatter_row(at(dst, first), stride, src->data, count, add);
+                    array_check(dst, "dst");
+                    arrays_reset();
+                }
+}
+
+void check_transpose(subject *s)
+{
+    int64_t lanes = s->kernels->lanes, sizes[] = {0, 1, 2, lanes - 1, lanes, lanes + 1, 2 * lanes + 3, 41};
+    for (int r = 0; r < 8; r++)
+        for (int c = 0; c < 8; c++)
+            for (int i = 0; i < 4; i++, s->cases++) {
+                int64_t rows = sizes[r], columns = sizes[c], gap = i / 2 * random_integer(1, 5);
+                int64_t src_row = columns + gap, dst_row = rows + gap;
+                describe("%lldx%lld rows %lld and %lld apart", (long long)rows, (long long)columns, (long long)src_row,
+                         (long long)dst_row);
+                int some = rows && columns;
+                array *src = array_random(s->type, some ? (rows - 1) * src_row + columns : 0, i % 2);
+                array *dst = array_take(s->type, some ? (columns - 1) * dst_row + rows : 0, i % 2);
+                array_lock(src);
+                array_watch(dst);
+                for (int64_t m = 0; m < rows; m++)
+                    for (int64_t j = 0; j < columns; j++)
+                        array_expect(dst, j * dst_row + m, array_get(src, m * src_row + j), 0);
+                s->kernels->transpose(dst->data, dst_row, src->data, src_row, rows, columns);
+                array_check(dst, "dst");
+                arrays_reset();
+            }
+}
+
+void check_sum_row(subject *s)
+{
+    static const int64_t counts[] = {0, 1, 3, 7, 8, 9, 16, 33, 1000}, strides[] = {1, 2, 0, -1, -3};
+    for (int c = 0; c < 9; c++)
+        for (int t = 0; t < 5; t++)
+            for (int at_end = 0; at_end < 2; at_end++, s->cases++) {
+                int64_t count = counts[c], stride = strides[t], first = origin(count, stride);
+                describe("count=%lld stride=%lld", (long long)count, (long long)stride);
+                array *x = array_random(s->type, extent(count, stride), at_end);
+                array *sum = array_random(FLOAT64, 1, at_end);
+                double want = array_get(sum, 0), magnitude = fabs(want);
+                array_lock(x);
+                array_watch(sum);
+                for (int64_t j = 0; j < count; j++) {
+                    want += array_get(x, first + j * stride);
+                    magnitude += fabs(array_get(x, first + j * stride));
+                }
+                array_expect(sum, 0, want, 2 * value_epsilon(FLOAT64) * (double)(count + 1) * magnitude);
+                s->kernels->sum_row((double *)(void *)sum->data, at(x, first), stride, count);
+                array_check(sum, "sum");
+                arrays_reset();
+            }
+}

@@ -1,0 +1,219 @@
+/* The thread pool and the arena under stress, for the sanitizers as much as for the results.
+ *
+ *     check_threads [nofork]     a line per check:  ok|FAIL name what went wrong
+ *
+ * What tasks write is plain memory, so that a sanitizer sees a race wherever the pool orders too little: each task its own
+ * element, each worker its own counter, the caller reads all of them afterwards.
+ */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/arena.h"
+#include "base/threads.h"
+
+enum { CALLERS = 4, JOBS = 2000, TASKS_MAX = 64, WORKERS_MAX = 6, FORKS = 12, PATIENCE_S = 60 };
+
+static _Atomic(const char *) wrong;
+
+typedef struct job {
+    int threads, nested;
+    int64_t tasks;
+    int done[TASKS_MAX];           /* times that each task ran */
+    int64_t by_worker[WORKERS_MAX]; /* tasks that each worker ran */
+} job;
+
+static void run_task(void *context, int64_t task, int worker);
+
+static void run_job(job *j)
+{
+    memset(j->done, 0, sizeof j->done);
+    memset(j->by_worker, 0, sizeof j->by_worker);
+    fc_parallel(j->threads, j->tasks, run_task, j);
+    int64_t total = 0;
+    for (int i = 0; i < WORKERS_MAX; i++)
+        total += j->by_worker[i];
+    if (total != j->tasks)
+        wrong = "the workers' tasks do not add up: a worker's number was used twice at a time";
+    for (int64_t i = 0; i < j->tasks; i++)
+        if (j->done[i] != 1)
+            wrong = "a task did not run exactly once";
+}
+
+static void run_task(void *context, int64_t task, int worker)
+{
+    job *j = context;
+    if (task < 0 || task >= j->tasks || worker < 0 || worker >= (j->threads > 1 ? j->threads : 1)) {
+        wrong = "a task or a worker out of range";
+        return;
+    }
+    j->done[task]++;
+    j->by_worker[worker]++;
+    if (j->nested) {
+        job inner = {.threads = 3, .tasks = 5};
+        run_job(&inner);
+    }
+}
+
+static void *call(void *argument)
+{
+    int64_t seed = (int64_t)(intptr_t)argument;
+    for (int64_t i = 0; i < JOBS && !wrong; i++) {
+        int64_t mixed = (seed * JOBS + i) * 2654435761 >> 7;
+        job j = {.threads = (int)(mixed % (WORKERS_MAX + 1)), .tasks = mixed / 7 % TASKS_MAX, .nested = mixed / 450 % 8 == 0};
+        run_job(&j);
+        if (i % 64 == 63)
+            usleep(300); /* until the workers sleep */
+    }
+    return NULL;
+}
+
+static void call_from_many_threads(void)
+{
+    pthread_t callers[CALLERS];
+    for (intptr_t i = 0; i < CALLERS; i++)
+        if (pthread_create(&callers[i], NULL, call, (void *)i)) {
+            wrong = "no thread to call from";
+            return;
+        }
+    for (int i = 0; i < CALLERS; i++)
+        pthread_join(callers[i], NULL);
+}
+
+/* More threads than there are CPUs. */
+static void run_wide(void)
+{
+    static job wide;
+    for (int i = 0; i < 50 && !wrong; i++) {
+        wide = (job){.threads = WORKERS_MAX, .tasks = TASKS_MAX};
+        run_job(&wide);
+    }
+}
+
+static _Atomic int stop;
+
+static void *keep_calling(void *unused)
+{
+    (void)unused;
+    while (!stop) {
+        job j = {.threads = 3, .tasks = 16};
+        run_job(&j);
+    }
+    return NULL;
+}
+
+/* The child of a process whose threads are in the middle of jobs: it must neither hang nor lose tasks. */
+static void fork_amid_jobs(void)
+{
+    pthread_t caller;
+    if (pthread_create(&caller, NULL, keep_calling, NULL)) {
+        wrong = "no thread to call from";
+        return;
+    }
+    for (int i = 0; i < FORKS && !wrong; i++) {
+        usleep(500);
+        pid_t child = fork();
+        if (child == 0) {
+            alarm(PATIENCE_S);
+            for (int k = 0; k < 20; k++) {
+                job j = {.threads = 4, .tasks = TASKS_MAX};
+                run_job(&j);
+            }
+            _exit(wrong != NULL);
+        }
+        int status;
+        if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status) || WEXITSTATUS(status))
+            wrong = "a forked child hung or lost tasks";
+        job j = {.threads = 4, .tasks = TASKS_MAX};
+        run_job(&j);
+    }
+    stop = 1;
+    pthread_join(caller, NULL);
+}
+
+/* Every thread has a block of its own, aligned, kept between calls while it is small, gone with the thread. */
+static void *use_arena(void *argument)
+{
+    unsigned char mark = (unsigned char)(1 + (intptr_t)argument);
+    char *kept = NULL;
+    for (int64_t i = 0; i < 200; i++) {
+        int64_t bytes = i * 7919 % 100000;
+        char *p = fc_arena_take(bytes);
+        if (!p || (uintptr_t)p % FC_ALIGN)
+            wrong = "no block, or one that is not aligned";
+        memset(p, mark, (size_t)bytes);
+        usleep(1);
+        for (int64_t k = 0; k < bytes; k += 997)
+            if (p[k] != mark)
+                wrong = "two threads share a block";
+        fc_arena_give();
+        kept = p;
+    }
+    if (fc_arena_take(1) != kept && fc_arena_take(1) != fc_arena_take(2))
+        wrong = "a small block is not kept";
+    fc_arena_give();
+    char *large = fc_arena_take(FC_ARENA_KEEP + 1);
+    if (!large)
+        wrong = "no large block";
+    else
+        large[FC_ARENA_KEEP] = 1;
+    fc_arena_give();
+    if (fc_arena_take(-1) || fc_arena_take(INT64_MAX))
+        wrong = "a size that cannot be was granted";
+    if (!fc_arena_take(64))
+        wrong = "no block after a refusal";
+    fc_arena_give();
+    return NULL;
+}
+
+static void use_arenas(void)
+{
+    pthread_t users[CALLERS];
+    for (intptr_t i = 0; i < CALLERS; i++)
+        if (pthread_create(&users[i], NULL, use_arena, (void *)i)) {
+            wrong = "no thread to run on";
+            return;
+        }
+    for (int i = 0; i < CALLERS; i++)
+        pthread_join(users[i], NULL);
+}
+
+static void set_threads(void)
+{
+    static const int asked[] = {1, 2, 7, 0, -5, FC_THREADS_MAX, FC_THREADS_MAX + 1};
+    static const int given[] = {1, 2, 7, 1, 1, FC_THREADS_MAX, FC_THREADS_MAX};
+    int before = fc_threads_get();
+    if (before < 1 || before != fc_threads_default() || before > sysconf(_SC_NPROCESSORS_ONLN))
+        wrong = "the default number of threads";
+    for (int i = 0; i < 7; i++) {
+        fc_threads_set(asked[i]);
+        if (fc_threads_get() != given[i])
+            wrong = "the number of threads is not what was set, within 1 ... FC_THREADS_MAX";
+    }
+    fc_threads_set(before);
+}
+
+int main(int count, char **arguments)
+{
+    static const struct row {
+        const char *name;
+        void (*run)(void);
+    } rows[] = {{"set", set_threads}, {"wide", run_wide},         {"callers", call_from_many_threads},
+                {"arena", use_arenas}, {"fork", fork_amid_jobs}, {"afterwards", run_wide}};
+    int nofork = count > 1 && !strcmp(arguments[1], "nofork"), failures = 0;
+    alarm(PATIENCE_S);
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        if (nofork && rows[i].run == fork_amid_jobs)
+            continue;
+        wrong = NULL;
+        rows[i].run();
+        printf("%s %s %s\n", wrong ? "FAIL" : "ok", rows[i].name, wrong ? wrong : "1");
+        fflush(stdout);
+        failures += wrong != NULL;
+    }
+    return failures > 0;
+}
