@@ -12,7 +12,7 @@
 typedef struct fc_rows {
     int64_t height, width, row, element; /* the image: sizes and strides */
     int64_t left, right;
-    int in_place;
+    int64_t first, last;   /* the rows that are read in place */
     int64_t copies, pitch; /* rows that a take copies at most, and what each takes */
     int64_t bytes;         /* scratch of one take */
 } fc_rows;

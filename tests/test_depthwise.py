@@ -1,0 +1,174 @@
+"""One input channel a group: every width, stride and kernel, forward and both gradients, against PyTorch in float64."""
+
+import ctypes
+import mmap
+import sys
+
+import numpy as np
+import pytest
+import torch_judge
+from reference import assert_close
+
+from fastconv import functional as F
+
+CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+BACKWARD = {1: F.conv1d_backward, 2: F.conv2d_backward, 3: F.conv3d_backward}
+DTYPES = [np.float32, np.float64]
+
+
+def arrays(shape, kernel, multiplier=1, dtype=np.float32):
+    """x, w, b of a layer whose groups are the channels of x."""
+    rng = np.random.default_rng([*shape, *kernel])
+    outputs = shape[1] * multiplier
+    return [rng.standard_normal(s).astype(dtype) for s in (shape, (outputs, 1, *kernel), (outputs,))]
+
+
+def doubles(*values):
+    return [a.astype(np.float64) for a in values]
+
+
+def check(x, w, b, algorithm=None, **options):
+    """Forward and gradients of x and w as they lie in memory."""
+    axes, options = x.ndim - 2, {"groups": x.shape[1], **options}
+    expected = torch_judge.conv(*doubles(x, w, b), **options)
+    assert_close(CONV[axes](x, w, b, **options, algorithm=algorithm), expected)
+    grad = np.random.default_rng(1).standard_normal(expected.shape).astype(x.dtype)
+    gradients = BACKWARD[axes](grad, x, w, **options)
+    for actual, judged in zip(gradients, torch_judge.conv_backward(*doubles(grad, x, w), **options), strict=True):
+        assert_close(actual, judged)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", range(1, 9))
+def test_every_width(kernel, stride):
+    for width in range(1, 41):
+        if width + 2 * (kernel // 2) < kernel:
+            continue
+        known = kernel <= 7 and stride <= 2
+        x, w, b = arrays((1, 3, 11, width), (kernel, kernel), dtype=DTYPES[width % 2])
+        check(x, w, b, "depthwise" if known else None, stride=stride, padding=kernel // 2)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("height", range(1, 18))
+def test_every_height(height, stride):
+    x, w, b = arrays((2, 2, height, 21), (3, 3))
+    check(x, w, b, "depthwise", stride=stride, padding=1)
+    x, w, b = arrays((2, 2, height, 21), (5, 3))
+    check(x, w, b, "depthwise", stride=stride, padding=(2, 1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("multiplier", [2, 3, 16])
+def test_channel_multiplier(multiplier, dtype):
+    for options in ({"padding": 1}, {"padding": 1, "stride": 2}, {"padding": 3, "dilation": 3}):
+        check(*arrays((2, 4, 13, 19), (3, 3), multiplier, dtype), "depthwise", **options)
+
+
+@pytest.mark.parametrize("shape, kernel, options", [
+    ((2, 5, 70), (3,), {"padding": 1}),
+    ((2, 5, 71), (5,), {"padding": 2, "stride": 2}),
+    ((2, 5, 71), (31,), {"padding": 15}),
+    ((2, 5, 71), (4,), {"padding": 6, "dilation": 2}),
+    ((2, 3, 5, 9, 18), (3, 3, 3), {"padding": 1}),
+    ((2, 3, 5, 9, 18), (3, 3, 3), {"padding": 1, "stride": 2}),
+    ((1, 3, 6, 9, 7), (2, 5, 3), {"padding": (1, 4, 2), "dilation": (2, 2, 1), "stride": (3, 1, 1)}),
+], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_and_three_axes(shape, kernel, options, dtype):
+    check(*arrays(shape, kernel, 1, dtype), **options)
+
+
+@pytest.mark.parametrize("options", [
+    {"padding": 0},
+    {"padding": (4, 9)},                    # whole windows in the padding
+    {"padding": (0, 40)},                   # wider than the image
+    {"padding": (7, 0), "stride": 2},
+    {"padding": 2, "dilation": 2},
+    {"padding": (2, 6), "dilation": (1, 6)},
+    {"padding": (5, 1), "dilation": (5, 1)},
+    {"padding": 2, "dilation": (1, 2), "stride": 2},
+    {"padding": 2, "dilation": 2, "stride": 2},
+], ids=str)
+@pytest.mark.parametrize("width", [5, 14, 16, 33])
+def test_paddings_and_dilations(width, options):
+    check(*arrays((2, 2, 12, width), (3, 3)), **options)
+
+
+LAYOUTS = {
+    "channels last": lambda x: np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2),
+    "rows and columns exchanged": lambda x: np.ascontiguousarray(x.swapaxes(2, 3)).swapaxes(2, 3),
+    "gaps between rows": lambda x: np.pad(x, [(0, 0), (0, 0), (1, 2), (3, 4)], constant_values=np.nan)[:, :, 1:-2, 3:-4],
+    "gaps between columns": lambda x: np.repeat(x, 2, axis=3)[..., ::2],
+    "upside down": lambda x: np.ascontiguousarray(x[:, :, ::-1])[:, :, ::-1],
+    "mirrored": lambda x: np.ascontiguousarray(x[..., ::-1])[..., ::-1],
+    "one row for all": lambda x: np.broadcast_to(x[:, :, :1], x.shape),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("width", [6, 14, 37])
+def test_layouts(width, layout):
+    x, w, b = arrays((2, 3, 10, width), (3, 3), 2)
+    for stride in (1, 2):
+        check(layout(x), w, b, "depthwise", padding=1, stride=stride)
+        grad = np.random.default_rng(2).standard_normal(F.conv2d(x, w, stride=stride, padding=1, groups=3).shape)
+        grad = layout(grad.astype(np.float32))
+        options = {"stride": stride, "padding": 1, "groups": 3}
+        judged = torch_judge.conv_backward(*doubles(grad, x, w), **options)
+        for actual, expected in zip(F.conv2d_backward(grad, x, w, **options), judged, strict=True):
+            assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("width", [3, 14, 16, 17, 40])
+def test_what_lies_beside_a_row_is_not_used(width):
+    """Infinities in the last column of a row reach the outputs whose windows hold them and no others."""
+    x, w, _ = arrays((1, 2, 9, width), (3, 3))
+    x[:, :, 4, -1] = np.inf
+    for stride in (1, 2):
+        options = {"stride": stride, "padding": 1, "groups": 2}
+        expected = torch_judge.conv(*doubles(x, w), **options)
+        actual = F.conv2d(x, w, **options, algorithm="depthwise")
+        np.testing.assert_array_equal(np.isfinite(actual), np.isfinite(expected))
+        inside = np.isfinite(expected)
+        assert_close(actual[inside], expected[inside])
+
+
+def at_end_of_memory(array):
+    """The array, contiguous, the page after it (and the one before its first) not readable."""
+    page = mmap.PAGESIZE
+    bytes_ = -(-array.nbytes // page) * page
+    room = mmap.mmap(-1, bytes_ + 2 * page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(room))
+    libc = ctypes.CDLL(None, use_errno=True)
+    for guard in (start, start + page + bytes_):
+        assert libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0) == 0
+    view = np.frombuffer(room, array.dtype, array.size, page + bytes_ - array.nbytes).reshape(array.shape)
+    view[...] = array
+    return view
+
+
+def at_start_of_memory(array):
+    padded = np.zeros(-(-array.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE // array.itemsize, array.dtype)
+    padded[: array.size] = array.ravel()
+    return at_end_of_memory(padded)[: array.size].reshape(array.shape)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mprotect through ctypes is tried on Linux only")
+@pytest.mark.parametrize("place", [at_end_of_memory, at_start_of_memory])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5, 7])
+def test_no_access_outside_the_arrays(kernel, place):
+    for width in (1, 2, 7, 14, 16, 30, 31, 33, 48):
+        for stride in (1, 2):
+            x, w, b = arrays((1, 2, 8, width), (kernel, kernel))
+            padding = kernel // 2
+            if width + 2 * padding < kernel:
+                continue
+            options = {"stride": stride, "padding": padding, "groups": 2}
+            expected = torch_judge.conv(*doubles(x, w, b), **options)
+            guarded = [place(a) for a in (x, w, b)]
+            assert_close(F.conv2d(*guarded, **options, algorithm="depthwise"), expected)
+            grad = place(expected.astype(np.float32))
+            judged = torch_judge.conv_backward(*doubles(grad, x, w), **options)
+            for actual, wanted in zip(F.conv2d_backward(grad, *guarded[:2], **options), judged, strict=True):
+                assert_close(actual, wanted)
