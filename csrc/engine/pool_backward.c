@@ -1,11 +1,10 @@
 /* The gradients of pooling, and unpooling.
  *
  * Mean: every window gives each of its positions y / divisor.  A row of outputs is divided and spread along w once, then
- * added to all rows of x that its windows meet:
+ * added to (or, where windows lie side by side, stored as) all rows of x that its windows meet:
  *
  *     for each group of planes                                                     a task
  *         for each block of columns of x, for each chunk of outputs that reach it
- *             list where the chunk's windows begin and end
  *             for each plane, output plane od, output row oh: divide, spread, add to the window's rows
  *
  * Blocks and chunks bound the scratch, whatever the sizes.  Every element is summed in one order: results do not depend on
@@ -28,22 +27,36 @@ static void clear(const fc_kernels *kernels, void *x, int64_t stride, int64_t co
             kernels->scatter_row(fc_at(x, i * stride, kernels->size), stride, zeros, fc_min(64, count - i), 0);
 }
 
+/* Whether the planes of an array of outputs are one long row. */
+static int without_gaps(const fc_window *w, const fc_array_strides *s)
+{
+    return (w->out[1] == 1 || s->s[1] == w->out[2] * s->s[2]) && (w->out[0] == 1 || s->s[0] == w->out[1] * w->out[2] * s->s[2]);
+}
+
 /* ---- mean ------------------------------------------------------------------------------------------------------------- */
 
+/* Windows that `widen` serves have at most TERMS_MAX others over each position; the margins of its source hold that many. */
+enum { TERMS_MAX = 8, MARGIN = TERMS_MAX + FC_LANES_MAX, REACH_MAX = TERMS_MAX * FC_LANES_MAX };
+
 typedef struct mean_job {
-    const fc_pool *p;
+    fc_pool p;
     const fc_kernels *kernels;
     char *x, *scratch;
     const char *y;
     int64_t planes_per_task;
+    int widens;   /* windows along w are regular and short */
+    int disjoint; /* no two output rows meet the same row of x */
+    int covered;  /* every row of x meets an output row */
+    int flat;     /* rows of y follow each other without gaps */
 } mean_job;
 
-/* A worker's scratch: outputs q, q + 1, ... that reach columns begin, begin + 1, ... of x. */
+/* A worker's scratch: outputs q, q + 1, ... that reach columns begin, begin + 1, ... of x.  Doubles have room for either real. */
 typedef struct chunk {
-    int64_t first[CHUNK], length[CHUNK]; /* relative to begin, clipped to the block */
-    double row[BLOCK];                   /* reals: what one row of outputs gives to one row of x */
-    double gradient[CHUNK], divisor[CHUNK], quotient[CHUNK];
-    int64_t begin, columns, q, count;
+    int64_t first[CHUNK], length[CHUNK]; /* windows, relative to begin, clipped to the block */
+    double row[BLOCK + 2 * REACH_MAX];   /* what one row of outputs gives to one row of x, from column `origin` on */
+    double gradient[CHUNK], divisor[CHUNK], quotient[CHUNK + 2 * MARGIN];
+    int64_t begin, columns, q, count, origin;
+    int stores; /* rows of x are overwritten, not added to */
 } chunk;
 
 /* The stops along w that reach columns [begin, end) of x. */
@@ -64,7 +77,7 @@ static void reaching_stops(const fc_pool *p, int64_t begin, int64_t end, int64_t
 
 static void list_windows(const mean_job *j, chunk *b)
 {
-    const fc_pool *p = j->p;
+    const fc_pool *p = &j->p;
     for (int64_t i = 0; i < b->count; i++) {
         fc_pool_range range = fc_pool_stop(p, 2, b->q + i);
         int64_t from = fc_max(range.first, b->begin), to = fc_min(range.first + range.taps, b->begin + b->columns);
@@ -76,72 +89,136 @@ static void list_windows(const mean_job *j, chunk *b)
         else
             b->divisor[i] = divisor;
     }
+    b->origin = j->widens ? b->q * p->window.stride[2] - p->window.offset[2] : b->begin;
+}
+
+/* The chunk's outputs of one row, divided and spread along w.  From y on `room` elements can be read. */
+static void spread_row(const mean_job *j, chunk *b, const char *y, int64_t room, double divisor)
+{
+    static const double zero = 0;
+    static const int64_t here = 0;
+    const fc_window *w = &j->p.window;
+    const fc_kernels *kernels = j->kernels;
+    int64_t size = kernels->size, width = fc_max(b->count, kernels->lanes);
+    char *quotient = fc_at(b->quotient, MARGIN, size);
+    if (j->p.y.s[2] != 1 || room < width) {
+        kernels->gather_row(b->gradient, width, y, j->p.y.s[2], 0, 1, b->count, &zero);
+        y = (const char *)b->gradient;
+    }
+    kernels->pool.mean(1, &here, &divisor, b->divisor, y, 0, 1, quotient, 0, 1, width);
+    if (j->widens) {
+        if (w->kernel[2] > w->stride[2]) /* else what follows the row is multiplied by nothing */
+            memset(fc_at(quotient, b->count, size), 0, (size_t)(MARGIN * size));
+        kernels->pool.widen(b->row, quotient, b->count, w->stride[2], w->kernel[2]);
+    } else {
+        memset(b->row, 0, (size_t)(b->columns * size));
+        kernels->pool.spread(b->row, b->first, b->length, quotient, b->count);
+    }
 }
 
 static void add_row(const mean_job *j, chunk *b, const char *y, char *x, int64_t od, int64_t oh)
 {
-    static const double zero = 0;
-    static const int64_t here = 0;
-    const fc_pool *p = j->p;
-    const fc_kernels *kernels = j->kernels;
+    const fc_pool *p = &j->p;
+    const int64_t *out = p->window.out;
+    int64_t room = j->flat ? ((out[0] - od) * out[1] - oh) * out[2] - b->q : b->count;
+    int64_t size = j->kernels->size, from = b->begin, to = b->begin + b->columns;
     fc_pool_range d = fc_pool_stop(p, 0, od), h = fc_pool_stop(p, 1, oh);
-    double divisor = fc_pool_divisor(p, (double)d.count * (double)h.count);
-    int64_t width = fc_max(b->count, kernels->lanes);
-    kernels->gather_row(b->gradient, width, fc_at(y, b->q * p->y.s[2], kernels->size), p->y.s[2], 0, 1, b->count, &zero);
-    kernels->pool.mean(1, &here, &divisor, b->divisor, b->gradient, 0, 1, b->quotient, 0, 1, width);
-    memset(b->row, 0, (size_t)(b->columns * kernels->size));
-    kernels->pool.spread(b->row, b->first, b->length, b->quotient, b->count);
+    spread_row(j, b, fc_at(y, b->q * p->y.s[2], size), room, fc_pool_divisor(p, (double)d.count * (double)h.count));
+    if (j->widens) {
+        from = fc_max(from, b->origin);
+        to = fc_min(to, b->origin + (b->count - 1) * p->window.stride[2] + p->window.kernel[2]);
+    }
     for (int64_t id = d.first; id < d.first + d.taps; id++)
         for (int64_t ih = h.first; ih < h.first + h.taps; ih++)
-            kernels->scatter_row(fc_at(x, id * p->x.s[0] + ih * p->x.s[1] + b->begin * p->x.s[2], kernels->size), p->x.s[2],
-                                 b->row, b->columns, 1);
+            j->kernels->scatter_row(fc_at(x, id * p->x.s[0] + ih * p->x.s[1] + from * p->x.s[2], size), p->x.s[2],
+                                    fc_at(b->row, from - b->origin, size), to - from, !b->stores);
 }
 
 static void clear_block(const mean_job *j, const chunk *b, char *x)
 {
-    const fc_pool *p = j->p;
+    const fc_pool *p = &j->p;
     for (int64_t id = 0; id < p->window.in[0]; id++)
         for (int64_t ih = 0; ih < p->window.in[1]; ih++)
             clear(j->kernels, fc_at(x, id * p->x.s[0] + ih * p->x.s[1] + b->begin * p->x.s[2], j->kernels->size), p->x.s[2],
                   b->columns);
 }
 
-static void run_mean(void *context, int64_t task, int worker)
+/* All planes [begin, end) of one block, from the stops [first, last) that reach it. */
+static void run_block(const mean_job *j, chunk *b, int64_t begin, int64_t end, int64_t first, int64_t last)
 {
-    const mean_job *j = context;
-    const fc_pool *p = j->p;
-    int64_t size = j->kernels->size, out[2] = {p->window.out[0], p->window.out[1]}, begin = task * j->planes_per_task;
-    int64_t end = fc_min(fc_pool_planes(p), begin + j->planes_per_task), first, last;
-    chunk *b = (chunk *)(void *)(j->scratch + worker * fc_arena_round(sizeof *b));
-    for (b->begin = 0; b->begin < p->window.in[2]; b->begin += BLOCK) {
-        b->columns = fc_min(BLOCK, p->window.in[2] - b->begin);
-        reaching_stops(p, b->begin, b->begin + b->columns, &first, &last);
-        for (int64_t plane = begin; plane < end; plane++)
-            clear_block(j, b, fc_at(j->x, plane / p->channels * p->x.n + plane % p->channels * p->x.c, size));
-        for (b->q = first; b->q < last; b->q += CHUNK) {
-            b->count = fc_min(CHUNK, last - b->q);
-            list_windows(j, b);
-            for (int64_t plane = begin; plane < end; plane++) {
-                int64_t n = plane / p->channels, c = plane % p->channels;
-                char *x = fc_at(j->x, n * p->x.n + c * p->x.c, size);
-                for (int64_t o = 0; o < out[0] * out[1]; o++) {
-                    int64_t od = o / out[1], oh = o % out[1], row = od * p->y.s[0] + oh * p->y.s[1];
-                    add_row(j, b, fc_at(j->y, n * p->y.n + c * p->y.c + row, size), x, od, oh);
-                }
+    const fc_pool *p = &j->p;
+    int64_t size = j->kernels->size, height = p->window.out[1], rows = p->window.out[0] * height;
+    int64_t reach = (last - first - 1) * p->window.stride[2] + p->window.kernel[2];
+    b->stores = j->disjoint && last - first <= CHUNK;
+    int filled = b->stores && j->covered && (!j->widens || (first * p->window.stride[2] - p->window.offset[2] <= b->begin &&
+                 first * p->window.stride[2] - p->window.offset[2] + reach >= b->begin + b->columns));
+    for (int64_t plane = begin; plane < end && !filled; plane++)
+        clear_block(j, b, fc_at(j->x, plane / p->channels * p->x.n + plane % p->channels * p->x.c, size));
+    for (b->q = first; b->q < last; b->q += CHUNK) {
+        b->count = fc_min(CHUNK, last - b->q);
+        list_windows(j, b);
+        for (int64_t plane = begin; plane < end; plane++) {
+            int64_t n = plane / p->channels, c = plane % p->channels;
+            char *x = fc_at(j->x, n * p->x.n + c * p->x.c, size);
+            for (int64_t o = 0; o < rows; o++) {
+                int64_t od = o / height, oh = o % height, row = od * p->y.s[0] + oh * p->y.s[1];
+                add_row(j, b, fc_at(j->y, n * p->y.n + c * p->y.c + row, size), x, od, oh);
             }
         }
     }
 }
 
+static void run_mean(void *context, int64_t task, int worker)
+{
+    const mean_job *j = context;
+    int64_t begin = task * j->planes_per_task, end = fc_min(fc_pool_planes(&j->p), begin + j->planes_per_task), first, last;
+    chunk *b = (chunk *)(void *)(j->scratch + worker * fc_arena_round(sizeof *b));
+    memset(b->quotient, 0, (size_t)(MARGIN * j->kernels->size));
+    for (b->begin = 0; b->begin < j->p.window.in[2]; b->begin += BLOCK) {
+        b->columns = fc_min(BLOCK, j->p.window.in[2] - b->begin);
+        reaching_stops(&j->p, b->begin, b->begin + b->columns, &first, &last);
+        run_block(j, b, begin, end, first, last);
+    }
+}
+
+/* A window as high (and as deep) as x, over rows without gaps: one long row. */
+static void merge_axes(fc_pool *p)
+{
+    fc_window *w = &p->window;
+    for (int i = FC_AXES - 2; i >= 0 && !p->adaptive; i--) {
+        if (w->out[i] != 1 || w->out[2] != 1 || w->offset[i] || w->offset[2] || w->kernel[i] != w->in[i] ||
+            w->kernel[2] != w->in[2] || p->x.s[i] != w->in[2] * p->x.s[2])
+            return;
+        w->kernel[2] = w->in[2] *= w->in[i];
+        w->kernel[i] = w->in[i] = 1;
+    }
+}
+
+static void look_along_axes(mean_job *j)
+{
+    const fc_window *w = &j->p.window;
+    j->disjoint = j->covered = !j->p.adaptive;
+    j->flat = without_gaps(w, &j->p.y);
+    for (int i = 0; i < 2; i++) {
+        j->disjoint &= w->out[i] == 1 || w->kernel[i] <= w->stride[i];
+        j->covered &= w->offset[i] == 0 && (w->out[i] - 1) * w->stride[i] + w->kernel[i] >= w->in[i];
+        j->covered &= w->out[i] == 1 || w->kernel[i] >= w->stride[i];
+    }
+    j->widens = !j->p.adaptive && w->out[2] > 1 && w->stride[2] <= j->kernels->lanes &&
+                w->kernel[2] <= TERMS_MAX * w->stride[2];
+}
+
 fc_status fc_pool_mean_adjoint(const fc_pool *problem, void *x, const void *y)
 {
-    fc_pool p = *problem;
-    if (fc_pool_normalize(&p))
+    mean_job j = {.p = *problem, .kernels = fc_dispatch(problem->real), .x = x, .y = y};
+    if (fc_pool_normalize(&j.p))
         return FC_INVALID;
-    int64_t planes = fc_pool_planes(&p);
-    mean_job j = {.p = &p, .kernels = fc_dispatch(p.real), .x = x, .y = y};
-    double elements = (double)p.window.in[0] * (double)p.window.in[1] * (double)p.window.in[2];
-    double cost = (double)planes * (0.3 * elements + 2 * (double)fc_outputs(&p.window));
+    merge_axes(&j.p);
+    look_along_axes(&j);
+    const fc_window *w = &j.p.window;
+    int64_t planes = fc_pool_planes(&j.p);
+    double elements = (double)w->in[0] * (double)w->in[1] * (double)w->in[2];
+    double cost = (double)planes * (0.2 * elements + (double)fc_outputs(w) + 20 * (double)w->out[0] * (double)w->out[1]);
     int threads = fc_pool_threads(cost);
     j.planes_per_task = fc_pool_units_per_task(cost, planes, threads);
     j.scratch = fc_arena_take(threads * fc_arena_round(sizeof(chunk)));
@@ -166,11 +243,6 @@ typedef struct route_job {
     _Atomic int invalid;
     _Atomic int64_t wrong;
 } route_job;
-
-static int without_gaps(const fc_window *w, const fc_array_strides *s)
-{
-    return (w->out[1] == 1 || s->s[1] == w->out[2] * s->s[2]) && (w->out[0] == 1 || s->s[0] == w->out[1] * w->out[2] * s->s[2]);
-}
 
 static void route_plane(route_job *j, int64_t n, int64_t c)
 {

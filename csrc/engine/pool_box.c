@@ -112,14 +112,20 @@ static void run_box(const fc_pool_job *j, int64_t begin, int64_t end, char *scra
     (void)scratch;
     const fc_pool *p = &j->plan->problem;
     const int64_t *in = p->window.in, *out = p->window.out;
-    int64_t plane = fc_mul(fc_mul(in[0], in[1]), fc_mul(in[2], j->kernels->size)), group = fc_max(1, GROUP_BYTES / fc_max(1, plane));
+    int64_t plane = fc_mul(fc_mul(in[0], in[1]), fc_mul(in[2], j->kernels->size));
+    int64_t group = fc_max(1, GROUP_BYTES / fc_max(1, plane));
     for (int64_t first = begin; first < end; first += group) {
         int64_t last = fc_min(end, first + group);
         for (int64_t o = 0; o < fc_outputs(&p->window); o++) {
             int64_t stop[FC_AXES] = {o / out[2] / out[1], o / out[2] % out[1], o % out[2]};
             box b = find_box(p, stop);
-            for (int64_t i = first; i < last; i++)
-                reduce(j, &b, stop, i / p->channels, i % p->channels);
+            for (int64_t i = first, n = i / p->channels, c = i % p->channels; i < last; i++) {
+                reduce(j, &b, stop, n, c);
+                if (++c == p->channels) {
+                    c = 0;
+                    n++;
+                }
+            }
         }
     }
 }

@@ -46,7 +46,7 @@ static const char *plan_channels(fc_pool_plan *plan, double *cost)
     plan->shared = 0;
     int64_t lanes = plan->indexed ? fc_mul(fc_mul(fc_min(RUN_MAX, w->out[2]), p->channels), kernels->size) : 0;
     plan->worker = fc_add(plan->tile[0] + plan->tile[1], lanes);
-    if (fc_mul(plan->worker, fc_threads_get()) > FC_SCRATCH_MAX)
+    if (fc_mul(plan->worker, fc_threads_get()) > fc_scratch_max(fc_threads_get()))
         return "a row of indices exceeds the scratch bound";
     plan->worker = fc_arena_round(plan->worker);
     double vectors = (double)fc_ceil_div(p->channels, kernels->lanes);

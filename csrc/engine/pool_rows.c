@@ -100,7 +100,7 @@ static const char *plan_rows(fc_pool_plan *plan, double *cost)
     plan->shared = 2 * l.offset_bytes + (plan->indexed ? bytes_of(l.taps, kernels->size) : 0);
     plan->worker = l.copy_bytes + l.tile_bytes + l.lane_bytes + l.row_bytes;
     plan->worker += l.even ? 0 : bytes_of(fc_max(plan->tile[COLUMNS], kernels->lanes), kernels->size);
-    if (fc_mul(plan->worker, fc_threads_get()) > FC_SCRATCH_MAX)
+    if (fc_mul(plan->worker, fc_threads_get()) > fc_scratch_max(fc_threads_get()))
         return "a padded block of the input exceeds the scratch bound";
     int in_place = p->x.s[2] == 1 && !(w->offset[0] | w->offset[1] | w->offset[2]);
     double rows = (double)plan->tile[ROWS], copied = (double)(w->kernel[0] * l.plane);

@@ -73,6 +73,9 @@ typedef void (*fc_gather_block_kernel)(void *dst, int64_t dst_row, int64_t rows,
 /* scatter_row:  dst[j * dst_stride] = src[j]   (add: +=);   j < count. */
 typedef void (*fc_scatter_row_kernel)(void *dst, int64_t dst_stride, const void *src, int64_t count, int add);
 
+/* interleave:  dst[2 j] = even[j], dst[2 j + 1] = odd[j], up to dst[count - 1]; half a vector beyond both is read. */
+typedef void (*fc_interleave_kernel)(void *dst, const void *even, const void *odd, int64_t count);
+
 /* transpose:  dst[j * dst_row + i] = src[i * src_row + j],   i < rows, j < columns; any sizes. */
 typedef void (*fc_transpose_kernel)(void *dst, int64_t dst_row, const void *src, int64_t src_row, int64_t rows,
                                     int64_t columns);
@@ -104,6 +107,9 @@ typedef void (*fc_dot_kernel)(void *y, const void *init, const int64_t *n, const
  * box_sum:        *sum = the sum, in double
  *
  * spread:     dst[first[q] + i] += src[q],  i < length[q], q < count
+ * widen:      dst[i] = sum of src[q] over all q with q * stride <= i < q * stride + kernel,  i < (count - 1) * stride + kernel;
+ *             stride <= lanes; up to a vector beyond the end of dst is written; lanes + kernel / stride elements after src are
+ *             read, and where kernel > stride they are zeros, and so are the kernel / stride before it
  * route:      dst[index[j] * dst_stride] = src[j]  (add: +=),  j < count, element j of src and index at j * its stride; stops
  *             at an index outside [0, size) and returns how many it did */
 typedef struct fc_pool_kernels {
@@ -120,6 +126,7 @@ typedef struct fc_pool_kernels {
     void (*box_max_index)(const int64_t *n, const int64_t *x_stride, const void *x, void *y, int64_t *tap);
     void (*box_sum)(const int64_t *n, const int64_t *x_stride, const void *x, double *sum);
     void (*spread)(void *dst, const int64_t *first, const int64_t *length, const void *src, int64_t count);
+    void (*widen)(void *dst, const void *src, int64_t count, int64_t stride, int64_t kernel);
     int64_t (*route)(void *dst, int64_t dst_stride, int64_t size, const void *src, int64_t src_stride, const int64_t *index,
                      int64_t index_stride, int64_t count, int add);
 } fc_pool_kernels;
@@ -152,6 +159,7 @@ typedef struct fc_kernels {
     fc_correlate_kernel correlate;
     fc_depthwise_kernel depthwise[2][FC_DEPTHWISE_HEIGHT_MAX + 1];               /* [S - 1][height] */
     fc_depthwise_weight_kernel depthwise_weight[2][FC_DEPTHWISE_HEIGHT_MAX + 1];
+    fc_interleave_kernel interleave;
     fc_gather_row_kernel gather_row;
     fc_gather_block_kernel gather_block;
     fc_scatter_row_kernel scatter_row;
