@@ -9,7 +9,9 @@
  * inserted zero.  Phases without taps have none to sum and are filled with the bias.  The roles of the channels are
  * exchanged.  The input gradient and the transposed convolution are both this.
  */
-#include "engine/conv.h"
+#include "engine/depthwise.h"
+
+#include <string.h>
 
 /* The part of a phase that lies on one axis. */
 typedef struct axis_phase {
@@ -97,12 +99,32 @@ static fc_status plan_phase(fc_conv_plan *phase, const fc_conv *q, fc_precision 
     return fc_conv_plan_make(phase, q, FC_FORWARD, precision, fc_reduction(q) ? algorithm : NULL);
 }
 
+/* Whether a depthwise adjoint's phases are done together. */
+static int plan_together(fc_conv_plan *plan, int64_t largest, const char *algorithm)
+{
+    fc_conv_plan together = *plan, phase;
+    int64_t w, x;
+    fc_conv q = fc_adjoint_problem(&plan->problem, largest, &w, &x);
+    if ((algorithm && strcmp(algorithm, fc_driver_depthwise.name)) ||
+        plan_phase(&phase, &q, plan->precision, fc_driver_depthwise.name))
+        return 0;
+    together.algorithm = phase.algorithm;
+    together.chosen = algorithm != NULL;
+    together.threads = phase.threads;
+    if (!fc_depthwise_adjoint_plan(&together))
+        return 0;
+    *plan = together;
+    return 1;
+}
+
 fc_status fc_adjoint_plan(fc_conv_plan *plan, const char *algorithm)
 {
     int64_t phases = fc_adjoint_phases(&plan->problem), w, x;
     if (!phases)
         return FC_OK;
     int64_t largest = fc_adjoint_largest(&plan->problem);
+    if (plan_together(plan, largest, algorithm))
+        return FC_OK;
     for (int64_t i = 0; i < phases; i++) {
         if (!algorithm && i != largest)
             continue;
@@ -143,6 +165,8 @@ static fc_status fill_empty_phases(const fc_conv *p, int64_t phases, void *x, vo
 fc_status fc_adjoint_execute(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
 {
     const fc_conv *p = &plan->problem;
+    if (plan->tile[0]) /* only the phases done together have a tile of their own */
+        return fc_depthwise_adjoint_execute(plan, x, w, bias, y);
     int64_t phases = fc_adjoint_phases(p), size = fc_dispatch(p->real)->size, at_w, at_x;
     /* Scratch is kept between calls: taken once here, no phase can fail for want of it after another has written. */
     if (!fc_arena_take(plan->scratch))
