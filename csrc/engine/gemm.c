@@ -76,8 +76,8 @@ double fc_gemm_cost(const fc_kernels *kernels, int64_t m, int64_t columns, int64
     fc_gemm_plan(&g, kernels, m, columns);
     double vectors = (double)fc_ceil_div(columns, kernels->lanes), tiles = (double)fc_ceil_div(m, g.rows);
     double blocks = (double)fc_ceil_div(k, FC_KC), strips = vectors / g.strip;
-    /* A multiply-add per 1/8 ns (Zen 5, 4 GHz, two a cycle), at least a load per broadcast and vector of B; one vector a
-     * row reaches 60 % of that. */
-    double arithmetic = (double)m * vectors * (g.strip == 1 ? 1.6 : 1.0), loads = 0.5 * ((double)m * strips + tiles * vectors);
+    /* A multiply-add per 1/8 ns (Zen 5, 4 GHz, two a cycle), at least a load per broadcast and, three times as dear because
+     * it crosses cache lines, per vector of B (one row: k31 4x512@2000 3.6 ms); one vector a row reaches 60 % of that. */
+    double arithmetic = (double)m * vectors * (g.strip == 1 ? 1.6 : 1.0), loads = (double)m * strips + 3.0 * tiles * vectors;
     return (double)k * 0.125 * (arithmetic > loads ? arithmetic : loads) + tiles * strips * blocks * 4.0;
 }
