@@ -274,7 +274,8 @@ cdef cnp.ndarray route(int axes, const Image *values, const Image *index, const 
     with nogil:
         status = fc_pool_route(&p, x.data, values.data, <const int64_t *>index.data, add, &wrong)
     if status == FC_INVALID and not 0 <= wrong < size[2] * size[3] * size[4]:
-        raise ValueError(f"indices: expected flat positions in one channel of {size[2] * size[3] * size[4]} elements, got {wrong}")
+        raise ValueError(f"indices: expected flat positions in one channel of {size[2] * size[3] * size[4]} elements, "
+                         f"got {wrong}")
     if status != FC_OK:
         raise_status(status)
     return array
@@ -364,17 +365,18 @@ def fold(input, output_size, kernel_size, dilation, padding, stride):
     cdef cnp.ndarray columns = read_array(input, "input"), array
     last = cnp.PyArray_NDIM(columns) - 1
     if last != 1 and last != 2:
-        raise ValueError(f"input: expected shape (N, C * KH * KW, L) or (C * KH * KW, L), got {last + 1}-D shape {shape_of(columns)}")
+        raise ValueError(f"input: expected shape (N, C * KH * KW, L) or (C * KH * KW, L), got {last + 1}-D shape "
+                         f"{shape_of(columns)}")
     size[0], size[1] = cnp.PyArray_DIM(columns, 0) if last == 2 else 1, 1
     read_ints(output_size, "output_size", 2, 1, 1, &size[2])
     read_patches(size, kernel_size, dilation, padding, stride, &p)
     taps, stops, channels = patch_taps(&p), mul(p.window.out[1], p.window.out[2]), cnp.PyArray_DIM(columns, last - 1)
     if channels % taps:
-        raise ValueError(f"input: expected a multiple of kernel_size's {taps} elements on axis {last - 1}, got {channels} in shape "
-                         f"{shape_of(columns)}")
+        raise ValueError(f"input: expected a multiple of kernel_size's {taps} elements on axis {last - 1}, got {channels} "
+                         f"in shape {shape_of(columns)}")
     if cnp.PyArray_DIM(columns, last) != stops:
-        raise ValueError(f"input: expected {stops} windows ({p.window.out[1]} x {p.window.out[2]}) on axis {last} for output_size "
-                         f"{output_size}, got {cnp.PyArray_DIM(columns, last)} in shape {shape_of(columns)}")
+        raise ValueError(f"input: expected {stops} windows ({p.window.out[1]} x {p.window.out[2]}) on axis {last} for "
+                         f"output_size {output_size}, got {cnp.PyArray_DIM(columns, last)} in shape {shape_of(columns)}")
     p.channels = size[1] = channels / taps
     array = new_image(size, 2, cnp.PyArray_TYPE(columns), last == 2, False)
     view_image(array, 2, &x)

@@ -50,7 +50,8 @@ typedef struct mean_job {
     int flat;     /* rows of y follow each other without gaps */
 } mean_job;
 
-/* A worker's scratch: outputs q, q + 1, ... that reach columns begin, begin + 1, ... of x.  Doubles have room for either real. */
+/* A worker's scratch: outputs q, q + 1, ... that reach columns begin, begin + 1, ... of x.  Doubles stand for reals of
+ * either size. */
 typedef struct chunk {
     int64_t first[CHUNK], length[CHUNK]; /* windows, relative to begin, clipped to the block */
     double row[BLOCK + 2 * REACH_MAX];   /* what one row of outputs gives to one row of x, from column `origin` on */
@@ -148,10 +149,10 @@ static void run_block(const mean_job *j, chunk *b, int64_t begin, int64_t end, i
 {
     const fc_pool *p = &j->p;
     int64_t size = j->kernels->size, height = p->window.out[1], rows = p->window.out[0] * height;
-    int64_t reach = (last - first - 1) * p->window.stride[2] + p->window.kernel[2];
+    int64_t from = first * p->window.stride[2] - p->window.offset[2];
+    int64_t to = from + (last - first - 1) * p->window.stride[2] + p->window.kernel[2];
     b->stores = j->disjoint && last - first <= CHUNK;
-    int filled = b->stores && j->covered && (!j->widens || (first * p->window.stride[2] - p->window.offset[2] <= b->begin &&
-                 first * p->window.stride[2] - p->window.offset[2] + reach >= b->begin + b->columns));
+    int filled = b->stores && j->covered && (!j->widens || (from <= b->begin && to >= b->begin + b->columns));
     for (int64_t plane = begin; plane < end && !filled; plane++)
         clear_block(j, b, fc_at(j->x, plane / p->channels * p->x.n + plane % p->channels * p->x.c, size));
     for (b->q = first; b->q < last; b->q += CHUNK) {

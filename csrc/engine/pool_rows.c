@@ -76,7 +76,8 @@ static void choose_tile(fc_pool_plan *plan, const fc_kernels *kernels)
     int64_t most = COPY_BYTES / kernels->size, lines = fc_mul(w->kernel[0], span(w, 1, 1));
     int64_t columns = (most / lines - span(w, 2, 1)) / w->stride[2] + 1;
     plan->tile[COLUMNS] = spread_evenly(w->out[2], fc_max(4 * kernels->lanes, columns));
-    int64_t line = fc_mul(w->kernel[0], span(w, 2, plan->tile[COLUMNS])), rows = (most / line - span(w, 1, 1)) / w->stride[1] + 1;
+    int64_t line = fc_mul(w->kernel[0], span(w, 2, plan->tile[COLUMNS]));
+    int64_t rows = (most / line - span(w, 1, 1)) / w->stride[1] + 1;
     plan->tile[ROWS] = w->stride[1] > span(w, 1, 1) ? 1 : spread_evenly(w->out[1], rows);
 }
 
@@ -207,7 +208,8 @@ static void copy_padded(const fc_pool_job *j, const layout *l, const block *b, i
         char *to = fc_at(copy, kd * l->plane, size);
         j->kernels->pool.pad(to, pitch, pitch, NULL, 0, 1, 0, first, value);
         if (first < last) {
-            int64_t from = b->n * p->x.n + b->c * p->x.c + id * p->x.s[0] + (ih + first) * p->x.s[1] + (b->iw + left) * p->x.s[2];
+            int64_t from = b->n * p->x.n + b->c * p->x.c + id * p->x.s[0] + (ih + first) * p->x.s[1];
+            from += (b->iw + left) * p->x.s[2];
             j->kernels->pool.pad(fc_at(to, first * pitch, size), pitch, left, fc_at(j->x, from, size), p->x.s[1], p->x.s[2],
                                  right - left, last - first, value);
         }
@@ -256,8 +258,8 @@ static const double *list_divisors(const fc_pool_job *j, const layout *l, const 
 }
 
 /* Rows [begin, end) of a block, alike in where they are read and written. */
-static void run_segment(const fc_pool_job *j, const layout *l, const block *b, int64_t begin, int64_t end, int reads, int writes,
-                        char *scratch)
+static void run_segment(const fc_pool_job *j, const layout *l, const block *b, int64_t begin, int64_t end, int reads,
+                        int writes, char *scratch)
 {
     const fc_pool *p = &j->plan->problem;
     const fc_pool_kernels *pool = &j->kernels->pool;

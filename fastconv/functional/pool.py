@@ -303,8 +303,8 @@ _ADAPTIVE_AVG_BACKWARD = """Gradient of `adaptive_avg_pool{axes}d`: every output
 
 def _document(template, axes, example, name=""):
     mean = _MEAN + (_DIVISOR if axes > 1 else "")
-    return document(template, axes, window=_WINDOW, ceil=_CEIL, mean=mean, errors=_ERRORS, dumoulin=_DUMOULIN, he=_HE, name=name,
-                    example=example)
+    return document(template, axes, window=_WINDOW, ceil=_CEIL, mean=mean, errors=_ERRORS, dumoulin=_DUMOULIN, he=_HE,
+                    name=name, example=example)
 
 
 @_document(_MAX_POOL, 1, """
