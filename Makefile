@@ -26,7 +26,7 @@ clean:
 
 # The environment's first installation builds the core too, so only a second make can tell whether it is out of date.
 built: .venv/ready
-	@$(MAKE) --no-print-directory $(CORE)
+	@$(MAKE) --silent --no-print-directory $(CORE)
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -35,4 +35,5 @@ built: .venv/ready
 	touch $@
 
 $(CORE): $(SOURCES)
+	echo "compiling $@"
 	$(PY) setup.py -q build_ext --inplace
