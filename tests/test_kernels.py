@@ -8,6 +8,7 @@ import re
 import c_programs
 import pytest
 
+pytestmark = pytest.mark.timeout(900)  # the first test of a variant compiles it
 HEADER = (c_programs.CSRC / "kernels" / "kernels.h").read_text()
 
 

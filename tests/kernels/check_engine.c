@@ -299,7 +299,8 @@ static void check_sums(void *unused)
             for (int64_t i = 0; i < size[0] * size[2] * size[3] * size[4]; i++) {
                 int64_t w = i % size[4], h = i / size[4] % size[3], d = i / size[4] / size[3] % size[2];
                 int64_t n = i / size[4] / size[3] / size[2];
-                double value = array_get(x, first + n * stride[0] + c * stride[1] + d * stride[2] + h * stride[3] + w * stride[4]);
+                int64_t row = first + n * stride[0] + c * stride[1] + d * stride[2] + h * stride[3];
+                double value = array_get(x, row + w * stride[4]);
                 sum += value;
                 magnitude += fabs(value);
             }

@@ -23,6 +23,7 @@ static const struct row {
     {"gather_row", check_gather_row},
     {"gather_block", check_gather_block},
     {"scatter_row", check_scatter_row},
+    {"interleave", check_interleave},
     {"transpose", check_transpose},
     {"sum_row", check_sum_row},
     {"dot", check_dot},

@@ -21,6 +21,7 @@ void check_depthwise_weight(subject *s);
 void check_gather_row(subject *s);
 void check_gather_block(subject *s);
 void check_scatter_row(subject *s);
+void check_interleave(subject *s);
 void check_transpose(subject *s);
 void check_sum_row(subject *s);
 void check_dot(subject *s);

@@ -1,4 +1,4 @@
-/* gather_row, gather_block, scatter_row, transpose, sum_row and dot: what moves or adds along rows of any stride. */
+/* gather_row, gather_block, scatter_row, interleave, transpose, sum_row and dot: what moves or adds along rows of any stride. */
 #include <math.h>
 
 #include "check_kernels.h"
@@ -45,7 +45,8 @@ static void gather_row_case(subject *s, int64_t count, int64_t x_stride, int64_t
 
 void check_gather_row(subject *s)
 {
-    int64_t lanes = s->kernels->lanes, counts[] = {0, 1, 2, 3, lanes - 1, lanes, lanes + 1, 2 * lanes, 2 * lanes + 3, 5 * lanes + 1};
+    int64_t lanes = s->kernels->lanes;
+    int64_t counts[] = {0, 1, 2, 3, lanes - 1, lanes, lanes + 1, 2 * lanes, 2 * lanes + 3, 5 * lanes + 1};
     static const int64_t strides[] = {1, 2, 3, 0, -1, -2}, steps[] = {1, 2, 3}, sizes[] = {0, 1, 2, 5, 33};
     for (int c = 0; c < 10; c++)
         for (int x = 0; x < 6; x++)
@@ -172,6 +173,25 @@ void check_scatter_row(subject *s)
                     array_check(dst, "dst");
                     arrays_reset();
                 }
+}
+
+void check_interleave(subject *s)
+{
+    for (int64_t lanes = s->kernels->lanes, count = 0; count <= 6 * lanes + 1; count++)
+        for (int at_end = 0; at_end < 2; at_end++, s->cases++) {
+            int64_t half = (count + 1) / 2;
+            describe("count=%lld", (long long)count);
+            array *even = array_random(s->type, half + lanes / 2, at_end), *odd = array_random(s->type, half + lanes / 2, at_end);
+            array *dst = array_take(s->type, count, at_end);
+            array_lock(even);
+            array_lock(odd);
+            array_watch(dst);
+            for (int64_t j = 0; j < count; j++)
+                array_expect(dst, j, array_get(j % 2 ? odd : even, j / 2), 0);
+            s->kernels->interleave(dst->data, even->data, odd->data, count);
+            array_check(dst, "dst");
+            arrays_reset();
+        }
 }
 
 void check_transpose(subject *s)
