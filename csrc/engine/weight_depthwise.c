@@ -63,7 +63,7 @@ static const char *plan_depthwise(fc_conv_plan *plan, double *cost)
     double rows = (double)plan->tile[ROWS], m = (double)p->out_channels, taps = (double)fc_taps(w);
     double vectors = rows * (double)fc_ceil_div(w->out[2], l.kernels->lanes), bytes = (double)l.kernels->size;
     double copied = (double)(w->kernel[0] * l.input.x.copies * l.input.x.pitch + l.gradient.copies * l.gradient.pitch);
-    double unit = 40 + m * taps * (4 + (w->kernel[1] > 1 ? 0.15 : 0.3) * vectors * (double)w->stride[2]) +
+    double unit = 40 + m * taps * (4 + (w->kernel[1] > 1 ? 0.15 : 0.9) * vectors * (double)w->stride[2]) +
                   (p->x.s[2] == 1 ? 0.03 : 0.3) * bytes * copied;
     *cost = 400 + (double)p->groups * ((double)l.units * unit + 2 * (double)l.count);
     double task = unit * (double)(l.units / plan->tile[CHUNKS]);
