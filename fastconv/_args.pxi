@@ -193,6 +193,8 @@ cdef bint is_channels_last(const Image *image, int axes) noexcept:
 cdef cnp.ndarray new_image(const int64_t *size, int axes, int kind, bint batched, bint channels_last):
     """An empty array of sizes N, C, D, H, W, without the axes that the caller's arrays do not have."""
     cdef cnp.npy_intp shape[5]
+    cdef cnp.npy_intp order[5]
+    cdef cnp.PyArray_Dims permutation
     cdef int ndim = 0, i
     if batched:
         shape[0] = size[0]
@@ -207,9 +209,16 @@ cdef cnp.ndarray new_image(const int64_t *size, int axes, int kind, bint batched
         shape[ndim] = size[1]
         ndim += 1
     cdef cnp.ndarray array = cnp.PyArray_EMPTY(ndim, shape, kind, 0)
-    if channels_last:
-        return np.moveaxis(array, -1, 1 if batched else 0)
-    return array
+    if not channels_last:
+        return array
+    cdef int first = 1 if batched else 0
+    order[0] = 0
+    order[first] = ndim - 1
+    for i in range(first + 1, ndim):
+        order[i] = i - 1
+    permutation.ptr = order
+    permutation.len = ndim
+    return cnp.PyArray_Transpose(array, &permutation)
 
 
 cdef bint overlaps_itself(cnp.ndarray array) noexcept:
