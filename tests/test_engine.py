@@ -5,6 +5,7 @@ import pytest
 
 pytestmark = pytest.mark.timeout(900)  # the first test of a variant compiles it
 
+
 def engine(tmp_path_factory, variant="plain", arguments=("1", "100")):
     return c_programs.report(variant, tmp_path_factory.getbasetemp(), "check_engine", *arguments)
 
