@@ -4,7 +4,7 @@
  * and needs bundling.  Here the caller never waits for a worker that has not joined: it claims tasks itself, closes the
  * job when none is left and waits only for the tasks that are under way.  Workers start on first use, spin for
  * FC_SPIN_NS after a job and then sleep.  One job at a time owns the workers; a second Python thread that calls meanwhile
- * runs its job alone, as does a call from inside a task.  A forked child starts afresh.
+ * runs its job alone, as does a call from inside a task of a parallel job.  A forked child starts afresh.
  */
 #ifndef FC_BASE_THREADS_H
 #define FC_BASE_THREADS_H

@@ -50,6 +50,20 @@ INLINE v splat(real s)
     return s - (v){0};
 }
 
+/* Lane l of the result is element index[l] of x and y as one row. */
+#define permute NAME(permute)
+INLINE v permute(v x, v y, vi index)
+{
+#if defined(__clang__) /* has no shuffle by a vector of indices; sees through the loop where they are constant */
+    v out;
+    for (int l = 0; l < LANES; l++)
+        out[l] = index[l] & LANES ? y[index[l] & (LANES - 1)] : x[index[l] & (LANES - 1)];
+    return out;
+#else
+    return __builtin_shuffle(x, y, index);
+#endif
+}
+
 /* Copies count elements; full vectors, the last overlapping the one before.  Regions must not overlap. */
 INLINE void copy(real *dst, const real *src, int64_t count)
 {
@@ -76,8 +90,8 @@ INLINE void exchange(v row[LANES], int s)
     for (int i = 0; i < LANES; i++)
         if (!(i & s)) {
             v a = row[i], b = row[i + s];
-            row[i] = __builtin_shuffle(a, b, low);
-            row[i + s] = __builtin_shuffle(a, b, high);
+            row[i] = permute(a, b, low);
+            row[i + s] = permute(a, b, high);
         }
 }
 
@@ -103,7 +117,7 @@ INLINE v even_of(v x, v y)
     vi index;
     for (int l = 0; l < LANES; l++)
         index[l] = 2 * l;
-    return __builtin_shuffle(x, y, index);
+    return permute(x, y, index);
 }
 
 /* Elements j, j + 3, j + 6, ... of three vectors as one row. */
@@ -115,5 +129,5 @@ INLINE v every_third(int j, v x, v y, v z)
         first[l] = at < 2 * LANES ? at : 0;
         second[l] = at < 2 * LANES ? l : at - LANES;
     }
-    return __builtin_shuffle(__builtin_shuffle(x, y, first), z, second);
+    return permute(permute(x, y, first), z, second);
 }
