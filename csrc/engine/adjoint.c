@@ -165,7 +165,7 @@ static fc_status fill_empty_phases(const fc_conv *p, int64_t phases, void *x, vo
 fc_status fc_adjoint_execute(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
 {
     const fc_conv *p = &plan->problem;
-    if (plan->tile[0]) /* only the phases done together have a tile of their own */
+    if (fc_adjoint_together(plan))
         return fc_depthwise_adjoint_execute(plan, x, w, bias, y);
     int64_t phases = fc_adjoint_phases(p), size = fc_dispatch(p->real)->size, at_w, at_x;
     /* Scratch is kept between calls: taken once here, no phase can fail for want of it after another has written. */

@@ -14,6 +14,9 @@ static const fc_driver *const weight_drivers[] = {&fc_driver_weight_depthwise, &
 /* Multiplications (or outputs, where nothing is summed) below which one thread does it all: waking a second one costs more (5-50 us). */
 enum { SERIAL_MULTIPLICATIONS = 400000 };
 
+/* What a depthwise phase's estimate is worth where all phases are done at once: 64@112 stride 2 takes 133 us, not 488. */
+#define TOGETHER 0.27
+
 static const fc_driver *const *drivers_of(fc_direction direction)
 {
     return direction == FC_WEIGHT ? weight_drivers : forward_drivers;
@@ -125,6 +128,9 @@ int fc_conv_options(const fc_conv *p, fc_direction direction, fc_precision preci
         if (option->reason)
             option->cost = INFINITY;
     }
+    fc_conv_plan adjoint;
+    if (direction == FC_ADJOINT && !fc_conv_plan_make(&adjoint, p, FC_ADJOINT, precision, NULL) && fc_adjoint_together(&adjoint))
+        options[adjoint.algorithm].cost *= TOGETHER;
     return count;
 }
 

@@ -65,6 +65,11 @@ fc_conv fc_adjoint_problem(const fc_conv *problem, int64_t phase, int64_t *w_beg
 /* The phase with the most taps: the one that stands for the others where a choice is shown. */
 int64_t fc_adjoint_largest(const fc_conv *problem);
 fc_status fc_adjoint_plan(fc_conv_plan *plan, const char *algorithm);
+/* Whether the phases of this plan are done at once: only then has it a tile of its own. */
+static inline int fc_adjoint_together(const fc_conv_plan *plan)
+{
+    return plan->tile[0] != 0;
+}
 fc_status fc_adjoint_execute(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y);
 
 #endif

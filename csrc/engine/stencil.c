@@ -8,6 +8,7 @@
  *
  * Scratch: offsets and weights as rows; per worker a band that fits the first-level cache beside its output.
  */
+#include "engine/gemm.h"
 #include "engine/output.h"
 #include "engine/source.h"
 #include "engine/weights.h"
@@ -45,6 +46,8 @@ static const char *plan_stencil(fc_conv_plan *plan, double *cost)
         return "a group has more than one input channel";
     if (!fc_reduction(p))
         return "there is nothing to sum";
+    if (p->real == FC_FLOAT32 && plan->precision == FC_PRECISION_HIGHEST && fc_taps(&p->window) > FC_KC)
+        return "the precision 'highest' sums in blocks";
     const fc_kernels *kernels = fc_dispatch(p->real);
     plan->tile[ROWS] = fc_source_rows(p, kernels->size, 1, BAND_BYTES);
     if (plan->threads > 1 && p->batch * p->groups * p->window.out[0] < 4 * plan->threads)
