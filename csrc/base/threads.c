@@ -25,7 +25,7 @@ static struct {
     _Atomic uint64_t state;
     _Atomic int64_t next, done; /* the next task; the workers that have left the job */
     _Atomic int sleepers;
-    int started;
+    int started, cpu; /* cpu: where the job's caller was when it opened */
     int64_t tasks;
     fc_task run;
     void *context;
@@ -82,16 +82,38 @@ static void sleep_until_joinable(void)
     pthread_mutex_unlock(&pool.lock);
 }
 
+#ifdef __linux__
+/* A worker that wakes on its caller's core would share it until the kernel balances the load, up to ten milliseconds later:
+ * it leaves, for any other core that it may use. */
+static void leave_cpu(const cpu_set_t *allowed, int cpu)
+{
+    if (cpu < 0 || sched_getcpu() != cpu)
+        return;
+    cpu_set_t others = *allowed;
+    CPU_CLR(cpu, &others);
+    if (CPU_COUNT(&others) && !sched_setaffinity(0, sizeof others, &others))
+        sched_setaffinity(0, sizeof *allowed, allowed); /* moved, and free to be moved again */
+}
+#endif
+
 static void *work(void *unused)
 {
     (void)unused;
     inside = 1;
+#ifdef __linux__
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed))
+        CPU_ZERO(&allowed);
+#endif
     for (;;) {
         int worker = 0;
         for (int64_t until = nanoseconds() + FC_SPIN_NS; !(worker = join()) && nanoseconds() < until;)
             for (int i = 0; i < 32; i++)
                 relax();
         if (worker) {
+#ifdef __linux__
+            leave_cpu(&allowed, pool.cpu);
+#endif
             claim(worker);
             atomic_fetch_add(&pool.done, 1);
         } else {
@@ -135,6 +157,9 @@ static void open_job(int wanted, int64_t tasks, fc_task run, void *context)
     pool.run = run;
     pool.context = context;
     pool.tasks = tasks;
+#ifdef __linux__
+    pool.cpu = sched_getcpu();
+#endif
     atomic_store(&pool.next, 0);
     atomic_store(&pool.done, 0);
     uint64_t epoch = (atomic_load(&pool.state) & ~(EPOCH - 1)) + EPOCH;
