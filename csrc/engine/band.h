@@ -7,7 +7,7 @@
  *
  * One channel of the band is [KD planes][slots of h][slots of w][copied_rows][pitch]; output (r, q) of the band stands at
  * r * pitch + q, and a tap adds fc_band_tap().  Padding, strides, dilation and any layout of x are solved here, once, for
- * the drivers that read their input in place, the depthwise stencils and pooling.
+ * the drivers that read it as a matrix or under a stencil.
  */
 #ifndef FC_ENGINE_BAND_H
 #define FC_ENGINE_BAND_H
