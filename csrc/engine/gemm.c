@@ -39,7 +39,9 @@ static void run_strips(const fc_gemm *g, int rows, const void *const *a, const v
     const fc_gemm_kernels *family = g->gather ? &g->kernels->gemm_gather : &g->kernels->gemm;
     int64_t size = g->kernels->size;
     const void *block[FC_MR_MAX];
-    int64_t k0 = 0;
+    int64_t k0 = 0, c_offset[FC_MR_MAX];
+    for (int m = 0; m < rows; m++)
+        c_offset[m] = m * c_row;
     do {
         int64_t k = fc_min(FC_KC, g->k - k0);
         for (int m = 0; m < rows; m++)
@@ -48,7 +50,7 @@ static void run_strips(const fc_gemm *g, int rows, const void *const *a, const v
         for (int64_t done = 0, nv; done < vectors; done += nv) {
             nv = next_strip(g->strip, vectors - done);
             int64_t at = column + done * g->kernels->lanes;
-            (*family)[nv][rows](k, block, a_offset, fc_at(b, at, size), g->b_offset + k0, fc_at(c, at, size), c_row, init,
+            (*family)[nv][rows](k, block, a_offset, fc_at(b, at, size), g->b_offset + k0, fc_at(c, at, size), c_offset, init,
                                 add || k0);
         }
         k0 += k;

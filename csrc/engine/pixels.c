@@ -20,21 +20,29 @@
 #include "engine/source.h"
 #include "engine/weights.h"
 
-enum { ROWS, BLOCKS }; /* plan->tile: output rows of a band, blocks of output channels */
+/* plan->tile: output rows of a band, blocks of output channels; positions of a band where x and y are both read and written in
+ * place, so that a plane is one row and bands need not end with its rows: else 0. */
+enum { ROWS, BLOCKS, FLAT };
 
 typedef struct layout {
     const fc_kernels *kernels;
     fc_source source;
     fc_weights weights;
-    int64_t k, columns, bands, tile_row, tile_bytes, offset_bytes;
+    int64_t k, columns, bands, positions, tile_row, tile_bytes, offset_bytes; /* positions: of a flat plane */
     int in_place; /* y is written directly */
 } layout;
+
+/* Whether a plane of x and of y is one row of positions. */
+static int one_row(const fc_conv *p, const fc_source *source)
+{
+    return source->in_place && fc_output_in_place(p, p->window.out[1], source->pitch);
+}
 
 static layout lay_out(const fc_conv_plan *plan)
 {
     const fc_conv *p = &plan->problem;
     const fc_kernels *kernels = fc_dispatch(p->real);
-    int64_t rows = plan->tile[ROWS];
+    int64_t rows = plan->tile[ROWS], flat = plan->tile[FLAT];
     layout l = {.kernels = kernels, .k = fc_reduction(p), .bands = fc_ceil_div(p->window.out[1], rows)};
     int64_t last = p->window.out[1] - (l.bands - 1) * rows; /* rows of the last band */
     int fills = (last - 1) * p->window.in[2] + p->window.out[2] >= kernels->lanes;
@@ -43,6 +51,12 @@ static layout lay_out(const fc_conv_plan *plan)
     l.columns = fc_source_columns(&l.source, rows, p->window.out[2]);
     l.in_place = fc_output_in_place(p, rows, l.source.pitch) &&
                  fc_source_columns(&l.source, last, p->window.out[2]) >= kernels->lanes;
+    if (flat) {
+        l.positions = fc_source_columns(&l.source, p->window.out[1], p->window.out[2]);
+        l.bands = fc_ceil_div(l.positions, flat);
+        l.columns = fc_min(flat, l.positions);
+        l.in_place = 1;
+    }
     l.tile_row = fc_max(l.columns, kernels->lanes);
     if (!l.in_place)
         l.tile_bytes = fc_arena_round(fc_min(INT64_MAX / 4, fc_mul(FC_MR_MAX * kernels->size, l.tile_row)));
@@ -50,21 +64,40 @@ static layout lay_out(const fc_conv_plan *plan)
     return l;
 }
 
+/* Bands of a flat plane in whole vectors, at least one in the last: 512-512@14 has 13 vectors in one band, 14 in two of seven rows. */
+static int64_t flat_columns(const fc_conv *p, const fc_kernels *kernels, const fc_source *source, int64_t bands)
+{
+    int64_t positions = fc_source_columns(source, p->window.out[1], p->window.out[2]), lanes = kernels->lanes;
+    int64_t most = fc_max(1, 2 * FC_BLOCK_BYTES / kernels->size / lanes / fc_max(1, p->channels));
+    int64_t vectors = fc_ceil_div(positions, lanes);
+    int64_t columns = fc_ceil_div(vectors, fc_max(bands, fc_ceil_div(vectors, most))), strip = kernels->nv;
+    columns = (columns > 2 * strip ? fc_min(vectors, fc_ceil_div(columns, strip) * strip) : columns) * lanes; /* whole strips */
+    while (positions % columns && positions % columns < lanes && columns < positions)
+        columns += lanes;
+    return columns;
+}
+
 /* Bands high enough for the cache; enough tasks for the threads, first by lower bands, then by blocks of channels. */
 static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
 {
     const fc_conv *p = &plan->problem;
     int64_t height = p->window.out[1], images = fc_mul(fc_mul(p->batch, p->groups), p->window.out[0]);
-    int64_t rows = fc_source_rows(p, kernels->size, p->channels, FC_BLOCK_BYTES), blocks = 1;
+    int64_t rows = fc_source_rows(p, kernels->size, p->channels, FC_BLOCK_BYTES), blocks = 1, bands = 1;
     int64_t wanted = plan->threads > 1 ? 4 * plan->threads : 1;
     if (images * fc_ceil_div(height, rows) < wanted) {
-        int64_t bands = fc_min(fc_ceil_div(wanted, images), fc_ceil_div(height, 4));
+        bands = fc_min(fc_ceil_div(wanted, images), fc_ceil_div(height, 4));
         rows = fc_min(rows, fc_ceil_div(height, fc_max(bands, 1)));
         int64_t tasks = images * fc_ceil_div(height, rows);
         blocks = fc_max(1, fc_min(fc_ceil_div(wanted, tasks), p->out_channels / kernels->mr[kernels->nv]));
     }
     plan->tile[ROWS] = rows;
     plan->tile[BLOCKS] = blocks;
+    plan->tile[FLAT] = 0;
+    fc_source whole = fc_source_plan(p, kernels->size, p->channels, height, 1);
+    if (one_row(p, &whole) && fc_source_columns(&whole, height, p->window.out[2]) >= kernels->lanes) {
+        plan->tile[ROWS] = height;
+        plan->tile[FLAT] = flat_columns(p, kernels, &whole, bands);
+    }
 }
 
 static const char *plan_pixels(fc_conv_plan *plan, double *cost)
@@ -107,16 +140,17 @@ static void run_task(void *context, int64_t task, int worker)
     int64_t size = kernels->size, blocks = j->plan->tile[BLOCKS], height = p->window.out[1];
     int64_t block = task % blocks, band = task / blocks % j->l.bands, rest = task / blocks / j->l.bands;
     int64_t od = rest % p->window.out[0], g = rest / p->window.out[0] % p->groups, n = rest / p->window.out[0] / p->groups;
-    int64_t oh = band * j->plan->tile[ROWS], rows = fc_min(j->plan->tile[ROWS], height - oh);
+    int64_t flat = j->plan->tile[FLAT], q = band * flat, oh = flat ? 0 : band * j->plan->tile[ROWS];
+    int64_t rows = fc_min(j->plan->tile[ROWS], height - oh);
     int64_t first = p->out_channels * block / blocks, last = p->out_channels * (block + 1) / blocks;
     char *scratch = j->scratch + worker * j->worker_bytes, *tile = scratch + j->l.source.bytes;
 
     fc_gemm gemm = j->gemm;
-    gemm.columns = fc_source_columns(&j->l.source, rows, p->window.out[2]);
-    const void *x = fc_at(j->x, n * p->x.n + g * p->channels * p->x.c, size);
+    gemm.columns = flat ? fc_min(flat, j->l.positions - q) : fc_source_columns(&j->l.source, rows, p->window.out[2]);
+    const void *x = fc_at(j->x, n * p->x.n + g * p->channels * p->x.c + q, size);
     const void *b = fc_source_take(&j->l.source, p, kernels, scratch, x, p->channels, od, oh);
     const char *w = fc_at(j->w, g * j->l.weights.g, size);
-    char *y = fc_at(j->y, n * p->y.n + g * p->out_channels * p->y.c + od * p->y.s[0] + oh * p->y.s[1], size);
+    char *y = fc_at(j->y, n * p->y.n + g * p->out_channels * p->y.c + od * p->y.s[0] + oh * p->y.s[1] + q, size);
     for (int64_t o = first; o < last;) {
         int mr = (int)fc_min(gemm.rows, last - o);
         const void *a[FC_MR_MAX];

@@ -17,11 +17,11 @@ enum { FC_MR_MAX = 14, FC_NV_MAX = 4, FC_LANES_MAX = 16, FC_WINOGRAD_CELLS_MAX =
  *
  * m < mr rows and n < nv * lanes columns, both constants of the variant.  Row m of A begins at a[m].  Row k of B begins at
  * b + b_offset[k] and is contiguous in n; any alignment.  So packed panels, an image read in place and the rows of a padded
- * copy are all the same to the kernel.  Row m of C is c + m * c_row.  `init` may be NULL (zeros); C is read only to add.
+ * copy are all the same to the kernel.  Row m of C is c + c_offset[m].  `init` may be NULL (zeros); C is read only to add.
  * K may be 0.  Each element is one chain of fused multiply-adds in the order of k, then one addition, whatever the variant:
  * results do not depend on how a matrix is cut into tiles.  gemm ignores a_offset. */
 typedef void (*fc_gemm_kernel)(int64_t k, const void *const *a, const int64_t *a_offset, const void *b,
-                               const int64_t *b_offset, void *c, int64_t c_row, const void *init, int add);
+                               const int64_t *b_offset, void *c, const int64_t *c_offset, const void *init, int add);
 typedef fc_gemm_kernel fc_gemm_kernels[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* [nv][mr]; NULL above the most rows */
 
 /* stencil:  y[r][q] = init + sum_t w[t] * x[r * x_row + q + offset[t]],   r < rows, q < width
@@ -79,6 +79,11 @@ typedef void (*fc_interleave_kernel)(void *dst, const void *even, const void *od
 /* transpose:  dst[j * dst_row + i] = src[i * src_row + j],   i < rows, j < columns; any sizes. */
 typedef void (*fc_transpose_kernel)(void *dst, int64_t dst_row, const void *src, int64_t src_row, int64_t rows,
                                     int64_t columns);
+
+/* transpose_rows:  dst[place[j] + i] = src[i * src_row + j],   i < rows, j < columns; a negative place is left out.  Whole
+ * vectors are written: zeros for i >= rows. */
+typedef void (*fc_transpose_rows_kernel)(void *dst, const int64_t *place, const void *src, int64_t src_row, int64_t rows,
+                                         int64_t columns);
 
 /* sum_row:  *sum += sum_{j < count} x[j * x_stride], in double lanes for float32. */
 typedef void (*fc_sum_row_kernel)(double *sum, const void *x, int64_t x_stride, int64_t count);
@@ -164,6 +169,7 @@ typedef struct fc_kernels {
     fc_gather_block_kernel gather_block;
     fc_scatter_row_kernel scatter_row;
     fc_transpose_kernel transpose;
+    fc_transpose_rows_kernel transpose_rows;
     fc_sum_row_kernel sum_row;
     fc_dot_kernel dot;
     fc_winograd_kernels winograd[2]; /* cells of a vector of pixels, and of half a one */

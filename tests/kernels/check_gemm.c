@@ -36,7 +36,7 @@ static int fuses(const subject *s)
         array_put(b, i, -value_round(s->type, a * a));
         array_put(b, lanes + i, a);
     }
-    s->kernels->gemm[1][1](2, (const void *const[]){row->data}, NULL, b->data, offset, c->data, lanes, NULL, 0);
+    s->kernels->gemm[1][1](2, (const void *const[]){row->data}, NULL, b->data, offset, c->data, offset, NULL, 0);
     int fused = array_get(c, 0) != 0;
     arrays_reset();
 #if defined(OPTIMIZED) && defined(__x86_64__)
@@ -53,7 +53,7 @@ static void one(subject *s, int gather, int nv, int mr, int64_t k, start how, in
     int64_t n = nv * kernels->lanes, gap = random_integer(0, 5), row = gather ? 2 * k + 3 : k + gap, c_row = n + gap;
     /* Now and then sums of denormal numbers, which must not be flushed. */
     double scale = random_integer(0, 7) ? 1 : s->type == FLOAT32 ? 0x1p-70 : 0x1p-520;
-    int64_t a_offset[64] = {0}, b_offset[64] = {0};
+    int64_t a_offset[64] = {0}, b_offset[64] = {0}, c_offset[FC_MR_MAX];
     describe("%dx%d k=%lld %s at the %s of a page", mr, nv, (long long)k, how == ZERO ? "zero" : how == INIT ? "init" : "add",
              at_end ? "end" : "beginning");
 
@@ -62,8 +62,10 @@ static void one(subject *s, int gather, int nv, int mr, int64_t k, start how, in
     array *init = array_random(s->type, mr, at_end), *c = array_take(s->type, (mr - 1) * c_row + n, at_end);
     const void *rows[FC_MR_MAX];
     int64_t origin = k ? random_integer(0, k - 1) : 0; /* of b among its rows: offsets of both signs */
-    for (int m = 0; m < mr; m++)
+    for (int m = 0; m < mr; m++) {
         rows[m] = a->data + (k ? (mr - 1 - m) * row * element_size(s->type) : 0);
+        c_offset[m] = (m & 1 ? mr - 1 - m / 2 : m / 2) * c_row; /* in any order */
+    }
     for (int64_t i = 0; i < k; i++) {
         a_offset[i] = i == 0 ? row - 1 : random_integer(0, row - 1);
         b_offset[i] = (k - 1 - i - origin) * (n - 1);
@@ -80,14 +82,14 @@ static void one(subject *s, int gather, int nv, int mr, int64_t k, start how, in
     array_watch(c);
     for (int m = 0; m < mr; m++)
         for (int64_t j = 0; j < n; j++) {
-            double sum = 0, old = how == ADD ? array_get(c, m * c_row + j) : how == INIT ? array_get(init, m) : 0;
+            double sum = 0, old = how == ADD ? array_get(c, c_offset[m] + j) : how == INIT ? array_get(init, m) : 0;
             for (int64_t i = 0; i < k; i++)
                 sum = multiply_add(s->type, fused, value_get(rows[m], s->type, gather ? a_offset[i] : i),
                                    array_get(b, b_offset[i] + origin * (n - 1) + j), sum);
-            array_expect(c, m * c_row + j, add(s->type, sum, old), 0);
+            array_expect(c, c_offset[m] + j, add(s->type, sum, old), 0);
         }
     (gather ? kernels->gemm_gather : kernels->gemm)[nv][mr](
-        k, rows, gather ? a_offset : NULL, b->data + origin * (n - 1) * element_size(s->type), b_offset, c->data, c_row,
+        k, rows, gather ? a_offset : NULL, b->data + origin * (n - 1) * element_size(s->type), b_offset, c->data, c_offset,
         how == INIT || (how == ADD && random_integer(0, 1)) ? init->data : NULL, how == ADD);
     array_check(c, "c");
     arrays_reset();

@@ -25,6 +25,7 @@ static const struct row {
     {"scatter_row", check_scatter_row},
     {"interleave", check_interleave},
     {"transpose", check_transpose},
+    {"transpose_rows", check_transpose_rows},
     {"sum_row", check_sum_row},
     {"dot", check_dot},
     {"winograd.input", check_winograd_input},

@@ -23,6 +23,7 @@ void check_gather_block(subject *s);
 void check_scatter_row(subject *s);
 void check_interleave(subject *s);
 void check_transpose(subject *s);
+void check_transpose_rows(subject *s);
 void check_sum_row(subject *s);
 void check_dot(subject *s);
 void check_winograd_input(subject *s);

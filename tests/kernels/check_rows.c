@@ -1,4 +1,5 @@
-/* gather_row, gather_block, scatter_row, interleave, transpose, sum_row and dot: what moves or adds along rows of any stride. */
+/* gather_row, gather_block, scatter_row, interleave, transpose, transpose_rows, sum_row and dot: what moves or adds along rows
+ * of any stride. */
 #include <math.h>
 
 #include "check_kernels.h"
@@ -213,6 +214,34 @@ void check_transpose(subject *s)
                     for (int64_t j = 0; j < columns; j++)
                         array_expect(dst, j * dst_row + m, array_get(src, m * src_row + j), 0);
                 s->kernels->transpose(dst->data, dst_row, src->data, src_row, rows, columns);
+                array_check(dst, "dst");
+                arrays_reset();
+            }
+}
+
+void check_transpose_rows(subject *s)
+{
+    int64_t lanes = s->kernels->lanes, sizes[] = {1, 2, lanes - 1, lanes, lanes + 1, 2 * lanes + 3}, place[64];
+    for (int r = 0; r < 6; r++)
+        for (int c = 0; c < 6; c++)
+            for (int i = 0; i < 8; i++, s->cases++) {
+                int64_t rows = sizes[r], columns = sizes[c], gap = i / 4 * random_integer(1, 5), src_row = columns + gap;
+                int64_t dst_row = (rows + lanes - 1) / lanes * lanes, missing = i / 2 % 2 ? random_integer(0, columns - 1) : -1;
+                int backwards = random_integer(0, 1);
+                describe("%lldx%lld rows %lld apart, row %lld left out", (long long)rows, (long long)columns, (long long)src_row,
+                         (long long)missing);
+                array *src = array_random(s->type, (rows - 1) * src_row + columns, i % 2);
+                array *dst = array_take(s->type, columns * dst_row, i % 2);
+                array_lock(src);
+                array_watch(dst);
+                for (int64_t j = 0; j < columns; j++) {
+                    place[j] = j == missing ? -1 : (columns - 1 - j) * dst_row;
+                    for (int64_t m = 0; j != missing && m < dst_row; m++)
+                        array_expect(dst, place[j] + m,
+                                     m < rows ? array_get(src, (backwards ? rows - 1 - m : m) * src_row + j) : 0, 0);
+                }
+                s->kernels->transpose_rows(dst->data, place, at(src, backwards ? (rows - 1) * src_row : 0),
+                                           backwards ? -src_row : src_row, rows, columns);
                 array_check(dst, "dst");
                 arrays_reset();
             }
