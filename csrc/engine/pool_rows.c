@@ -228,10 +228,9 @@ static void store_indices(const fc_pool_job *j, const block *b, int64_t begin, i
     }
 }
 
-/* Divisors of the block's rows, and of its columns where they differ. */
-static const double *list_divisors(const fc_pool_job *j, const layout *l, const block *b, char *scratch, const void **columns)
+/* Divisors of the block's rows, and after them of its columns where they differ. */
+static void list_divisors(const fc_pool *p, const layout *l, const block *b, char *scratch)
 {
-    const fc_pool *p = &j->plan->problem;
     double *row = (double *)(void *)scratch;
     double depth = (double)fc_pool_stop(p, 0, b->od).count, across = l->even ? (double)fc_pool_stop(p, 2, 0).count : 1;
     for (int64_t r = 0; r < b->rows; r++)
@@ -244,8 +243,6 @@ static const double *list_divisors(const fc_pool_job *j, const layout *l, const 
         else
             ((double *)(void *)column)[q] = count;
     }
-    *columns = l->even ? NULL : column;
-    return row;
 }
 
 /* Rows [begin, end) of a block whose input is in the table. */
@@ -260,9 +257,9 @@ static void run_segment(const fc_pool_job *j, const layout *l, const block *b, c
     int64_t y_row = in_place ? p->y.s[1] : lane_row;
     table += begin * f->step;
     if (p->kind == FC_POOL_MEAN) {
-        const void *column;
-        const double *row = list_divisors(j, l, b, lanes + l->lane_bytes, &column);
-        pool->rows_mean(f, row + begin, column, table, tile, y_row, rows);
+        const char *divisor = lanes + l->lane_bytes;
+        pool->rows_mean(f, (const double *)(const void *)divisor + begin, l->even ? NULL : divisor + l->row_bytes, table, tile,
+                        y_row, rows);
     } else if (j->index) {
         pool->rows_max_index(f, j->shared + l->line_bytes, -1, table, tile, y_row, lanes, lane_row, rows);
         store_indices(j, b, begin, end, lanes, lane_row);
@@ -279,22 +276,29 @@ static void run_rows(const fc_pool_job *j, int64_t begin, int64_t end, char *scr
     const fc_window *w = &p->window;
     layout l = lay_out(j->plan);
     const void **table = (const void **)(void *)scratch;
-    char *copies = scratch + l.table_bytes;
-    int64_t *shift = (int64_t *)(void *)(copies + l.copy_bytes);
+    char *copies = scratch + l.table_bytes, *rest = copies + l.copy_bytes + l.shift_bytes;
+    int64_t *shift = (int64_t *)(void *)(copies + l.copy_bytes), blocks = l.column_blocks * l.row_blocks * w->out[0], listed = -1;
+    fc_pool_window f = {.lines = l.lines, .step = w->stride[1], .line = (const int64_t *)(const void *)j->shared,
+                        .taps = w->kernel[2], .stride = w->stride[2], .shift = shift};
+    part a;
     for (int64_t unit = begin; unit < end; unit++) {
         block b = find_block(j, &l, unit);
-        part a = find_part(p, l.kernels, b.ow, b.columns, l.table_rows);
-        fc_pool_window f = {.lines = l.lines, .step = w->stride[1], .line = (const int64_t *)(const void *)j->shared,
-                            .taps = w->kernel[2], .stride = w->stride[2], .shift = shift, .in = a.rows.width,
-                            .out = b.columns};
-        for (int64_t kw = 0; kw < w->kernel[2]; kw++)
-            shift[kw] = a.base + kw * w->dilation[2];
+        if (unit % blocks != listed) { /* what all channels share */
+            listed = unit % blocks;
+            a = find_part(p, l.kernels, b.ow, b.columns, l.table_rows);
+            f.in = a.rows.width;
+            f.out = b.columns;
+            for (int64_t kw = 0; kw < w->kernel[2]; kw++)
+                shift[kw] = a.base + kw * w->dilation[2];
+            if (p->kind == FC_POOL_MEAN)
+                list_divisors(p, &l, &b, rest + l.tile_bytes + l.lane_bytes);
+        }
         take_rows(j, &l, &b, &a, table, copies);
         int64_t in_place = rows_in_place(p, &l, &b);
         if (in_place)
-            run_segment(j, &l, &b, &f, 0, in_place, 1, table, (char *)shift + l.shift_bytes);
+            run_segment(j, &l, &b, &f, 0, in_place, 1, table, rest);
         if (in_place < b.rows)
-            run_segment(j, &l, &b, &f, in_place, b.rows, 0, table, (char *)shift + l.shift_bytes);
+            run_segment(j, &l, &b, &f, in_place, b.rows, 0, table, rest);
     }
 }
 
