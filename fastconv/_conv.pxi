@@ -251,7 +251,16 @@ cdef int check_gradient(const Image *grad, const int64_t *size, bint batched, in
     return 0
 
 
+cdef bint all_bools(tuple entries) noexcept:
+    for item in entries:
+        if item is not True and item is not False:
+            return False
+    return True
+
+
 cdef tuple read_mask(object mask):
+    if type(mask) is tuple and len(<tuple>mask) == 3 and all_bools(<tuple>mask):
+        return mask
     try:
         entries = tuple(mask)
     except TypeError:
@@ -318,7 +327,7 @@ def gradients(int axes, bint transposed, grad_output, input, weight, stride, pad
     if want_bias:
         d_bias = cnp.PyArray_EMPTY(1, <cnp.npy_intp *>&size[1], g.kind, 0)
     run_gradients(&p, axes, transposed, &x, w_array, &g, d_input, d_weight, d_bias)
-    return ConvGradients(d_input, d_weight, d_bias)
+    return tuple.__new__(ConvGradients, (d_input, d_weight, d_bias))     # half the price of the type's own constructor
 
 
 def input_gradient(int axes, input_size, weight, grad_output, stride, padding, dilation, groups):

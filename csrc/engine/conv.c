@@ -14,6 +14,9 @@ static const fc_driver *const weight_drivers[] = {&fc_driver_weight_depthwise, &
 /* Multiplications (or outputs, where nothing is summed) below which one thread does it all: waking a second one costs more (5-50 us). */
 enum { SERIAL_MULTIPLICATIONS = 400000 };
 
+/* Nanoseconds that every driver but the reference takes for anything. */
+enum { BEGINNING = 250 };
+
 /* What a depthwise phase's estimate is worth where all phases are done at once: 64@112 stride 2 takes 133 us, not 488. */
 #define TOGETHER 0.27
 
@@ -56,8 +59,12 @@ static fc_status choose(fc_conv_plan *plan, const char *name, int threads)
     const fc_driver *const *drivers = drivers_of(plan->direction);
     fc_conv_plan candidate = *plan;
     double least = INFINITY, cost;
-    for (int i = 0; drivers[i]; i++) {
-        if ((name && strcmp(drivers[i]->name, name)) || drivers[i]->plan(&candidate, &cost) || !(cost < least))
+    int i = 0;
+    while (drivers[i])
+        i++;
+    /* The reference first: where it costs less than the others' mere beginning, asking them would cost more than the work. */
+    while (i-- > 0 && !(least < BEGINNING && plan->multiplications)) {
+        if ((name && strcmp(drivers[i]->name, name)) || drivers[i]->plan(&candidate, &cost) || !(cost <= least))
             continue;
         least = cost;
         *plan = candidate;

@@ -20,8 +20,6 @@ enum { ROWS_MAX = 128, BAND_BYTES = 64 << 10, TASK_NS = 4000 }; /* a few microse
 const char *fc_depthwise_refusal(const fc_conv *p)
 {
     const fc_window *w = &p->window;
-    if (p->channels != 1)
-        return "a group has more than one input channel";
     if (!fc_reduction(p))
         return "there is nothing to sum";
     if (w->kernel[1] > FC_DEPTHWISE_HEIGHT_MAX)
@@ -116,7 +114,7 @@ static int64_t choose_rows(const fc_conv_plan *plan, const fc_kernels *kernels)
 static const char *plan_depthwise(fc_conv_plan *plan, double *cost)
 {
     const fc_conv *p = &plan->problem;
-    const char *refusal = fc_depthwise_refusal(p);
+    const char *refusal = p->channels != 1 ? "a group has more than one input channel" : fc_depthwise_refusal(p);
     if (refusal)
         return refusal;
     plan->tile[ROWS] = choose_rows(plan, fc_dispatch(p->real));

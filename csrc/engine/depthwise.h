@@ -13,7 +13,7 @@ typedef struct fc_depthwise {
     int64_t shared_bytes;            /* the shifts, the row of zeros */
 } fc_depthwise;
 
-/* NULL, or why no kernel serves the problem. */
+/* NULL, or why no kernel serves the window. */
 const char *fc_depthwise_refusal(const fc_conv *problem);
 
 /* A table for bands of at most `rows` output rows. */

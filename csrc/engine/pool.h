@@ -42,8 +42,12 @@ static inline fc_pool_range fc_pool_stop(const fc_pool *p, int axis, int64_t o)
         int64_t first = o * in / w->out[axis], taps = fc_ceil_div((o + 1) * in, w->out[axis]) - first;
         return (fc_pool_range){first, taps, 1, taps};
     }
-    int64_t start = o * w->stride[axis] - offset, skipped = start < 0 ? fc_ceil_div(-start, step) : 0;
-    int64_t first = start + skipped * step, inside = first < in ? (in - 1 - first) / step + 1 : 0;
+    int64_t start = o * w->stride[axis] - offset, skipped = start < 0 ? -start : 0, first = fc_max(0, start), inside = in - first;
+    if (step > 1) { /* divisions cost more than a short row of outputs */
+        skipped = fc_ceil_div(skipped, step);
+        first = start + skipped * step;
+        inside = fc_ceil_div(in - first, step);
+    }
     int64_t taps = fc_max(0, fc_min(kernel - skipped, inside));
     return (fc_pool_range){first, taps, step, p->count_padding ? fc_min(start + kernel, in + offset) - start : taps};
 }
@@ -72,10 +76,24 @@ static inline double fc_pool_divisor(const fc_pool *p, double count)
     return p->divisor != 0 ? p->divisor : count;
 }
 
+/* Whether every stop along w divides by the same count. */
+static inline int fc_pool_divides_evenly(const fc_pool *p)
+{
+    const fc_window *w = &p->window;
+    int64_t end = (w->out[2] - 1) * w->stride[2] - w->offset[2] + w->kernel[2];
+    if (p->kind == FC_POOL_MAX || p->divisor != 0)
+        return 1;
+    return p->count_padding ? end <= w->in[2] + w->offset[2] : w->offset[2] == 0 && end <= w->in[2];
+}
+
 static inline int64_t fc_pool_planes(const fc_pool *p)
 {
     return p->batch * p->channels;
 }
+
+/* The gradient of a normalised mean whose windows are regular and overlap little: whether it is one, and what it is. */
+int fc_pool_spreads(const fc_pool *problem);
+fc_status fc_pool_spread(const fc_pool *problem, void *x, const void *y);
 
 /* Units per task: enough to be worth claiming, few enough to share out. */
 int64_t fc_pool_units_per_task(double cost, int64_t units, int threads);

@@ -1,6 +1,6 @@
 /* The gradients of pooling, and unpooling.
  *
- * Mean: every window gives each of its positions y / divisor.  A row of outputs is divided and spread along w once, then
+ * Mean, where windows are unequal or many overlap (else pool_spread.c): every window gives each of its positions y / divisor.  A row of outputs is divided and spread along w once, then
  * added to (or, where windows lie side by side, stored as) all rows of x that its windows meet:
  *
  *     for each group of planes                                                     a task
@@ -35,16 +35,12 @@ static int without_gaps(const fc_window *w, const fc_array_strides *s)
 
 /* ---- mean ------------------------------------------------------------------------------------------------------------- */
 
-/* Windows that `widen` serves have at most TERMS_MAX others over each position; the margins of its source hold that many. */
-enum { TERMS_MAX = 8, MARGIN = TERMS_MAX + FC_LANES_MAX, REACH_MAX = TERMS_MAX * FC_LANES_MAX };
-
 typedef struct mean_job {
     fc_pool p;
     const fc_kernels *kernels;
     char *x, *scratch;
     const char *y;
     int64_t planes_per_task;
-    int widens;   /* windows along w are regular and short */
     int disjoint; /* no two output rows meet the same row of x */
     int covered;  /* every row of x meets an output row */
     int flat;     /* rows of y follow each other without gaps */
@@ -54,9 +50,9 @@ typedef struct mean_job {
  * either size. */
 typedef struct chunk {
     int64_t first[CHUNK], length[CHUNK]; /* windows, relative to begin, clipped to the block */
-    double row[BLOCK + 2 * REACH_MAX];   /* what one row of outputs gives to one row of x, from column `origin` on */
-    double gradient[CHUNK], divisor[CHUNK], quotient[CHUNK + 2 * MARGIN];
-    int64_t begin, columns, q, count, origin;
+    double row[BLOCK];                   /* what one row of outputs gives to one row of x, from column `begin` on */
+    double gradient[CHUNK], divisor[CHUNK], quotient[CHUNK];
+    int64_t begin, columns, q, count;
     int stores; /* rows of x are overwritten, not added to */
 } chunk;
 
@@ -90,31 +86,21 @@ static void list_windows(const mean_job *j, chunk *b)
         else
             b->divisor[i] = divisor;
     }
-    b->origin = j->widens ? b->q * p->window.stride[2] - p->window.offset[2] : b->begin;
 }
 
 /* The chunk's outputs of one row, divided and spread along w.  From y on `room` elements can be read. */
 static void spread_row(const mean_job *j, chunk *b, const char *y, int64_t room, double divisor)
 {
     static const double zero = 0;
-    static const int64_t here = 0;
-    const fc_window *w = &j->p.window;
     const fc_kernels *kernels = j->kernels;
     int64_t size = kernels->size, width = fc_max(b->count, kernels->lanes);
-    char *quotient = fc_at(b->quotient, MARGIN, size);
     if (j->p.y.s[2] != 1 || room < width) {
         kernels->gather_row(b->gradient, width, y, j->p.y.s[2], 0, 1, b->count, &zero);
         y = (const char *)b->gradient;
     }
-    kernels->pool.mean(1, &here, &divisor, b->divisor, y, 0, 1, quotient, 0, 1, width);
-    if (j->widens) {
-        if (w->kernel[2] > w->stride[2]) /* else what follows the row is multiplied by nothing */
-            memset(fc_at(quotient, b->count, size), 0, (size_t)(MARGIN * size));
-        kernels->pool.widen(b->row, quotient, b->count, w->stride[2], w->kernel[2]);
-    } else {
-        memset(b->row, 0, (size_t)(b->columns * size));
-        kernels->pool.spread(b->row, b->first, b->length, quotient, b->count);
-    }
+    kernels->pool.rows_divide(b->quotient, width, &divisor, b->divisor, y, 0, 1, width);
+    memset(b->row, 0, (size_t)(b->columns * size));
+    kernels->pool.spread(b->row, b->first, b->length, b->quotient, b->count);
 }
 
 static void add_row(const mean_job *j, chunk *b, const char *y, char *x, int64_t od, int64_t oh)
@@ -122,17 +108,13 @@ static void add_row(const mean_job *j, chunk *b, const char *y, char *x, int64_t
     const fc_pool *p = &j->p;
     const int64_t *out = p->window.out;
     int64_t room = j->flat ? ((out[0] - od) * out[1] - oh) * out[2] - b->q : b->count;
-    int64_t size = j->kernels->size, from = b->begin, to = b->begin + b->columns;
+    int64_t size = j->kernels->size;
     fc_pool_range d = fc_pool_stop(p, 0, od), h = fc_pool_stop(p, 1, oh);
     spread_row(j, b, fc_at(y, b->q * p->y.s[2], size), room, fc_pool_divisor(p, (double)d.count * (double)h.count));
-    if (j->widens) {
-        from = fc_max(from, b->origin);
-        to = fc_min(to, b->origin + (b->count - 1) * p->window.stride[2] + p->window.kernel[2]);
-    }
     for (int64_t id = d.first; id < d.first + d.taps; id++)
         for (int64_t ih = h.first; ih < h.first + h.taps; ih++)
-            j->kernels->scatter_row(fc_at(x, id * p->x.s[0] + ih * p->x.s[1] + from * p->x.s[2], size), p->x.s[2],
-                                    fc_at(b->row, from - b->origin, size), to - from, !b->stores);
+            j->kernels->scatter_row(fc_at(x, id * p->x.s[0] + ih * p->x.s[1] + b->begin * p->x.s[2], size), p->x.s[2],
+                                    b->row, b->columns, !b->stores);
 }
 
 static void clear_block(const mean_job *j, const chunk *b, char *x)
@@ -149,10 +131,8 @@ static void run_block(const mean_job *j, chunk *b, int64_t begin, int64_t end, i
 {
     const fc_pool *p = &j->p;
     int64_t size = j->kernels->size, height = p->window.out[1], rows = p->window.out[0] * height;
-    int64_t from = first * p->window.stride[2] - p->window.offset[2];
-    int64_t to = from + (last - first - 1) * p->window.stride[2] + p->window.kernel[2];
     b->stores = j->disjoint && last - first <= CHUNK;
-    int filled = b->stores && j->covered && (!j->widens || (from <= b->begin && to >= b->begin + b->columns));
+    int filled = b->stores && j->covered;
     for (int64_t plane = begin; plane < end && !filled; plane++)
         clear_block(j, b, fc_at(j->x, plane / p->channels * p->x.n + plane % p->channels * p->x.c, size));
     for (b->q = first; b->q < last; b->q += CHUNK) {
@@ -174,7 +154,6 @@ static void run_mean(void *context, int64_t task, int worker)
     const mean_job *j = context;
     int64_t begin = task * j->planes_per_task, end = fc_min(fc_pool_planes(&j->p), begin + j->planes_per_task), first, last;
     chunk *b = (chunk *)(void *)(j->scratch + worker * fc_arena_round(sizeof *b));
-    memset(b->quotient, 0, (size_t)(MARGIN * j->kernels->size));
     for (b->begin = 0; b->begin < j->p.window.in[2]; b->begin += BLOCK) {
         b->columns = fc_min(BLOCK, j->p.window.in[2] - b->begin);
         reaching_stops(&j->p, b->begin, b->begin + b->columns, &first, &last);
@@ -205,8 +184,6 @@ static void look_along_axes(mean_job *j)
         j->covered &= w->offset[i] == 0 && (w->out[i] - 1) * w->stride[i] + w->kernel[i] >= w->in[i];
         j->covered &= w->out[i] == 1 || w->kernel[i] >= w->stride[i];
     }
-    j->widens = !j->p.adaptive && w->out[2] > 1 && w->stride[2] <= j->kernels->lanes &&
-                w->kernel[2] <= TERMS_MAX * w->stride[2];
 }
 
 fc_status fc_pool_mean_adjoint(const fc_pool *problem, void *x, const void *y)
@@ -215,6 +192,8 @@ fc_status fc_pool_mean_adjoint(const fc_pool *problem, void *x, const void *y)
     if (fc_pool_normalize(&j.p))
         return FC_INVALID;
     merge_axes(&j.p);
+    if (fc_pool_spreads(&j.p))
+        return fc_pool_spread(&j.p, x, y);
     look_along_axes(&j);
     const fc_window *w = &j.p.window;
     int64_t planes = fc_pool_planes(&j.p);

@@ -105,16 +105,16 @@ static void run_windows(const fc_pool_job *j, int64_t n, const int64_t stop[FC_A
         double divisor[RUN_MAX], across = (double)range[0].count * (double)range[1].count;
         for (int64_t r = 0; r < run; r++)
             divisor[r] = fc_pool_divisor(p, across * (double)fc_pool_stop(p, 2, stop[2] + r).count);
-        j->kernels->pool.mean(taps, offset, divisor, NULL, x, x_row, 1, y, p->y.s[2], run, p->channels);
+        j->kernels->pool.mean(taps, offset, divisor, x, x_row, y, p->y.s[2], run, p->channels);
     } else if (j->index) {
         int64_t base = fc_pool_first(p, stop[0], stop[1], stop[2]);
-        j->kernels->pool.max_index(taps, offset, position, 0, x, x_row, 1, y, p->y.s[2], lanes, p->channels, run,
+        j->kernels->pool.max_index(taps, offset, position, 0, x, x_row, y, p->y.s[2], lanes, p->channels, run,
                                    p->channels);
         for (int64_t r = 0; r < run; r++)
             j->kernels->pool.index(j->index + index + r * p->index.s[2], 1, fc_at(lanes, r * p->channels, size),
                                    base + r * p->window.stride[2], 0, p->channels);
     } else {
-        j->kernels->pool.max(taps, offset, x, x_row, 1, y, p->y.s[2], run, p->channels);
+        j->kernels->pool.max(taps, offset, x, x_row, y, p->y.s[2], run, p->channels);
     }
 }
 

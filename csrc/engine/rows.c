@@ -5,14 +5,20 @@
 fc_rows fc_rows_plan(int64_t size, int64_t height, int64_t width, int64_t row, int64_t element, int64_t left, int64_t right,
                      int64_t count)
 {
+    return fc_rows_plan_columns(size, height, width, 0, width, row, element, left, right, count);
+}
+
+fc_rows fc_rows_plan_columns(int64_t size, int64_t height, int64_t total, int64_t begin, int64_t width, int64_t row,
+                             int64_t element, int64_t left, int64_t right, int64_t count)
+{
     fc_rows r = {.height = height, .width = width, .element = element, .left = left, .right = right};
-    r.row = height == 1 ? width : row; /* NumPy's stride of an axis of size 1 means nothing */
+    r.row = height == 1 ? total : row; /* NumPy's stride of an axis of size 1 means nothing */
     r.pitch = fc_add(left, fc_max(right, width));
     r.copies = count;
     r.last = -1;
-    if (element == 1 && r.row >= width && width > 0) {
-        int64_t room = (height - 1) * r.row + width - right;
-        r.first = fc_ceil_div(left, r.row);
+    if (element == 1 && r.row >= total && width > 0) {
+        int64_t room = (height - 1) * r.row + total - begin - right;
+        r.first = fc_ceil_div(fc_max(0, left - begin), r.row);
         r.last = room >= 0 ? fc_min(height - 1, room / r.row) : -1;
         r.copies = fc_min(count, fc_max(0, height - fc_max(0, r.last - r.first + 1)));
     }

@@ -21,11 +21,16 @@ typedef struct fc_rows {
 fc_rows fc_rows_plan(int64_t size, int64_t height, int64_t width, int64_t row, int64_t element, int64_t left, int64_t right,
                      int64_t count);
 
+/* The same for `width` columns from column `begin` of rows of `total`; takes are given x at column `begin`. */
+fc_rows fc_rows_plan_columns(int64_t size, int64_t height, int64_t total, int64_t begin, int64_t width, int64_t row,
+                             int64_t element, int64_t left, int64_t right, int64_t count);
+
 /* Bytes of the row of zeros that takes share, and that row. */
 int64_t fc_rows_zero_bytes(const fc_rows *rows, int64_t size);
 const void *fc_rows_zero(const fc_rows *rows, int64_t size, void *scratch);
 
-/* table[i] = row first + i of the image at x, i < count; x may be NULL (all padding).  Returns the scratch that is left. */
+/* table[i] = row first + i of the image at x, i < count; x may be NULL (all padding).  Returns the scratch that is left.
+ * `zero` stands for the rows in the padding: zeros, or whatever the caller pads with. */
 void *fc_rows_take(const fc_rows *rows, const fc_kernels *kernels, const void **table, void *scratch, const void *zero,
                    const void *x, int64_t first, int64_t count);
 

@@ -1,14 +1,16 @@
-/* The weight gradient of groups with one input channel, both images read in place: every tap the product of two images.
+/* The weight gradient of groups with few channels, both images read in place: every tap the product of two images.
  *
- *     dW[g, m, t] = sum_{n, r, q} dY[n, g, m, r, q] X[n, g, r, q, tap t]
+ *     dW[g, m, c, t] = sum_{n, r, q} dY[n, g, m, r, q] X[n, g, c, r, q, tap t]
  *
- *     for each chunk of the sum, channel g        several a task
+ *     for each chunk of the sum, group g        several a task
  *         for each image n, plane od, band of rows of the chunk, in order
- *             tables of the rows of the input and of dY
- *             depthwise weight kernel: all taps of the band, added in double
+ *             for each input channel c: a table of its rows;  for each output channel m: a table of dY's
+ *                 depthwise weight kernel: all taps of the band, added in double
  *     add the chunks in order
  *
- * Chunks depend on the shape alone.  A band is as high as keeps a sum of float lanes short.
+ * Chunks depend on the shape alone.  A band is as high as keeps a sum of float lanes short.  With several input channels a
+ * product of matrices (weight_gemm.c) does less per tap, but wants whole vectors of output channels: 32 groups of 4 over 56x56
+ * took 4.6 ms there.
  */
 #include "engine/depthwise.h"
 #include "engine/weight_sums.h"
@@ -20,7 +22,7 @@ typedef struct layout {
     const fc_kernels *kernels;
     fc_depthwise input;
     fc_rows gradient;
-    int64_t units, count; /* bands of all images; sums of a channel */
+    int64_t units, count; /* bands of all images; sums of a group */
     int64_t sum_bytes, table_bytes, worker_bytes;
 } layout;
 
@@ -34,7 +36,7 @@ static layout lay_out(const fc_conv_plan *plan)
     l.gradient = fc_rows_plan(kernels->size, w->out[1], w->out[2], p->y.s[1], p->y.s[2], 0,
                               fc_max(w->out[2], kernels->lanes), rows);
     l.units = p->batch * w->out[0] * l.input.bands;
-    l.count = fc_mul(p->out_channels, fc_taps(w));
+    l.count = fc_mul(fc_mul(p->out_channels, p->channels), fc_taps(w));
     l.sum_bytes = fc_mul(fc_mul(p->groups, plan->tile[CHUNKS]), fc_mul(l.count, sizeof(double)));
     l.sum_bytes = fc_arena_round(fc_min(INT64_MAX / 8, l.sum_bytes));
     l.table_bytes = fc_arena_round(rows * (int64_t)sizeof(void *));
@@ -62,9 +64,11 @@ static const char *plan_depthwise(fc_conv_plan *plan, double *cost)
         return "the rows exceed the scratch bound";
     double rows = (double)plan->tile[ROWS], m = (double)p->out_channels, taps = (double)fc_taps(w);
     double vectors = rows * (double)fc_ceil_div(w->out[2], l.kernels->lanes), bytes = (double)l.kernels->size;
+    double pass = 0.05 + 0.9 / (double)w->kernel[1]; /* a load serves as many taps as the kernel has rows */
     double copied = (double)(w->kernel[0] * l.input.x.copies * l.input.x.pitch + l.gradient.copies * l.gradient.pitch);
-    double unit = 40 + m * taps * (4 + (w->kernel[1] > 1 ? 0.15 : 0.9) * vectors * (double)w->stride[2]) +
+    double unit = 40 + m * taps * (4 + pass * vectors * (double)w->stride[2]) +
                   (p->x.s[2] == 1 ? 0.03 : 0.3) * bytes * copied;
+    unit *= (double)p->channels;
     *cost = 400 + (double)p->groups * ((double)l.units * unit + 2 * (double)l.count);
     double task = unit * (double)(l.units / plan->tile[CHUNKS]);
     plan->tile[GROUPS] = fc_max(1, fc_min(p->groups / (4 * plan->threads), (int64_t)(TASK_NS / task)));
@@ -91,9 +95,11 @@ static void add_unit(const job *j, int64_t g, int64_t unit, double *sum, char *s
     const void **table = (const void **)(void *)scratch;
     char *copies = scratch + l->input.table_bytes;
     const void **gradient = (const void **)(void *)(copies + l->input.copy_bytes);
-    fc_depthwise_take(&l->input, p, l->kernels, table, copies, j->zero, fc_at(j->x, n * p->x.n + g * p->x.c, size), od, oh,
-                      rows);
-    for (int64_t m = 0; m < p->out_channels; m++, sum += fc_taps(&p->window)) {
+    for (int64_t i = 0; i < p->channels * p->out_channels; i++, sum += fc_taps(&p->window)) {
+        int64_t c = i / p->out_channels, m = i % p->out_channels;
+        if (m == 0)
+            fc_depthwise_take(&l->input, p, l->kernels, table, copies, j->zero,
+                              fc_at(j->x, n * p->x.n + (g * p->channels + c) * p->x.c, size), od, oh, rows);
         const void *y = fc_at(j->y, n * p->y.n + (g * p->out_channels + m) * p->y.c + od * p->y.s[0], size);
         fc_rows_take(&l->gradient, l->kernels, gradient, (char *)gradient + l->table_bytes, j->zero, y, oh, rows);
         for (int64_t f = 0; f < fc_min(window->step, rows); f++)

@@ -93,17 +93,49 @@ typedef void (*fc_sum_row_kernel)(double *sum, const void *x, int64_t x_stride, 
 typedef void (*fc_dot_kernel)(void *y, const void *init, const int64_t *n, const void *x, const int64_t *x_stride,
                               const void *w, const int64_t *w_stride);
 
-/* Pooling.  The first three reduce windows with lanes over neighbouring outputs: pixels of a row, or channels of a pixel where
- * channels are last.  r < rows, q < width.  They work in whole vectors: the last of a row overlaps the one before it, and with
- * width < lanes one vector is written.  A vector of outputs reads up to `stride * lanes` elements from its first.
+/* Pooling along rows, the input a table of rows like depthwise's: of output q in row r, tap (t, kw) of a window is
  *
- * max:        y[r][q] = max_t x[r * x_row + q * stride + offset[t]];  a NaN wins over what came before; no tap gives -infinity
+ *     x(t, kw) = element q * stride + shift[kw] of row[r * step + line[t]],   t < lines, kw < taps; padding outside of [0, in)
+ *
+ * lines and taps are at least 1, shift ascends.  Whole vectors are read from every row: from element min(0, shift[0]) on, up to
+ * where a vector of outputs at the last column, or at column 0 where out < lanes, ends: LANES * stride elements from its
+ * first.  Whole vectors are written: with out < lanes beyond the row, rows in ascending order. */
+typedef struct fc_pool_window {
+    int64_t lines, step;
+    const int64_t *line;
+    int64_t taps, stride;
+    const int64_t *shift;
+    int64_t in, out; /* widths */
+} fc_pool_window;
+
+/* A mean's gradient along rows: which outputs q meet element i of a row of x, q * stride <= i + phase < q * stride + kernel;
+ * source rows stand `row` elements apart, planes of them `plane` elements. */
+typedef struct fc_spread_window {
+    int64_t planes, plane, row;
+    int64_t stride, kernel, phase; /* 0 <= phase < stride <= lanes */
+} fc_spread_window;
+
+/* Pooling.  Lanes over the channels of a pixel, where channels are last: r < rows, q < width, at least one vector of which is
+ * written.
+ *
+ * max:        y[r][q] = max_t x[r * x_row + q + offset[t]];  a NaN wins over what came before; no tap gives -infinity
  * max_index:  and index[r][q] = position[t] of the winner, `none` where nothing beats -infinity; `position` and `index` hold
  *             integers as wide as the real type
- * mean:       y[r][q] = sum_t x[r * x_row + q * stride + offset[t]] / (row_divisor[r] * column_divisor[q]);  column_divisor
- *             may be NULL (ones)
+ * mean:       y[r][q] = sum_t x[r * x_row + q + offset[t]] / row_divisor[r]
+ *
+ * Along rows, see fc_pool_window; padding does not win and adds nothing:
+ *
+ * rows_max:        y[r][q] = max_{t, kw} x(t, kw), of zeros of both signs either
+ * rows_max_index:  and index[r][q] = position[t * taps + kw] of the winner, as above
+ * rows_mean:       y[r][q] = sum_{t, kw} x(t, kw) / (row_divisor[r] * column_divisor[q]);  column_divisor may be NULL (ones)
+ * rows_divide:     dst[r][q] = y[r][q] / (row_divisor[r] * column_divisor[q]), q < width, then zeros up to dst_row; whole
+ *                  vectors of y are read, and up to a vector beyond the last row of dst is written
+ * rows_spread:     x[r][i] = sum of src[p * plane + (first[r] + t) * row + q] over all p < planes, t < lines[r] and the q that
+ *                  meet i, i < width; up to a vector beyond each row is written, rows in ascending order.  From the first q
+ *                  that meets i, kernel / stride elements before it and a vector after it are read, and are zeros where there
+ *                  is no output
+ *
  * index:      dst[j * dst_stride] = base + j * step + lanes[j],  j < count; returns whether any of the lanes is negative
- * pad:        rows of dst_row elements: `left` times *value, x[r * x_row + j * x_stride] for j < count, then *value again
  *
  * The next three reduce one box x[i, j, k] of n[0] x n[1] x n[2] elements.
  *
@@ -112,26 +144,29 @@ typedef void (*fc_dot_kernel)(void *y, const void *init, const int64_t *n, const
  * box_sum:        *sum = the sum, in double
  *
  * spread:     dst[first[q] + i] += src[q],  i < length[q], q < count
- * widen:      dst[i] = sum of src[q] over all q with q * stride <= i < q * stride + kernel,  i < (count - 1) * stride + kernel;
- *             stride <= lanes; up to a vector beyond the end of dst is written; lanes + kernel / stride elements after src are
- *             read, and where kernel > stride they are zeros, and so are the kernel / stride before it
  * route:      dst[index[j] * dst_stride] = src[j]  (add: +=),  j < count, element j of src and index at j * its stride; stops
  *             at an index outside [0, size) and returns how many it did */
 typedef struct fc_pool_kernels {
-    void (*max)(int64_t taps, const int64_t *offset, const void *x, int64_t x_row, int64_t stride, void *y, int64_t y_row,
-                int64_t rows, int64_t width);
+    void (*max)(int64_t taps, const int64_t *offset, const void *x, int64_t x_row, void *y, int64_t y_row, int64_t rows,
+                int64_t width);
     void (*max_index)(int64_t taps, const int64_t *offset, const void *position, int64_t none, const void *x, int64_t x_row,
-                      int64_t stride, void *y, int64_t y_row, void *index, int64_t index_row, int64_t rows, int64_t width);
-    void (*mean)(int64_t taps, const int64_t *offset, const double *row_divisor, const void *column_divisor, const void *x,
-                 int64_t x_row, int64_t stride, void *y, int64_t y_row, int64_t rows, int64_t width);
+                      void *y, int64_t y_row, void *index, int64_t index_row, int64_t rows, int64_t width);
+    void (*mean)(int64_t taps, const int64_t *offset, const double *row_divisor, const void *x, int64_t x_row, void *y,
+                 int64_t y_row, int64_t rows, int64_t width);
+    void (*rows_max)(const fc_pool_window *window, const void *const *row, void *y, int64_t y_row, int64_t rows);
+    void (*rows_max_index)(const fc_pool_window *window, const void *position, int64_t none, const void *const *row, void *y,
+                           int64_t y_row, void *index, int64_t index_row, int64_t rows);
+    void (*rows_mean)(const fc_pool_window *window, const double *row_divisor, const void *column_divisor,
+                      const void *const *row, void *y, int64_t y_row, int64_t rows);
+    void (*rows_divide)(void *dst, int64_t dst_row, const double *row_divisor, const void *column_divisor, const void *y,
+                        int64_t y_row, int64_t rows, int64_t width);
+    void (*rows_spread)(const fc_spread_window *spread, const int64_t *first, const int64_t *lines, const void *src, void *x,
+                        int64_t x_row, int64_t rows, int64_t width);
     int (*index)(int64_t *dst, int64_t dst_stride, const void *lanes, int64_t base, int64_t step, int64_t count);
-    void (*pad)(void *dst, int64_t dst_row, int64_t left, const void *x, int64_t x_row, int64_t x_stride, int64_t count,
-                int64_t rows, const void *value);
     void (*box_max)(const int64_t *n, const int64_t *x_stride, const void *x, void *y);
     void (*box_max_index)(const int64_t *n, const int64_t *x_stride, const void *x, void *y, int64_t *tap);
     void (*box_sum)(const int64_t *n, const int64_t *x_stride, const void *x, double *sum);
     void (*spread)(void *dst, const int64_t *first, const int64_t *length, const void *src, int64_t count);
-    void (*widen)(void *dst, const void *src, int64_t count, int64_t stride, int64_t kernel);
     int64_t (*route)(void *dst, int64_t dst_stride, int64_t size, const void *src, int64_t src_stride, const int64_t *index,
                      int64_t index_stride, int64_t count, int add);
 } fc_pool_kernels;

@@ -109,6 +109,7 @@ INLINE void transpose_square(v row[LANES])
 }
 
 #define even_of NAME(even_of)
+#define odd_of NAME(odd_of)
 #define every_third NAME(every_third)
 
 /* The even elements of two vectors as one row. */
@@ -117,6 +118,15 @@ INLINE v even_of(v x, v y)
     vi index;
     for (int l = 0; l < LANES; l++)
         index[l] = 2 * l;
+    return permute(x, y, index);
+}
+
+/* The odd ones. */
+INLINE v odd_of(v x, v y)
+{
+    vi index;
+    for (int l = 0; l < LANES; l++)
+        index[l] = 2 * l + 1;
     return permute(x, y, index);
 }
 

@@ -34,13 +34,16 @@ static const struct row {
     {"pool.max", check_pool_max},
     {"pool.max_index", check_pool_max_index},
     {"pool.mean", check_pool_mean},
+    {"pool.rows_max", check_pool_rows_max},
+    {"pool.rows_max_index", check_pool_rows_max_index},
+    {"pool.rows_mean", check_pool_rows_mean},
+    {"pool.rows_divide", check_pool_rows_divide},
+    {"pool.rows_spread", check_pool_rows_spread},
     {"pool.index", check_pool_index},
-    {"pool.pad", check_pool_pad},
     {"pool.box_max", check_pool_box_max},
     {"pool.box_max_index", check_pool_box_max_index},
     {"pool.box_sum", check_pool_box_sum},
     {"pool.spread", check_pool_spread},
-    {"pool.widen", check_pool_widen},
     {"pool.route", check_pool_route},
 };
 

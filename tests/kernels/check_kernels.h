@@ -12,6 +12,9 @@ typedef struct subject {
     int64_t cases;
 } subject;
 
+/* Few different values, so that ties, zeros of both signs, infinities and NaN meet. */
+void put_awkward(array *a);
+
 void check_gemm(subject *s);
 void check_gemm_gather(subject *s);
 void check_stencil(subject *s);
@@ -32,13 +35,16 @@ void check_winograd_output(subject *s);
 void check_pool_max(subject *s);
 void check_pool_max_index(subject *s);
 void check_pool_mean(subject *s);
+void check_pool_rows_max(subject *s);
+void check_pool_rows_max_index(subject *s);
+void check_pool_rows_mean(subject *s);
+void check_pool_rows_divide(subject *s);
+void check_pool_rows_spread(subject *s);
 void check_pool_index(subject *s);
-void check_pool_pad(subject *s);
 void check_pool_box_max(subject *s);
 void check_pool_box_max_index(subject *s);
 void check_pool_box_sum(subject *s);
 void check_pool_spread(subject *s);
-void check_pool_widen(subject *s);
 void check_pool_route(subject *s);
 
 #endif
