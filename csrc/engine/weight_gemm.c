@@ -28,7 +28,7 @@
 #include "engine/weights.h"
 
 enum { BUNDLES, OUTPUTS, ROWS, CHUNKS }; /* plan->tile: of a block; output rows of a unit, through planes; parts of the sum */
-enum { TASKS_WANTED = 8, CHUNK_BYTES_MAX = 8 << 20, PANEL_BYTES = 640 << 10, COLUMN_VECTORS = 12, GRADIENT_PAD = 16 };
+enum { TASKS_WANTED = 16, JOINS = 16, CHUNK_BYTES_MAX = 8 << 20, PANEL_BYTES = 640 << 10, COLUMN_VECTORS = 12, GRADIENT_PAD = 16 };
 
 typedef struct layout {
     const fc_kernels *kernels;
@@ -174,16 +174,16 @@ static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
     tile[BUNDLES] = parts(l.bundles, FC_BLOCK_BYTES / fc_min(FC_BLOCK_BYTES, fc_mul(row, tile[OUTPUTS])));
     l = lay_out(plan);
     int64_t blocks = blocks_of(p, &l), pixels = fc_mul(p->batch, fc_outputs(&p->window));
-    int64_t wanted = fc_max(1, fc_min(pixels / FC_KC, blocks < TASKS_WANTED ? fc_ceil_div(TASKS_WANTED, blocks) : 1));
+    int64_t wanted = fc_max(1, fc_min(fc_ceil_div(pixels, 2 * FC_KC), fc_ceil_div(TASKS_WANTED, blocks)));
     tile[ROWS] = unit_rows(plan, wanted);
     l = lay_out(plan);
     int64_t room = CHUNK_BYTES_MAX / fc_max(1, fc_mul(blocks, l.sum_bytes));
     tile[CHUNKS] = fc_max(1, fc_min(fc_min(l.units, room), wanted));
     /* More tasks for threads, without another order of the sum. */
-    int64_t tasks = blocks * tile[CHUNKS], more = plan->threads > 1 ? fc_ceil_div(2 * plan->threads, tasks) : 1;
-    int64_t split = fc_min(more, tile[BUNDLES]);
+    int64_t tasks = blocks * tile[CHUNKS], threads = plan->threads > 1 ? plan->threads : 0;
+    int64_t split = fc_min(tile[BUNDLES], fc_max(1, fc_ceil_div(4 * threads, tasks))), more = fc_ceil_div(2 * threads, tasks * split);
     tile[BUNDLES] = parts(tile[BUNDLES], tile[BUNDLES] / split);
-    tile[OUTPUTS] = parts(tile[OUTPUTS], fc_max(fc_min(tile[OUTPUTS], 32), fc_ceil_div(tile[OUTPUTS], fc_ceil_div(more, split))));
+    tile[OUTPUTS] = parts(tile[OUTPUTS], fc_max(fc_min(tile[OUTPUTS], 32), fc_ceil_div(tile[OUTPUTS], fc_max(1, more))));
 }
 
 static const char *plan_gemm(fc_conv_plan *plan, double *cost)
@@ -408,13 +408,17 @@ static void run_task(void *context, int64_t task, int worker)
         store_block(j, &b, sum);
 }
 
-static void join_chunks(void *context, int64_t index, int worker)
+/* Some rows of a block: the chunks' sums in order, to dW. */
+static void join_chunks(void *context, int64_t task, int worker)
 {
     (void)worker;
     const job *j = context;
+    int64_t index = task / JOINS, part = task % JOINS, chunks = j->plan->tile[CHUNKS], row = j->l.sum_row * j->l.kernels->size;
     block b = block_at(j, index);
-    int64_t chunks = j->plan->tile[CHUNKS];
-    char *sum = j->chunks + index * chunks * j->l.sum_bytes;
+    int64_t first = b.outputs * part / JOINS;
+    b.outputs = b.outputs * (part + 1) / JOINS - first;
+    b.o += first;
+    char *sum = j->chunks + index * chunks * j->l.sum_bytes + first * row;
     for (int64_t i = 1; i < chunks; i++)
         j->l.kernels->scatter_row(sum, 1, sum + i * j->l.sum_bytes, b.outputs * j->l.sum_row, 1);
     store_block(j, &b, sum);
@@ -467,7 +471,7 @@ static fc_status run_gemm(const fc_conv_plan *plan, void *x, void *w, void *bias
     plan_products(&j.gemm, &j.l, fc_min(plan->tile[OUTPUTS], p->out_channels));
     fc_parallel(plan->threads, tasks, run_task, &j);
     if (j.chunks)
-        fc_parallel(plan->threads, blocks, join_chunks, &j);
+        fc_parallel(plan->threads, blocks * JOINS, join_chunks, &j);
     fc_arena_give();
     return FC_OK;
 }
