@@ -23,8 +23,8 @@
  */
 #include <math.h>
 
-#include "engine/gemm.h"
 #include "engine/weight_panel.h"
+#include "engine/weight_tiles.h"
 #include "engine/weights.h"
 
 enum { BUNDLES, OUTPUTS, ROWS, CHUNKS }; /* plan->tile: of a block; output rows of a unit, through planes; parts of the sum */
@@ -136,11 +136,6 @@ static int64_t blocks_of(const fc_conv *p, const layout *l)
     return p->groups * l->channel_blocks * l->output_blocks;
 }
 
-static int64_t parts(int64_t total, int64_t most)
-{
-    return fc_ceil_div(total, fc_ceil_div(total, fc_max(1, most)));
-}
-
 /* Output rows of a unit: a panel within its bytes, all of a plane and then several, up to a block of the sum; enough units
  * for `wanted` chunks. */
 static int64_t unit_rows(const fc_conv_plan *plan, int64_t wanted)
@@ -158,7 +153,7 @@ static int64_t unit_rows(const fc_conv_plan *plan, int64_t wanted)
     if (planes < wanted)
         rows = fc_min(rows, fc_max(fewest, fc_ceil_div(fc_mul(out[1], planes), wanted)));
     if (rows < out[1])
-        return parts(out[1], rows);
+        return fc_weight_part(out[1], rows);
     int64_t most = fc_min(FC_KC / fc_max(1, fc_mul(out[1], out[2])), room / fc_max(1, row * out[1] + halo));
     return out[1] * fc_max(1, fc_min(most, planes / wanted));
 }
@@ -170,8 +165,8 @@ static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
     tile[BUNDLES] = tile[OUTPUTS] = tile[ROWS] = tile[CHUNKS] = 1;
     layout l = lay_out(plan);
     int64_t row = fc_mul(l.sum_row, kernels->size);
-    tile[OUTPUTS] = parts(p->out_channels, fc_max(kernels->mr[kernels->nv], FC_BLOCK_BYTES / row));
-    tile[BUNDLES] = parts(l.bundles, FC_BLOCK_BYTES / fc_min(FC_BLOCK_BYTES, fc_mul(row, tile[OUTPUTS])));
+    tile[OUTPUTS] = fc_weight_part(p->out_channels, fc_max(kernels->mr[kernels->nv], FC_BLOCK_BYTES / row));
+    tile[BUNDLES] = fc_weight_part(l.bundles, FC_BLOCK_BYTES / fc_min(FC_BLOCK_BYTES, fc_mul(row, tile[OUTPUTS])));
     l = lay_out(plan);
     int64_t blocks = blocks_of(p, &l), pixels = fc_mul(p->batch, fc_outputs(&p->window));
     int64_t wanted = fc_max(1, fc_min(fc_ceil_div(pixels, 2 * FC_KC), fc_ceil_div(TASKS_WANTED, blocks)));
@@ -182,8 +177,8 @@ static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
     /* More tasks for threads, without another order of the sum. */
     int64_t tasks = blocks * tile[CHUNKS], threads = plan->threads > 1 ? plan->threads : 0;
     int64_t split = fc_min(tile[BUNDLES], fc_max(1, fc_ceil_div(4 * threads, tasks))), more = fc_ceil_div(2 * threads, tasks * split);
-    tile[BUNDLES] = parts(tile[BUNDLES], tile[BUNDLES] / split);
-    tile[OUTPUTS] = parts(tile[OUTPUTS], fc_max(fc_min(tile[OUTPUTS], 32), fc_ceil_div(tile[OUTPUTS], fc_max(1, more))));
+    tile[BUNDLES] = fc_weight_part(tile[BUNDLES], tile[BUNDLES] / split);
+    tile[OUTPUTS] = fc_weight_part(tile[OUTPUTS], fc_max(fc_min(tile[OUTPUTS], 32), fc_ceil_div(tile[OUTPUTS], fc_max(1, more))));
 }
 
 static const char *plan_gemm(fc_conv_plan *plan, double *cost)
@@ -439,17 +434,6 @@ static void fill_tables(job *j)
                 *tap++ = kd * l->plane + (kh * w->dilation[1] * l->panel.pitch + kw * w->dilation[2]) * width;
 }
 
-/* Strips of four vectors where that leaves no narrower one: 6x4 reads less of A than 14x2 (1x1 64-256@56 from 807 to 786 us). */
-static void plan_products(fc_gemm *gemm, const layout *l, int64_t outputs)
-{
-    int64_t vectors = l->columns / l->kernels->lanes, rows = l->kernels->mr[4];
-    fc_gemm_plan(gemm, l->kernels, outputs, l->columns);
-    if (vectors % l->kernels->nv == 0 || vectors % 4 != 0 || rows < 6)
-        return;
-    gemm->strip = 4;
-    gemm->rows = (int)parts(outputs, rows);
-}
-
 static fc_status run_gemm(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
 {
     (void)bias;
@@ -468,7 +452,7 @@ static fc_status run_gemm(const fc_conv_plan *plan, void *x, void *w, void *bias
         scratch += tasks * j.l.sum_bytes;
     }
     j.scratch = scratch;
-    plan_products(&j.gemm, &j.l, fc_min(plan->tile[OUTPUTS], p->out_channels));
+    fc_weight_gemm_plan(&j.gemm, j.l.kernels, fc_min(plan->tile[OUTPUTS], p->out_channels), j.l.columns);
     fc_parallel(plan->threads, tasks, run_task, &j);
     if (j.chunks)
         fc_parallel(plan->threads, blocks * JOINS, join_chunks, &j);

@@ -5,7 +5,7 @@
  *     U[f][o][c] = sum_t D[f][t][o] V[f][t][c]                dW[o][c] = G^T U G
  *
  * Lanes are channels: rows of tiles are copied as panels (pixels by channels), whose transforms need no shuffles.  A dilated
- * convolution is one per phase of the dilation; phases are planes, like images.
+ * convolution is one per phase of the dilation, whose pixels stand that far apart in the same panel.
  *
  *     for each chunk of the sum, group g, kd, block of channels, block of output channels        a task
  *         for each batch of rows of tiles of the chunk, in order
@@ -21,19 +21,19 @@
  * so that non-finite values are those of a direct sum.
  */
 #include <stdatomic.h>
-#include <stdlib.h>
 
-#include "engine/gemm.h"
 #include "engine/weight_panel.h"
+#include "engine/weight_tiles.h"
 #include "engine/weights.h"
 
 enum { CHANNELS, OUTPUTS, ROWS, CHUNKS }; /* plan->tile: of a block; rows of tiles of a batch; parts of the sum */
-enum { FREQUENCIES = 36, TAPS = 9, STEP_PAD = 16, TASKS_WANTED = 16, CHUNK_BYTES_MAX = 6 << 20, JOIN_ROWS = 16 };
+enum { FREQUENCIES = 36, TAPS = 9, STEP_PAD = 16, BLOCK = 64, TILES = 32, COLUMNS = 64, TASKS_WANTED = 16, CHUNK_BYTES_MAX = 6 << 20, JOIN_ROWS = 16 };
 
 typedef struct layout {
     const fc_kernels *kernels;
     fc_panel x, y;
-    int64_t row_tiles, columns, rows;     /* rows of tiles of a plane, tiles of such a row, rows of all planes */
+    int64_t stripes, row_tiles, columns;  /* of a plane: stripes of columns, rows of tiles of each, tiles of such a row */
+    int64_t row, rows;                    /* tiles of a row in all phases; rows of all stripes */
     int64_t batches, tiles;               /* of the sum; of a batch */
     int64_t channels, outputs;            /* of a block, in whole vectors */
     int64_t channel_blocks, output_blocks;
@@ -60,14 +60,17 @@ static layout lay_out(const fc_conv_plan *plan)
     const int64_t *tile = plan->tile, *d = w->dilation;
     int64_t lanes = kernels->lanes, size = kernels->size;
     layout l = {.kernels = kernels};
-    l.row_tiles = fc_ceil_div(fc_ceil_div(w->out[1], d[1]), 4);
-    l.columns = fc_ceil_div(fc_ceil_div(w->out[2], d[2]), 4);
-    l.rows = fc_mul(fc_mul(fc_mul(p->batch, w->out[0]), fc_mul(d[1], d[2])), l.row_tiles);
+    l.row_tiles = fc_ceil_div(w->out[1], fc_mul(4, d[1]));
+    int64_t columns = fc_ceil_div(w->out[2], fc_mul(4, d[2]));
+    l.columns = fc_weight_part(columns, COLUMNS);
+    l.stripes = fc_ceil_div(columns, l.columns);
+    l.row = fc_mul(fc_mul(d[1], d[2]), l.columns);
+    l.rows = fc_mul(fc_mul(fc_mul(p->batch, w->out[0]), l.stripes), l.row_tiles);
     l.batches = fc_ceil_div(l.rows, tile[ROWS]);
-    l.tiles = fc_mul(tile[ROWS], l.columns);
+    l.tiles = fc_mul(tile[ROWS], l.row);
     int64_t rows = fc_min(tile[ROWS], l.row_tiles);
-    l.x = (fc_panel){.width = lanes, .fold = 1, .rows = 4 * rows + 2, .pitch = 4 * l.columns + 2, .step = {d[1], d[2]}};
-    l.y = (fc_panel){.width = lanes, .fold = 1, .rows = 4 * rows, .pitch = 4 * l.columns, .step = {d[1], d[2]}};
+    l.x = (fc_panel){.width = lanes, .fold = 1, .rows = (4 * rows + 2) * d[1], .pitch = (4 * l.columns + 2) * d[2], .step = {1, 1}};
+    l.y = (fc_panel){.width = lanes, .fold = 1, .rows = 4 * rows * d[1], .pitch = 4 * l.columns * d[2], .step = {1, 1}};
     l.channels = whole(tile[CHANNELS], lanes);
     l.outputs = whole(tile[OUTPUTS], lanes);
     l.channel_blocks = fc_ceil_div(p->channels, tile[CHANNELS]);
@@ -96,21 +99,16 @@ static int64_t blocks_of(const fc_conv *p, const layout *l)
     return fc_mul(p->groups * p->window.kernel[0], l->channel_blocks * l->output_blocks);
 }
 
-static int64_t parts(int64_t total, int64_t most)
-{
-    return fc_ceil_div(total, fc_ceil_div(total, fc_max(1, most)));
-}
-
 static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
 {
     const fc_conv *p = &plan->problem;
     int64_t *tile = plan->tile;
-    int WB = getenv("WB") ? atoi(getenv("WB")) : 64, WO = getenv("WO") ? atoi(getenv("WO")) : 64, WT = getenv("WT") ? atoi(getenv("WT")) : 64;
-    tile[CHANNELS] = fc_min(p->channels, whole(parts(p->channels, WB), kernels->lanes));
-    tile[OUTPUTS] = parts(p->out_channels, WO);
-    tile[ROWS] = tile[CHUNKS] = 1;
+    tile[ROWS] = tile[CHUNKS] = tile[CHANNELS] = tile[OUTPUTS] = 1;
     layout l = lay_out(plan);
-    tile[ROWS] = parts(l.rows, WT / fc_min(WT, l.columns));
+    tile[ROWS] = fc_weight_part(l.rows, TILES / fc_min(TILES, l.row));
+    int64_t channels = tile[ROWS] == l.rows ? 2 * BLOCK : BLOCK;
+    tile[CHANNELS] = fc_min(p->channels, whole(fc_weight_part(p->channels, channels), kernels->lanes));
+    tile[OUTPUTS] = fc_weight_part(p->out_channels, BLOCK);
     l = lay_out(plan);
     int64_t blocks = blocks_of(p, &l), room = CHUNK_BYTES_MAX / fc_max(1, fc_mul(blocks, l.sum_bytes));
     tile[CHUNKS] = fc_max(1, fc_min(fc_min(l.batches, room), fc_ceil_div(TASKS_WANTED, blocks)));
@@ -145,7 +143,10 @@ static const char *plan_winograd(fc_conv_plan *plan, double *cost)
         return "the transformed tiles exceed the scratch bound";
     double blocks = (double)blocks_of(p, &l), tiles = (double)l.batches * (double)l.tiles, block = (double)l.channels * (double)l.outputs;
     double gemm = FREQUENCIES * (double)l.batches * fc_gemm_cost(kernels, plan->tile[OUTPUTS], l.channels, l.tiles);
-    *cost = 2000 + blocks * (1.5 * gemm + 4.0 * tiles * (double)(l.channels + l.outputs) + block * (double)plan->tile[CHUNKS] * 7);
+    double transforms = 3.5 * tiles * (double)(l.channels + l.outputs) + 5.0 * block * (double)plan->tile[CHUNKS];
+    /* Relative to 'gemm', calibrated on Emerald Rapids, one thread: 128-128@16 b32 6.9 ms (gemm 15.5), 64-64@224 11.7 (24.0),
+     * 512-512@14 5.1 (6.5), 512-512@7 2.7 (2.4), 16-32@14 b32 0.42 (0.37). */
+    *cost = 2000 + blocks * (1.25 * gemm + transforms);
     return NULL;
 }
 
@@ -177,19 +178,15 @@ static block block_at(const job *j, int64_t index)
     return b;
 }
 
-/* Rows tr ... tr + rows of tiles of one plane: an image, an output plane, a phase of the dilation. */
+/* Rows tr ... tr + rows of tiles, from column tc on, of one plane of an image. */
 typedef struct segment {
-    int64_t n, od, phase[2], tr, rows;
+    int64_t n, od, tc, tr, rows;
 } segment;
 
 static segment segment_at(const job *j, int64_t row, int64_t rows)
 {
-    const fc_window *w = &j->plan->problem.window;
-    int64_t plane = row / j->l.row_tiles;
-    segment s = {.phase = {plane / w->dilation[2] % w->dilation[1], plane % w->dilation[2]}, .tr = row % j->l.row_tiles};
-    plane /= w->dilation[1] * w->dilation[2];
-    s.od = plane % w->out[0];
-    s.n = plane / w->out[0];
+    int64_t depth = j->plan->problem.window.out[0], stripe = row / j->l.row_tiles, plane = stripe / j->l.stripes;
+    segment s = {.n = plane / depth, .od = plane % depth, .tc = stripe % j->l.stripes * j->l.columns, .tr = row % j->l.row_tiles};
     s.rows = fc_min(rows, j->l.row_tiles - s.tr);
     return s;
 }
@@ -201,15 +198,19 @@ static void transform_channels(const job *j, const fc_panel *panel, const segmen
                                transform run, char *dst, int64_t step, int64_t next, char *scratch)
 {
     const layout *l = &j->l;
-    int64_t size = l->kernels->size, lanes = l->kernels->lanes, rows = 4 * s->rows + (panel == &l->x ? 2 : 0), channels = image.channels;
+    const int64_t *d = j->plan->problem.window.dilation;
+    int64_t size = l->kernels->size, lanes = l->kernels->lanes, row = panel->pitch * lanes, channels = image.channels;
+    int64_t rows = (4 * s->rows + (panel == &l->x ? 2 : 0)) * d[1];
     const char *first = image.x;
     for (int64_t c = 0; c < channels; c += lanes) {
         image.channels = fc_min(lanes, channels - c);
         image.x = first ? fc_at(first, c * image.c, size) : NULL;
         fc_panel_pack(panel, l->kernels, scratch, scratch + l->panel_bytes, &image, rows, ih, iw);
-        for (int64_t r = 0; r < s->rows; r++)
-            run(fc_at(dst, r * l->columns * next + c, size), step, next, fc_at(scratch, 4 * r * panel->pitch * lanes, size),
-                panel->pitch * lanes, lanes, l->columns);
+        for (int64_t k = 0; k < s->rows * d[1] * d[2]; k++) { /* rows of tiles of a phase */
+            int64_t at = (k / (d[1] * d[2]) * 4 * d[1] + k / d[2] % d[1]) * row + k % d[2] * lanes;
+            run(fc_at(dst, k * l->columns * next + c, size), step, next, fc_at(scratch, at, size), d[1] * row, d[2] * lanes,
+                l->columns);
+        }
     }
 }
 
@@ -219,16 +220,16 @@ static void transform_segment(const job *j, const block *b, const segment *s, in
     const fc_conv *p = &j->plan->problem;
     const fc_window *w = &p->window;
     const layout *l = &j->l;
-    int64_t size = l->kernels->size, ih = 4 * s->tr * w->dilation[1] + s->phase[0];
+    int64_t size = l->kernels->size, ih = 4 * s->tr * w->dilation[1], iw = 4 * s->tc * w->dilation[2];
     int64_t id = s->od * w->stride[0] + b->kd * w->dilation[0] - w->offset[0];
     fc_panel_image image = {.channels = b->channels, .c = p->x.c, .size = {w->in[1], w->in[2]}, .stride = {p->x.s[1], p->x.s[2]}};
     if (id >= 0 && id < w->in[0])
         image.x = fc_at(j->x, s->n * p->x.n + (b->g * p->channels + b->c) * p->x.c + id * p->x.s[0], size);
-    transform_channels(j, &l->x, s, image, ih - w->offset[1], s->phase[1] - w->offset[2], l->kernels->winograd_gradient.input,
+    transform_channels(j, &l->x, s, image, ih - w->offset[1], iw - w->offset[2], l->kernels->winograd_gradient.input,
                        fc_at(v, at * l->channels, size), l->v_step, l->channels, scratch);
     image = (fc_panel_image){.channels = b->outputs, .c = p->y.c, .size = {w->out[1], w->out[2]}, .stride = {p->y.s[1], p->y.s[2]}};
     image.x = fc_at(j->y, s->n * p->y.n + (b->g * p->out_channels + b->o) * p->y.c + s->od * p->y.s[0], size);
-    transform_channels(j, &l->y, s, image, ih, s->phase[1], l->kernels->winograd_gradient.output, fc_at(d, at * l->outputs, size),
+    transform_channels(j, &l->y, s, image, ih, iw, l->kernels->winograd_gradient.output, fc_at(d, at * l->outputs, size),
                        l->d_step, l->outputs, scratch);
 }
 
@@ -269,10 +270,10 @@ static void run_task(void *context, int64_t task, int worker)
         int64_t begin = batch * batch_rows, end = fc_min(l->rows, begin + batch_rows);
         for (int64_t row = begin; row < end;) {
             segment s = segment_at(j, row, end - row);
-            transform_segment(j, &b, &s, (row - begin) * l->columns, v, d, taps + l->taps_bytes);
+            transform_segment(j, &b, &s, (row - begin) * l->row, v, d, taps + l->taps_bytes);
             row += s.rows;
         }
-        add_products(j, &b, (end - begin) * l->columns, v, d, u, batch > first);
+        add_products(j, &b, (end - begin) * l->row, v, d, u, batch > first);
     }
     int finite = 1;
     char *sum = j->chunks ? j->chunks + task * l->sum_bytes : taps;
@@ -323,7 +324,7 @@ static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *
         scratch += tasks * j.l.sum_bytes;
     }
     j.scratch = scratch;
-    fc_gemm_plan(&j.gemm, j.l.kernels, plan->tile[OUTPUTS], j.l.channels);
+    fc_weight_gemm_plan(&j.gemm, j.l.kernels, plan->tile[OUTPUTS], j.l.channels);
     j.gemm.gather = 1;
     j.gemm.a_offset = offset;
     j.gemm.b_offset = offset + j.l.tiles;
