@@ -27,6 +27,25 @@ static int lies_in_image(const fc_panel *p, const fc_panel_image *m, int64_t row
            (m->stride[0] == p->pitch || rows == 1);
 }
 
+/* Where the channels of a pixel are neighbours already they are copied; returns 0 where they are not. */
+static int pack_pixels(const fc_panel *p, const fc_kernels *kernels, void *dst, const fc_panel_image *m, int64_t rows, int64_t ih,
+                       int64_t iw)
+{
+    static const double zero = 0;
+    int64_t size = kernels->size;
+    if (p->fold > 1 || m->c != 1 || m->stride[1] == 1)
+        return 0;
+    for (int64_t i = 0; i < rows; i++) {
+        int64_t r = ih + i * p->step[0], inside = m->x && r >= 0 && r < m->size[0];
+        char *out = fc_at(dst, i * p->pitch * p->width, size);
+        for (int64_t j = 0, q = iw; j < p->pitch; j++, q += p->step[1], out += p->width * size)
+            kernels->gather_row(out, p->width,
+                                inside && q >= 0 && q < m->size[1] ? fc_at(m->x, r * m->stride[0] + q * m->stride[1], size) : NULL,
+                                1, 0, 1, m->channels, &zero);
+    }
+    return 1;
+}
+
 /* Rows of at least a vector of pixels are transposed as they stand, between zeros; returns 0 where they are not such. */
 static int pack_rows(const fc_panel *p, const fc_kernels *kernels, void *dst, const fc_panel_image *m, int64_t rows, int64_t ih,
                      int64_t iw)
@@ -80,7 +99,8 @@ void fc_panel_pack(const fc_panel *p, const fc_kernels *kernels, void *dst, void
         kernels->transpose(dst, p->width, fc_at(m->x, ih * m->stride[0], size), m->c, p->width, rows * pitch);
         return;
     }
-    if (pack_rows(p, kernels, dst, m, rows, ih, iw) || pack_plane(p, kernels, dst, scratch, m, rows, ih, iw))
+    if (pack_pixels(p, kernels, dst, m, rows, ih, iw) || pack_rows(p, kernels, dst, m, rows, ih, iw) ||
+        pack_plane(p, kernels, dst, scratch, m, rows, ih, iw))
         return;
     for (int64_t r = 0, n; r < rows; r += n) {
         n = fc_min(slice, rows - r);
