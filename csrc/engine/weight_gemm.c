@@ -9,7 +9,7 @@
  * of B stays in the first-level cache.  Of fewer channels than lanes, a pixel holds the KH rows below it too (folded).
  *
  *     for each chunk of the sum, group g, block of bundles, block of output channels      a task
- *         for each unit (a band of rows of a plane, or some small planes) of the chunk, in order
+ *         for each unit (a band of rows of a plane, a stripe of one very long row, some small planes) of the chunk, in order
  *             pack the bundles' panels
  *             for each FC_KC pixels of it:  copy dY's, unless in place
  *                 for each bundle, tile of rows o, tap (kd, kh): gemm kernel, added to the block of dW
@@ -28,14 +28,15 @@
 #include "engine/weights.h"
 
 enum { BUNDLES, OUTPUTS, ROWS, CHUNKS }; /* plan->tile: of a block; output rows of a unit, through planes; parts of the sum */
-enum { TASKS_WANTED = 16, JOINS = 16, CHUNK_BYTES_MAX = 8 << 20, PANEL_BYTES = 640 << 10, COLUMN_VECTORS = 12, GRADIENT_PAD = 16 };
+enum { TASKS_WANTED = 16, JOINS = 16, CHUNK_BYTES_MAX = 8 << 20, PANEL_BYTES = 640 << 10, WIDTH_MAX = 4096, COLUMN_VECTORS = 12, GRADIENT_PAD = 16 };
 
 typedef struct layout {
     const fc_kernels *kernels;
     fc_panel panel;
     int64_t wide, bundle, bundles;          /* taps that are lanes; channels of a bundle; bundles of a group */
     int64_t products, columns;              /* taps that are products; lanes of each, in whole vectors */
-    int64_t planes, bands, units, pixels;   /* planes and bands of a unit and of a plane; pixels of a unit */
+    int64_t planes, bands, stripes, width;  /* planes of a unit; bands, and stripes of so many columns, of a plane */
+    int64_t units, pixels;                  /* of the sum; of a unit */
     int64_t plane, bundle_panel, sum_row;   /* elements: panel of a plane and kd, of a unit; dW of one output channel */
     int64_t channel_blocks, output_blocks;
     int64_t row_step, column_step;          /* panel rows from one output row to the next, and columns */
@@ -95,7 +96,7 @@ static void lay_out_panel(layout *l, const fc_conv *p, int64_t rows)
     l->row_step = one_row ? 1 : w->stride[1];
     l->column_step = one_column ? 1 : w->stride[2];
     l->panel.rows = one_row ? rows : (rows - 1) * w->stride[1] + (w->kernel[1] - 1) * w->dilation[1] + 1;
-    l->panel.pitch = one_column ? w->out[2] : (w->out[2] - 1) * w->stride[2] + (w->kernel[2] - 1) * w->dilation[2] + 1;
+    l->panel.pitch = one_column ? l->width : (l->width - 1) * w->stride[2] + (w->kernel[2] - 1) * w->dilation[2] + 1;
     l->plane = fc_panel_elements(&l->panel, l->panel.rows);
     l->bundle_panel = fc_mul(fc_mul(l->planes, w->kernel[0]), l->plane);
 }
@@ -109,8 +110,10 @@ static layout lay_out(const fc_conv_plan *plan)
     layout l = {.kernels = kernels, .wide = w->kernel[2] == 1 || w->dilation[2] == 1 ? w->kernel[2] : 1};
     l.planes = fc_max(1, plan->tile[ROWS] / w->out[1]);
     l.bands = fc_ceil_div(w->out[1], rows);
-    l.units = fc_ceil_div(p->batch * w->out[0], l.planes) * l.bands;
-    l.pixels = fc_mul(fc_mul(l.planes, rows), w->out[2]);
+    l.width = fc_weight_part(w->out[2], WIDTH_MAX);
+    l.stripes = fc_ceil_div(w->out[2], l.width);
+    l.units = fc_mul(fc_ceil_div(p->batch * w->out[0], l.planes), fc_mul(l.bands, l.stripes));
+    l.pixels = fc_mul(fc_mul(l.planes, rows), l.width);
     choose_bundle(&l, p);
     lay_out_panel(&l, p, rows);
     l.channel_blocks = fc_ceil_div(l.bundles, plan->tile[BUNDLES]);
@@ -144,6 +147,8 @@ static int64_t unit_rows(const fc_conv_plan *plan, int64_t wanted)
     const int64_t *out = p->window.out;
     fc_conv_plan one = *plan, two = *plan;
     one.tile[ROWS] = 1;
+    if (out[2] > WIDTH_MAX)
+        return 1;
     two.tile[ROWS] = fc_min(2, out[1]);
     layout a = lay_out(&one), b = lay_out(&two);
     int64_t halo = fc_max(0, 2 * a.bundle_panel - b.bundle_panel), row = fc_max(1, a.bundle_panel - halo);
@@ -221,9 +226,9 @@ typedef struct block {
     int64_t g, o, outputs, bundle, bundles;
 } block;
 
-/* Some neighbouring planes of the sum and rows of each; `pixels` in all. */
+/* Some neighbouring planes of the sum, rows of each and columns of those; `pixels` in all. */
 typedef struct unit {
-    int64_t plane, planes, oh, rows, pixels;
+    int64_t plane, planes, oh, rows, ow, width, pixels;
 } unit;
 
 static block block_at(const job *j, int64_t index)
@@ -242,10 +247,14 @@ static unit unit_at(const job *j, int64_t index)
 {
     const fc_conv *p = &j->plan->problem;
     int64_t rows = fc_min(j->plan->tile[ROWS], p->window.out[1]);
-    unit u = {.plane = index / j->l.bands * j->l.planes, .oh = index % j->l.bands * rows};
+    unit u = {.ow = index % j->l.stripes * j->l.width};
+    index /= j->l.stripes;
+    u.plane = index / j->l.bands * j->l.planes;
+    u.oh = index % j->l.bands * rows;
+    u.width = fc_min(j->l.width, p->window.out[2] - u.ow);
     u.planes = fc_min(j->l.planes, p->batch * p->window.out[0] - u.plane);
     u.rows = fc_min(rows, p->window.out[1] - u.oh);
-    u.pixels = u.planes * u.rows * p->window.out[2];
+    u.pixels = u.planes * u.rows * u.width;
     return u;
 }
 
@@ -266,7 +275,7 @@ static void pack_panels(const job *j, const block *b, const unit *u, char *panel
             int64_t at = n * p->x.n + (b->g * p->channels + c) * p->x.c + id * p->x.s[0];
             image.x = id >= 0 && id < w->in[0] ? fc_at(j->x, at, size) : NULL;
             fc_panel_pack(&l->panel, l->kernels, fc_at(panel, i * l->bundle_panel + k * l->plane, size), temp, &image, rows,
-                          u->oh * w->stride[1] - w->offset[1], -w->offset[2]);
+                          u->oh * w->stride[1] - w->offset[1], u->ow * w->stride[2] - w->offset[2]);
         }
     }
 }
@@ -279,13 +288,13 @@ static void copy_gradient(const job *j, const block *b, const unit *u, int64_t f
     const fc_conv *p = &j->plan->problem;
     const fc_window *w = &p->window;
     const fc_kernels *kernels = j->l.kernels;
-    int64_t size = kernels->size, width = w->out[2], pitch = FC_KC + GRADIENT_PAD;
+    int64_t size = kernels->size, width = u->width, pitch = FC_KC + GRADIENT_PAD;
     int64_t run = p->y.s[1] == width * p->y.s[2] ? u->rows * width : width;
     for (int64_t done = 0, n; done < count; done += n) {
         int64_t pixel = first + done, plane = u->plane + pixel / (u->rows * width), q = pixel % (u->rows * width);
         n = fc_min(run - q % run, count - done);
         int64_t at = plane / w->out[0] * p->y.n + plane % w->out[0] * p->y.s[0] + (b->g * p->out_channels + b->o) * p->y.c +
-                     (u->oh + q / width) * p->y.s[1] + q % width * p->y.s[2];
+                     (u->oh + q / width) * p->y.s[1] + (u->ow + q % width) * p->y.s[2];
         if (p->y.c == 1 && p->y.s[2] != 1) {
             kernels->transpose(fc_at(gradient, done, size), pitch, fc_at(j->y, at, size), p->y.s[2], n, b->outputs);
             continue;
@@ -375,7 +384,7 @@ static void add_unit(const job *j, const block *b, int64_t index, char *scratch,
         const char *a = gradient;
         if (l->in_place) {
             int64_t n = u.plane / p->window.out[0], od = u.plane % p->window.out[0];
-            a = fc_at(j->y, n * p->y.n + (b->g * p->out_channels + b->o) * p->y.c + od * p->y.s[0] + u.oh * p->y.s[1] + first, size);
+            a = fc_at(j->y, n * p->y.n + (b->g * p->out_channels + b->o) * p->y.c + od * p->y.s[0] + u.oh * p->y.s[1] + u.ow + first, size);
         } else {
             copy_gradient(j, b, &u, first, gemm.k, gradient);
         }
@@ -425,7 +434,7 @@ static void fill_tables(job *j)
     const layout *l = &j->l;
     int64_t rows = fc_min(j->plan->tile[ROWS], w->out[1]), width = l->panel.width, *tap = j->tap;
     for (int64_t i = 0; i < l->pixels; i++) {
-        int64_t q = i % w->out[2], r = i / w->out[2] % rows, plane = i / w->out[2] / rows;
+        int64_t q = i % l->width, r = i / l->width % rows, plane = i / l->width / rows;
         j->place[i] = plane * w->kernel[0] * l->plane + (r * l->row_step * l->panel.pitch + q * l->column_step) * width;
     }
     for (int64_t kd = 0; kd < w->kernel[0]; kd++)
