@@ -16,6 +16,7 @@ from shapes import (
     NO_CHANNELS_CASES,
     NO_IMAGES_CASES,
     SEEDS,
+    ConvCase,
     conv_cases,
     eighths,
     normal,
@@ -57,6 +58,14 @@ def test_against_torch(case, dtype):
     for actual, expected in zip(got, torch_judge.conv_backward(*doubles(arrays), **case.options), strict=True):
         assert actual.dtype == dtype and actual.flags.c_contiguous
         assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("options", [{"padding": 1}, {"stride": 3}, {"dilation": 5}, {"padding": 2, "stride": 2}], ids=str)
+def test_weight_gradient_of_rows_that_are_cut(options):
+    """Rows of more than 4096 outputs are summed in stripes."""
+    case = ConvCase((2, 3, 25000), (5, 3, 3), **options)
+    grad, x, w = problem(case, normal)
+    assert_close(F.conv1d_weight(x, w.shape, grad, **options), torch_judge.conv_backward(*doubles((grad, x, w)), **options)[1])
 
 
 @given(conv_cases(), SEEDS)

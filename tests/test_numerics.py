@@ -177,6 +177,46 @@ def test_weight_and_bias_gradients_sum_many_pixels(fill, dtype):
         assert_close(actual, right)
 
 
+WINOGRAD_GRADIENTS = {
+    "batch": ConvCase((8, 64, 16, 16), (48, 64, 3, 3), padding=1),
+    "wide": ConvCase((1, 32, 20, 300), (32, 32, 3, 3)),
+    "dilated": ConvCase((2, 64, 30, 30), (64, 64, 3, 3), padding=2, dilation=2),
+    "3d": ConvCase((1, 32, 5, 28, 28), (32, 32, 3, 3, 3), padding=1),
+}
+
+
+def weight_problem(case, fill):
+    x, w, _ = case.arrays(fill)
+    shape = torch_judge.conv(x[:, :1], w[:1, :1], **case.options).shape
+    return x, w.shape, fill(np.random.default_rng(1), (shape[0], w.shape[0], *shape[2:]), np.float32)
+
+
+@pytest.mark.parametrize("fill", [normal, positive])
+@pytest.mark.parametrize("case", WINOGRAD_GRADIENTS.values(), ids=WINOGRAD_GRADIENTS)
+def test_weight_gradient_by_winograd(case, fill):
+    """Its error is no larger than a direct sum's, though the promise is 1e-5 of max|dw|."""
+    x, shape, grad = weight_problem(case, fill)
+    conv, gradient = getattr(F, f"conv{case.axes}d"), getattr(F, f"conv{case.axes}d_weight")
+    assert fastconv.explain(conv, x.shape, shape, **case.options, direction="weight").algorithm == "winograd"
+    w = np.zeros(shape)
+    expected = torch_judge.conv_backward(grad.astype(np.float64), x.astype(np.float64), w, **case.options)[1]
+    assert error(gradient(x, shape, grad, **case.options), expected) < 2e-6
+
+
+@pytest.mark.parametrize("value", NONFINITE)
+@pytest.mark.parametrize("case", WINOGRAD_GRADIENTS.values(), ids=WINOGRAD_GRADIENTS)
+@np.errstate(invalid="ignore")
+def test_nonfinite_weight_gradient_by_default_precision(case, value):
+    """Winograd would spread it over channels that never meet it: all is summed directly instead."""
+    x, shape, grad = weight_problem(case, nonzero)
+    spoil(x, value, 1)
+    gradient = getattr(F, f"conv{case.axes}d_weight")
+    got = gradient(x, shape, grad, **case.options)
+    fastconv.set_float32_precision("highest")
+    np.testing.assert_array_equal(got, gradient(x, shape, grad, **case.options))
+    assert not np.isfinite(got).all() and np.isfinite(got).any()
+
+
 def test_float64_is_double_all_the_way():
     """Values that float32 cannot hold, through every function that computes."""
     x = 1 + np.arange(1, 401).reshape(1, 4, 10, 10) * 2.0**-40

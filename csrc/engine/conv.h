@@ -30,7 +30,7 @@ typedef struct fc_driver {
 extern const fc_driver fc_driver_fill, fc_driver_depthwise, fc_driver_stencil, fc_driver_winograd, fc_driver_pixels,
     fc_driver_channels, fc_driver_im2col, fc_driver_reference;
 extern const fc_driver fc_driver_weight_depthwise, fc_driver_weight_gemm, fc_driver_weight_stencil,
-    fc_driver_weight_reference;
+    fc_driver_weight_winograd, fc_driver_weight_reference;
 
 /* Element `index` of an array whose elements have `size` bytes. */
 static inline void *fc_at(const void *p, int64_t index, int64_t size)

@@ -1,37 +1,47 @@
-/* The weight gradient as a product: rows are taps, lanes are output channels, the sum runs over output pixels.
+/* The weight gradient as a product: rows are output channels, lanes are taps of a row and input channels, the sum runs over
+ * output pixels.
  *
- *     dW[o][k] = sum_{n, p} dY[n][o][p] X[n][p + offset[k]],     k = (c, kd, kh, kw)
+ *     dW[o][kd, kh][kw, c] = sum_{n, p} dY[n][o][p] X[p + (kd, kh)][kw, c]
  *
- * A is the image itself: row k begins at the tap's offset in the band (or in the image, in place), and pixel p of it stands
- * at p's place in the band, through the kernel's column offsets: no patch is packed.  B is dY transposed, pixels by channels.
+ * A is dY itself, in place where its pixels are neighbours in memory.  B is X, pixels by channels: a bundle of channels is
+ * transposed into a panel once, and taps kw of a pixel, kw + 1 the next pixel's, are one row of it: no patch is packed.
+ * Bundles are as wide as makes whole strips (KW = 3: one vector of channels, 9x3 tiles), so that a block of the sum's rows
+ * of B stays in the first-level cache.  Of fewer channels than lanes, a pixel holds the KH rows below it too (folded).
  *
- *     for each chunk of the sum, group g, block of input channels, block of output channels      a task
- *         for each image n, plane od, band of rows of the chunk, in order
- *             copy the band's input (the block's channels); transpose the band's dY
- *             for each tile of rows k: gemm kernel, added to the block of dW
+ *     for each chunk of the sum, group g, block of bundles, block of output channels      a task
+ *         for each unit (a band of rows of a plane, a stripe of one very long row, some small planes) of the chunk, in order
+ *             pack the bundles' panels
+ *             for each FC_KC pixels of it:  copy dY's, unless in place
+ *                 for each bundle, tile of rows o, tap (kd, kh): gemm kernel, added to the block of dW
  *     for each block: add its chunks in order, store
  *
  * The sum is cut into chunks, where the blocks alone are too few tasks, by the problem's shape and never by the number of
- * threads, so that the bits do not depend on it.  Rejected: lanes over pixels with horizontal sums (x0.5); packing patches
- * transposed, lanes over taps (KH KW times as much to transpose); bands with gaps of zeros in dY instead of column offsets
- * (0 times an infinity of the next row's would be NaN).
+ * threads, so that the bits do not depend on it.  Rejected: lanes over output channels, rows over taps (dY transposed anew
+ * for every block of channels, the whole of dW transposed to be stored, tiles of two vectors at 7 and 14 pixels a row:
+ * 512-512@14 8.9 ms, 1x1 512@14 1.28 ms); lanes over pixels with horizontal sums (x0.5); packing patches transposed (KH KW
+ * times as much to transpose); bands with gaps of zeros in dY (0 times an infinity of the next row's would be NaN).
  */
-#include "engine/gemm.h"
-#include "engine/output.h"
-#include "engine/source.h"
+#include <math.h>
+
+#include "engine/weight_panel.h"
+#include "engine/weight_tiles.h"
 #include "engine/weights.h"
 
-enum { ROWS, INPUTS, OUTPUTS, CHUNKS }; /* plan->tile: rows of a band, channels of a block, parts of the sum */
-enum { TASKS_WANTED = 8, CHUNK_BYTES_MAX = 8 << 20 };
+enum { BUNDLES, OUTPUTS, ROWS, CHUNKS }; /* plan->tile: of a block; output rows of a unit, through planes; parts of the sum */
+enum { TASKS_WANTED = 16, JOINS = 16, CHUNK_BYTES_MAX = 8 << 20, PANEL_BYTES = 640 << 10, WIDTH_MAX = 4096, COLUMN_VECTORS = 12, GRADIENT_PAD = 16 };
 
 typedef struct layout {
     const fc_kernels *kernels;
-    fc_source source;
-    int64_t bands, units;                           /* units: bands of all images */
-    int64_t input_blocks, output_blocks, lane_row;  /* lane_row: a block's output channels, in whole vectors */
-    int64_t terms, pixels;                          /* rows of a block of dW, columns of A at most */
-    int64_t offset_bytes, place_bytes, block_bytes; /* tables: taps, places of pixels and of rows of B; one block of dW */
-    int64_t gradient_bytes, tile_bytes;             /* dY transposed; a row of it gathered first */
+    fc_panel panel;
+    int64_t wide, bundle, bundles;          /* taps that are lanes; channels of a bundle; bundles of a group */
+    int64_t products, columns;              /* taps that are products; lanes of each, in whole vectors */
+    int64_t planes, bands, stripes, width;  /* planes of a unit; bands, and stripes of so many columns, of a plane */
+    int64_t units, pixels;                  /* of the sum; of a unit */
+    int64_t plane, bundle_panel, sum_row;   /* elements: panel of a plane and kd, of a unit; dW of one output channel */
+    int64_t channel_blocks, output_blocks;
+    int64_t row_step, column_step;          /* panel rows from one output row to the next, and columns */
+    int in_place;                           /* dY is */
+    int64_t place_bytes, tap_bytes, panel_bytes, temp_bytes, sum_bytes, gradient_bytes;
 } layout;
 
 static int64_t bytes_of(int64_t count, int64_t size)
@@ -39,52 +49,141 @@ static int64_t bytes_of(int64_t count, int64_t size)
     return fc_arena_round(fc_min(INT64_MAX / 8, fc_mul(count, size)));
 }
 
+/* What so many vectors of columns cost, a vector of a strip of the best width being 1 (measured: 9x3 0.96 of peak, 14x2 0.93,
+ * 6x4 0.95, 9x2 0.81, 9x1 0.5). */
+static double columns_cost(const fc_kernels *kernels, int64_t vectors)
+{
+    if (vectors <= 2 || vectors % 4 == 0)
+        return (double)vectors * (vectors == 1 ? 1.6 : vectors == 2 ? 1.07 : 1.02);
+    int64_t rest = vectors % kernels->nv;
+    return (double)vectors + (rest == 0 ? 0.0 : kernels->nv == 2 ? 0.6 : rest == 1 ? 0.8 : 0.4);
+}
+
+/* Folded, or in how many bundles: what makes the cheapest strips, narrow bundles before wide ones. */
+static void choose_bundle(layout *l, const fc_conv *p)
+{
+    const int64_t *kernel = p->window.kernel;
+    int64_t lanes = l->kernels->lanes, most = fc_max(1, COLUMN_VECTORS / l->wide);
+    double least = INFINITY;
+    for (int64_t n = fc_max(1, fc_ceil_div(p->channels, most * lanes)); n <= fc_ceil_div(p->channels, lanes); n++) {
+        int64_t width = p->channels < lanes ? p->channels : fc_ceil_div(fc_ceil_div(p->channels, n), lanes) * lanes;
+        int64_t bundles = fc_ceil_div(p->channels, width);
+        double cost = (double)bundles * columns_cost(l->kernels, fc_ceil_div(l->wide * width, lanes));
+        if (cost > least)
+            continue;
+        least = cost;
+        l->bundle = l->panel.width = width;
+        l->bundles = bundles;
+    }
+    l->panel.fold = 1;
+    int64_t folded = fc_mul(kernel[1], p->channels);
+    if (p->channels < lanes && kernel[1] > 1 && l->wide == kernel[2] && p->window.dilation[1] == 1 && folded * l->wide <= 16 * COLUMN_VECTORS * lanes &&
+        columns_cost(l->kernels, fc_ceil_div(folded * l->wide, lanes)) < 0.9 * least * (double)kernel[1]) {
+        l->panel.fold = kernel[1];
+        l->panel.width = folded;
+    }
+    l->products = kernel[0] * (l->panel.fold > 1 ? 1 : kernel[1]) * (kernel[2] / l->wide);
+    l->columns = fc_ceil_div(l->wide * l->panel.width, lanes) * lanes;
+}
+
+/* The panel's rows and columns: only those that are read where the kernel has one row, or column. */
+static void lay_out_panel(layout *l, const fc_conv *p, int64_t rows)
+{
+    const fc_window *w = &p->window;
+    int one_row = w->kernel[1] == 1 || l->panel.fold > 1, one_column = w->kernel[2] == 1;
+    l->panel.step[0] = one_row ? w->stride[1] : 1;
+    l->panel.step[1] = one_column ? w->stride[2] : 1;
+    l->row_step = one_row ? 1 : w->stride[1];
+    l->column_step = one_column ? 1 : w->stride[2];
+    l->panel.rows = one_row ? rows : (rows - 1) * w->stride[1] + (w->kernel[1] - 1) * w->dilation[1] + 1;
+    l->panel.pitch = one_column ? l->width : (l->width - 1) * w->stride[2] + (w->kernel[2] - 1) * w->dilation[2] + 1;
+    l->plane = fc_panel_elements(&l->panel, l->panel.rows);
+    l->bundle_panel = fc_mul(fc_mul(l->planes, w->kernel[0]), l->plane);
+}
+
 static layout lay_out(const fc_conv_plan *plan)
 {
     const fc_conv *p = &plan->problem;
+    const fc_window *w = &p->window;
     const fc_kernels *kernels = fc_dispatch(p->real);
-    int64_t rows = plan->tile[ROWS], width = p->window.out[2], size = kernels->size;
-    layout l = {.kernels = kernels, .bands = fc_ceil_div(p->window.out[1], rows)};
-    l.units = p->batch * p->window.out[0] * l.bands;
-    l.source = fc_source_plan(p, size, plan->tile[INPUTS], rows, 1);
-    l.input_blocks = fc_ceil_div(p->channels, plan->tile[INPUTS]);
+    int64_t rows = fc_min(plan->tile[ROWS], w->out[1]), size = kernels->size;
+    layout l = {.kernels = kernels, .wide = w->kernel[2] == 1 || w->dilation[2] == 1 ? w->kernel[2] : 1};
+    l.planes = fc_max(1, plan->tile[ROWS] / w->out[1]);
+    l.bands = fc_ceil_div(w->out[1], rows);
+    l.width = fc_weight_part(w->out[2], WIDTH_MAX);
+    l.stripes = fc_ceil_div(w->out[2], l.width);
+    l.units = fc_mul(fc_ceil_div(p->batch * w->out[0], l.planes), fc_mul(l.bands, l.stripes));
+    l.pixels = fc_mul(fc_mul(l.planes, rows), l.width);
+    choose_bundle(&l, p);
+    lay_out_panel(&l, p, rows);
+    l.channel_blocks = fc_ceil_div(l.bundles, plan->tile[BUNDLES]);
     l.output_blocks = fc_ceil_div(p->out_channels, plan->tile[OUTPUTS]);
-    l.lane_row = fc_ceil_div(plan->tile[OUTPUTS], kernels->lanes) * kernels->lanes;
-    l.terms = plan->tile[INPUTS] * fc_taps(&p->window);
-    l.pixels = rows * width;
-    l.offset_bytes = bytes_of(l.terms, sizeof(int64_t));
+    l.sum_row = fc_mul(fc_mul(plan->tile[BUNDLES], l.products), l.columns);
+    l.in_place = l.planes == 1 && p->y.s[2] == 1 && (p->y.s[1] == w->out[2] || rows == 1);
     l.place_bytes = bytes_of(l.pixels, sizeof(int64_t));
-    l.block_bytes = bytes_of(l.terms * l.lane_row, size);
-    l.gradient_bytes = bytes_of(fc_mul(l.pixels, l.lane_row), size);
-    l.tile_bytes = p->y.s[2] == 1 ? 0 : bytes_of(fc_mul(width, plan->tile[OUTPUTS]), size);
+    l.tap_bytes = bytes_of(l.products, sizeof(int64_t));
+    l.panel_bytes = bytes_of(fc_add(fc_mul(plan->tile[BUNDLES], l.bundle_panel), 2 * l.columns), size);
+    l.temp_bytes = fc_panel_scratch(&l.panel, size);
+    l.sum_bytes = bytes_of(fc_mul(plan->tile[OUTPUTS], l.sum_row), size);
+    l.gradient_bytes = l.in_place ? 0 : bytes_of(fc_mul(plan->tile[OUTPUTS], FC_KC + GRADIENT_PAD), size);
     return l;
 }
 
 static int64_t worker_bytes(const layout *l)
 {
-    return fc_add(fc_add(l->source.bytes, l->gradient_bytes), fc_add(l->block_bytes, l->tile_bytes));
+    return fc_add(fc_add(l->panel_bytes, l->temp_bytes), fc_add(l->sum_bytes, l->gradient_bytes));
 }
 
 static int64_t blocks_of(const fc_conv *p, const layout *l)
 {
-    return p->groups * l->input_blocks * l->output_blocks;
+    return p->groups * l->channel_blocks * l->output_blocks;
+}
+
+/* Output rows of a unit: a panel within its bytes, all of a plane and then several, up to a block of the sum; enough units
+ * for `wanted` chunks. */
+static int64_t unit_rows(const fc_conv_plan *plan, int64_t wanted)
+{
+    const fc_conv *p = &plan->problem;
+    const int64_t *out = p->window.out;
+    fc_conv_plan one = *plan, two = *plan;
+    one.tile[ROWS] = 1;
+    if (out[2] > WIDTH_MAX)
+        return 1;
+    two.tile[ROWS] = fc_min(2, out[1]);
+    layout a = lay_out(&one), b = lay_out(&two);
+    int64_t halo = fc_max(0, 2 * a.bundle_panel - b.bundle_panel), row = fc_max(1, a.bundle_panel - halo);
+    int64_t room = PANEL_BYTES / a.kernels->size / plan->tile[BUNDLES];
+    int64_t rows = fc_max(1, fc_min(out[1], (room - halo) / row)), planes = fc_mul(p->batch, out[0]);
+    int64_t fewest = fc_max(1, FC_KC / 2 / fc_max(1, out[2]));
+    if (planes < wanted)
+        rows = fc_min(rows, fc_max(fewest, fc_ceil_div(fc_mul(out[1], planes), wanted)));
+    if (rows < out[1])
+        return fc_weight_part(out[1], rows);
+    int64_t most = fc_min(FC_KC / fc_max(1, fc_mul(out[1], out[2])), room / fc_max(1, row * out[1] + halo));
+    return out[1] * fc_max(1, fc_min(most, planes / wanted));
 }
 
 static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
 {
     const fc_conv *p = &plan->problem;
-    int64_t size = kernels->size, outputs = fc_min(p->out_channels, 512), taps = fc_taps(&p->window);
-    int64_t inputs = fc_max(1, fc_min(p->channels, FC_BLOCK_BYTES / size / fc_min(taps * outputs, FC_BLOCK_BYTES)));
-    plan->tile[OUTPUTS] = fc_ceil_div(p->out_channels, fc_ceil_div(p->out_channels, outputs));
-    plan->tile[INPUTS] = fc_ceil_div(p->channels, fc_ceil_div(p->channels, inputs));
-    int64_t rows = fc_source_rows(p, size, plan->tile[INPUTS], FC_BLOCK_BYTES);
-    rows = fc_min(rows, fc_max(1, FC_BLOCK_BYTES / size / fc_min(p->window.out[2] * outputs, FC_BLOCK_BYTES)));
-    plan->tile[ROWS] = fc_ceil_div(p->window.out[1], fc_ceil_div(p->window.out[1], rows));
-    plan->tile[CHUNKS] = 1;
+    int64_t *tile = plan->tile;
+    tile[BUNDLES] = tile[OUTPUTS] = tile[ROWS] = tile[CHUNKS] = 1;
     layout l = lay_out(plan);
-    int64_t blocks = blocks_of(p, &l), room = CHUNK_BYTES_MAX / fc_max(1, fc_mul(blocks, l.block_bytes));
-    if (blocks < TASKS_WANTED)
-        plan->tile[CHUNKS] = fc_max(1, fc_min(fc_min(l.units, room), fc_ceil_div(TASKS_WANTED, blocks)));
+    int64_t row = fc_mul(l.sum_row, kernels->size);
+    tile[OUTPUTS] = fc_weight_part(p->out_channels, fc_max(kernels->mr[kernels->nv], FC_BLOCK_BYTES / row));
+    tile[BUNDLES] = fc_weight_part(l.bundles, FC_BLOCK_BYTES / fc_min(FC_BLOCK_BYTES, fc_mul(row, tile[OUTPUTS])));
+    l = lay_out(plan);
+    int64_t blocks = blocks_of(p, &l), pixels = fc_mul(p->batch, fc_outputs(&p->window));
+    int64_t wanted = fc_max(1, fc_min(fc_ceil_div(pixels, 2 * FC_KC), fc_ceil_div(TASKS_WANTED, blocks)));
+    tile[ROWS] = unit_rows(plan, wanted);
+    l = lay_out(plan);
+    int64_t room = CHUNK_BYTES_MAX / fc_max(1, fc_mul(blocks, l.sum_bytes));
+    tile[CHUNKS] = fc_max(1, fc_min(fc_min(l.units, room), wanted));
+    /* More tasks for threads, without another order of the sum. */
+    int64_t tasks = blocks * tile[CHUNKS], threads = plan->threads > 1 ? plan->threads : 0;
+    int64_t split = fc_min(tile[BUNDLES], fc_max(1, fc_ceil_div(4 * threads, tasks))), more = fc_ceil_div(2 * threads, tasks * split);
+    tile[BUNDLES] = fc_weight_part(tile[BUNDLES], tile[BUNDLES] / split);
+    tile[OUTPUTS] = fc_weight_part(tile[OUTPUTS], fc_max(fc_min(tile[OUTPUTS], 32), fc_ceil_div(tile[OUTPUTS], fc_max(1, more))));
 }
 
 static const char *plan_gemm(fc_conv_plan *plan, double *cost)
@@ -95,21 +194,22 @@ static const char *plan_gemm(fc_conv_plan *plan, double *cost)
         return "there is nothing to sum";
     if (!fc_weights_plan(p, kernels->size).in_place)
         return "the weight gradient's rows are not contiguous";
-    if (fc_mul(fc_taps(&p->window), fc_min(p->out_channels, 512)) > fc_scratch_max(plan->threads))
+    if (fc_mul(fc_taps(&p->window), 16 * kernels->lanes * kernels->size) > fc_scratch_max(plan->threads) / 4)
         return "a block of the weight gradient exceeds the scratch bound";
     choose_tile(plan, kernels);
     layout l = lay_out(plan);
-    int64_t chunks = plan->tile[CHUNKS] > 1 ? fc_mul(plan->tile[CHUNKS], fc_mul(blocks_of(p, &l), l.block_bytes)) : 0;
-    plan->scratch = fc_add(fc_add(l.offset_bytes, fc_mul(2, l.place_bytes)),
-                           fc_add(chunks, fc_mul(plan->threads, worker_bytes(&l))));
+    double blocks = (double)blocks_of(p, &l), chunks = (double)plan->tile[CHUNKS], bytes = (double)kernels->size;
+    plan->scratch = fc_add(fc_add(l.place_bytes, l.tap_bytes), fc_mul(plan->threads, worker_bytes(&l)));
+    if (plan->tile[CHUNKS] > 1)
+        plan->scratch = fc_add(plan->scratch, fc_mul(plan->tile[CHUNKS], fc_mul(blocks_of(p, &l), l.sum_bytes)));
     if (plan->scratch > fc_scratch_max(plan->threads))
-        return "a band of the input or of the gradient exceeds the scratch bound";
-    double tasks = (double)blocks_of(p, &l) * (double)l.units, bytes = (double)kernels->size;
-    double gemm = fc_gemm_cost(kernels, l.terms, l.lane_row, l.pixels);
-    double copied = l.source.in_place ? 0 : (double)plan->tile[INPUTS] * (double)l.source.channel;
-    double block = (double)l.terms * (double)l.lane_row;
-    *cost = 500 + (double)l.terms + 2 * (double)l.pixels + 0.5 * block * (double)blocks_of(p, &l) * (double)plan->tile[CHUNKS] +
-            tasks * (80 + gemm + 0.03 * bytes * copied + 0.25 * (double)l.pixels * (double)plan->tile[OUTPUTS] + 0.02 * bytes * block);
+        return "a band of the input exceeds the scratch bound";
+    double bundles = blocks * (double)plan->tile[BUNDLES], units = (double)l.units, outputs = (double)plan->tile[OUTPUTS];
+    double packed = bundles * units * (double)l.bundle_panel, sums = outputs * bundles * (double)l.products * (double)l.columns;
+    double gemm = fc_gemm_cost(kernels, plan->tile[OUTPUTS], l.columns, l.pixels) * (double)l.products * bundles * units;
+    double copied = l.in_place ? 0 : outputs * blocks * units * (double)l.pixels;
+    *cost = 500 + 2 * (double)l.pixels + gemm + 0.025 * bytes * (packed + copied) + 5 * packed / (double)(l.panel.pitch * l.panel.width) +
+            sums * (0.15 + 0.1 * chunks) + 80 * blocks * units;
     return NULL;
 }
 
@@ -117,105 +217,230 @@ typedef struct job {
     const fc_conv_plan *plan;
     layout l;
     fc_gemm gemm;
-    const int64_t *offset;
+    int64_t *place, *tap; /* in a bundle's panel: pixels of a unit, taps that are products */
     const char *x, *y;
     char *w, *scratch, *chunks;
 } job;
 
 typedef struct block {
-    int64_t g, c, o, inputs, outputs;
+    int64_t g, o, outputs, bundle, bundles;
 } block;
+
+/* Some neighbouring planes of the sum, rows of each and columns of those; `pixels` in all. */
+typedef struct unit {
+    int64_t plane, planes, oh, rows, ow, width, pixels;
+} unit;
 
 static block block_at(const job *j, int64_t index)
 {
-    const fc_conv *p = &j->plan->problem;
     const int64_t *tile = j->plan->tile;
     block b = {.o = index % j->l.output_blocks * tile[OUTPUTS]};
     index /= j->l.output_blocks;
-    b.c = index % j->l.input_blocks * tile[INPUTS];
-    b.g = index / j->l.input_blocks;
-    b.outputs = fc_min(tile[OUTPUTS], p->out_channels - b.o);
-    b.inputs = fc_min(tile[INPUTS], p->channels - b.c);
+    b.bundle = index % j->l.channel_blocks * tile[BUNDLES];
+    b.g = index / j->l.channel_blocks;
+    b.outputs = fc_min(tile[OUTPUTS], j->plan->problem.out_channels - b.o);
+    b.bundles = fc_min(tile[BUNDLES], j->l.bundles - b.bundle);
     return b;
 }
 
-/* B: the band's pixels by the block's output channels, all rows at once where they follow each other in memory; `row` takes
- * rows whose pixels do not. */
-static void transpose_gradient(const job *j, const block *b, char *gradient, char *row, const char *y, int64_t rows)
+static unit unit_at(const job *j, int64_t index)
 {
-    static const double zero = 0;
     const fc_conv *p = &j->plan->problem;
-    const fc_kernels *kernels = j->l.kernels;
-    int64_t width = p->window.out[2], size = kernels->size;
-    if (p->y.s[2] == 1 && (p->y.s[1] == width || rows == 1)) {
-        kernels->transpose(gradient, j->l.lane_row, y, p->y.c, b->outputs, rows * width);
-        return;
-    }
-    for (int64_t r = 0; r < rows; r++) {
-        const char *in = fc_at(y, r * p->y.s[1], size);
-        for (int64_t o = 0; o < b->outputs && p->y.s[2] != 1; o++)
-            kernels->gather_row(fc_at(row, o * width, size), width, fc_at(in, o * p->y.c, size), p->y.s[2], 0, 1, width, &zero);
-        kernels->transpose(fc_at(gradient, r * width * j->l.lane_row, size), j->l.lane_row, p->y.s[2] == 1 ? in : row,
-                           p->y.s[2] == 1 ? p->y.c : width, b->outputs, width);
+    int64_t rows = fc_min(j->plan->tile[ROWS], p->window.out[1]);
+    unit u = {.ow = index % j->l.stripes * j->l.width};
+    index /= j->l.stripes;
+    u.plane = index / j->l.bands * j->l.planes;
+    u.oh = index % j->l.bands * rows;
+    u.width = fc_min(j->l.width, p->window.out[2] - u.ow);
+    u.planes = fc_min(j->l.planes, p->batch * p->window.out[0] - u.plane);
+    u.rows = fc_min(rows, p->window.out[1] - u.oh);
+    u.pixels = u.planes * u.rows * u.width;
+    return u;
+}
+
+static void pack_panels(const job *j, const block *b, const unit *u, char *panel, char *temp)
+{
+    const fc_conv *p = &j->plan->problem;
+    const fc_window *w = &p->window;
+    const layout *l = &j->l;
+    int64_t size = l->kernels->size, depth = w->kernel[0];
+    int64_t rows = l->panel.rows - (fc_min(j->plan->tile[ROWS], w->out[1]) - u->rows) * l->row_step;
+    fc_panel_image image = {.c = p->x.c, .size = {w->in[1], w->in[2]}, .stride = {p->x.s[1], p->x.s[2]}};
+    for (int64_t i = 0; i < b->bundles; i++) {
+        int64_t c = (b->bundle + i) * l->bundle;
+        image.channels = fc_min(l->bundle, p->channels - c);
+        for (int64_t k = 0; k < u->planes * depth; k++) {
+            int64_t n = (u->plane + k / depth) / w->out[0], od = (u->plane + k / depth) % w->out[0];
+            int64_t id = od * w->stride[0] + k % depth * w->dilation[0] - w->offset[0];
+            int64_t at = n * p->x.n + (b->g * p->channels + c) * p->x.c + id * p->x.s[0];
+            image.x = id >= 0 && id < w->in[0] ? fc_at(j->x, at, size) : NULL;
+            fc_panel_pack(&l->panel, l->kernels, fc_at(panel, i * l->bundle_panel + k * l->plane, size), temp, &image, rows,
+                          u->oh * w->stride[1] - w->offset[1], u->ow * w->stride[2] - w->offset[2]);
+        }
     }
 }
 
-/* Adds one band's part to the block. */
-static void add_unit(const job *j, const block *b, char *sum, char *scratch, int64_t unit, int add)
+/* Pixels first ... first + count of a unit of the block's output channels, as rows: a plane at a time where its rows follow
+ * each other in memory, else a row at a time. */
+static void copy_gradient(const job *j, const block *b, const unit *u, int64_t first, int64_t count, char *gradient)
+{
+    static const double zero = 0;
+    const fc_conv *p = &j->plan->problem;
+    const fc_window *w = &p->window;
+    const fc_kernels *kernels = j->l.kernels;
+    int64_t size = kernels->size, width = u->width, pitch = FC_KC + GRADIENT_PAD;
+    int64_t run = p->y.s[1] == width * p->y.s[2] ? u->rows * width : width;
+    for (int64_t done = 0, n; done < count; done += n) {
+        int64_t pixel = first + done, plane = u->plane + pixel / (u->rows * width), q = pixel % (u->rows * width);
+        n = fc_min(run - q % run, count - done);
+        int64_t at = plane / w->out[0] * p->y.n + plane % w->out[0] * p->y.s[0] + (b->g * p->out_channels + b->o) * p->y.c +
+                     (u->oh + q / width) * p->y.s[1] + (u->ow + q % width) * p->y.s[2];
+        if (p->y.c == 1 && p->y.s[2] != 1) {
+            kernels->transpose(fc_at(gradient, done, size), pitch, fc_at(j->y, at, size), p->y.s[2], n, b->outputs);
+            continue;
+        }
+        for (int64_t o = 0; o < b->outputs; o++)
+            kernels->gather_row(fc_at(gradient, o * pitch + done, size), n, fc_at(j->y, at + o * p->y.c, size), p->y.s[2], 0, 1,
+                                n, &zero);
+    }
+}
+
+/* One bundle of one output channel, from the sum to dW: taps next to each other. */
+static void store_bundle(const job *j, const block *b, int64_t o, int64_t bundle, const char *sum)
 {
     const fc_conv *p = &j->plan->problem;
-    int64_t size = j->l.kernels->size, band = unit % j->l.bands, od = unit / j->l.bands % p->window.out[0];
-    int64_t n = unit / j->l.bands / p->window.out[0], oh = band * j->plan->tile[ROWS];
-    int64_t rows = fc_min(j->plan->tile[ROWS], p->window.out[1] - oh), terms = b->inputs * fc_taps(&p->window);
-    char *gradient = scratch + j->l.source.bytes, *row = gradient + j->l.gradient_bytes;
-    const void *x = fc_at(j->x, n * p->x.n + (b->g * p->channels + b->c) * p->x.c, size);
-    const void *in = fc_source_take(&j->l.source, p, j->l.kernels, scratch, x, b->inputs, od, oh);
-    int64_t y = n * p->y.n + (b->g * p->out_channels + b->o) * p->y.c + od * p->y.s[0] + oh * p->y.s[1];
-    transpose_gradient(j, b, gradient, row, fc_at(j->y, y, size), rows);
-    fc_gemm gemm = j->gemm;
-    gemm.k = rows * p->window.out[2];
-    for (int64_t k = 0, mr; k < terms; k += mr) {
-        mr = fc_min(gemm.rows, terms - k);
-        const void *a[FC_MR_MAX];
-        for (int m = 0; m < mr; m++)
-            a[m] = fc_at(in, j->offset[k + m], size);
-        fc_gemm_run(&gemm, (int)mr, a, gradient, fc_at(sum, k * j->l.lane_row, size), j->l.lane_row, NULL, add);
-    }
+    const layout *l = &j->l;
+    int64_t size = l->kernels->size, taps = fc_taps(&p->window), c = (b->bundle + bundle) * l->bundle, fold = l->panel.fold;
+    int64_t channels = fc_min(l->bundle, p->channels - c), width = l->panel.width;
+    char *w = fc_at(j->w, b->g * p->w.g + (b->o + o) * p->w.o + c * taps, size);
+    if (taps == 1)
+        l->kernels->scatter_row(w, 1, sum, channels, 0);
+    else if (fold == 1 && (l->wide == 1 || l->columns == l->wide * width)) /* all taps one distance apart */
+        l->kernels->transpose(w, taps, sum, l->wide == 1 ? l->columns : width, taps, channels);
+    else
+        for (int64_t k = 0; k < l->products * fold; k++)
+            l->kernels->transpose(fc_at(w, k * l->wide, size), taps,
+                                  fc_at(sum, k / fold * l->columns + k % fold * channels, size), width, l->wide, channels);
 }
 
 static void store_block(const job *j, const block *b, const char *sum)
 {
+    int64_t size = j->l.kernels->size, bundle = j->l.products * j->l.columns;
+    for (int64_t o = 0; o < b->outputs; o++)
+        for (int64_t i = 0; i < b->bundles; i++)
+            store_bundle(j, b, o, i, fc_at(sum, o * j->l.sum_row + i * bundle, size));
+}
+
+/* Asks for the cache lines of dW that a tile will write: a block's rows are far apart in memory. */
+static void prefetch_rows(const char *w, int64_t row, int64_t rows, int64_t bytes)
+{
+    for (int64_t m = 0; m < rows; m++)
+        for (int64_t at = 0; at < bytes; at += FC_ALIGN)
+            __builtin_prefetch(w + m * row + at, 1);
+}
+
+/* One bundle's part of a block of the sum, `gemm.k` pixels of a unit from dY's rows at `gradient`, `row` elements apart.
+ * Where that is all of the sum (`once`) each tile is stored while it is in the cache. */
+static void add_pixels(const job *j, const block *b, const fc_gemm *gemm, const char *gradient, int64_t row, int64_t bundle,
+                       const char *panel, char *sum, int add, int once)
+{
+    const layout *l = &j->l;
     const fc_conv *p = &j->plan->problem;
-    int64_t size = j->l.kernels->size, taps = fc_taps(&p->window);
-    j->l.kernels->transpose(fc_at(j->w, b->g * p->w.g + b->o * p->w.o + b->c * taps, size), p->w.o, sum, j->l.lane_row,
-                            b->inputs * taps, b->outputs);
+    int64_t size = l->kernels->size, tiles = fc_ceil_div(b->outputs, gemm->rows), taps = fc_taps(&p->window);
+    int64_t first = (b->bundle + bundle) * l->bundle, channels = fc_min(l->bundle, p->channels - first);
+    char *w = fc_at(j->w, b->g * p->w.g + b->o * p->w.o + first * taps, size);
+    int direct = once && taps == 1 && channels == gemm->columns;
+    int64_t c_row = direct ? p->w.o : l->sum_row;
+    sum += once ? 0 : bundle * l->products * l->columns * size;
+    for (int64_t tile = 0; tile < tiles; tile++) {
+        int64_t o = b->outputs * tile / tiles, rows = b->outputs * (tile + 1) / tiles - o;
+        char *c = direct ? w + o * c_row * size : sum + (once ? 0 : o * c_row * size);
+        if (once)
+            prefetch_rows(w + o * p->w.o * size, p->w.o * size, rows, channels * taps * size);
+        const void *a[FC_MR_MAX];
+        for (int64_t m = 0; m < rows; m++)
+            a[m] = gradient + (o + m) * row * size;
+        for (int64_t k = 0; k < l->products; k++)
+            fc_gemm_run(gemm, (int)rows, a, fc_at(panel, j->tap[k], size), c + k * l->columns * size, c_row, NULL, add);
+        for (int64_t m = 0; m < rows && once && !direct; m++)
+            store_bundle(j, b, o + m, bundle, c + m * c_row * size);
+    }
+}
+
+static void add_unit(const job *j, const block *b, int64_t index, char *scratch, char *sum, int add, int once)
+{
+    const fc_conv *p = &j->plan->problem;
+    const layout *l = &j->l;
+    int64_t size = l->kernels->size, row = l->in_place ? p->y.c : FC_KC + GRADIENT_PAD;
+    char *temp = scratch + l->panel_bytes, *gradient = temp + l->temp_bytes + l->sum_bytes;
+    unit u = unit_at(j, index);
+    pack_panels(j, b, &u, scratch, temp);
+    int64_t blocks = fc_ceil_div(u.pixels, FC_KC);
+    for (int64_t i = 0; i < blocks; i++) {
+        int64_t first = u.pixels * i / blocks;
+        fc_gemm gemm = j->gemm;
+        gemm.k = u.pixels * (i + 1) / blocks - first;
+        gemm.b_offset = j->place + first;
+        const char *a = gradient;
+        if (l->in_place) {
+            int64_t n = u.plane / p->window.out[0], od = u.plane % p->window.out[0];
+            a = fc_at(j->y, n * p->y.n + (b->g * p->out_channels + b->o) * p->y.c + od * p->y.s[0] + u.oh * p->y.s[1] + u.ow + first, size);
+        } else {
+            copy_gradient(j, b, &u, first, gemm.k, gradient);
+        }
+        for (int64_t k = 0; k < b->bundles; k++) {
+            if (l->wide == 1 && l->panel.fold == 1) /* the last bundle's vectors of channels may be fewer */
+                gemm.columns = fc_ceil_div(fc_min(l->bundle, p->channels - (b->bundle + k) * l->bundle), l->kernels->lanes) * l->kernels->lanes;
+            add_pixels(j, b, &gemm, a, row, k, fc_at(scratch, k * l->bundle_panel, size), sum, add || i, once);
+        }
+    }
 }
 
 static void run_task(void *context, int64_t task, int worker)
 {
     const job *j = context;
+    const layout *l = &j->l;
     int64_t chunks = j->plan->tile[CHUNKS], chunk = task % chunks, index = task / chunks;
     block b = block_at(j, index);
-    char *scratch = j->scratch + worker * worker_bytes(&j->l);
-    char *sum = j->chunks ? j->chunks + task * j->l.block_bytes
-                          : scratch + j->l.source.bytes + j->l.gradient_bytes + j->l.tile_bytes;
-    int64_t first = j->l.units * chunk / chunks, last = j->l.units * (chunk + 1) / chunks;
-    for (int64_t unit = first; unit < last; unit++)
-        add_unit(j, &b, sum, scratch, unit, unit > first);
-    if (!j->chunks)
+    char *scratch = j->scratch + worker * worker_bytes(l);
+    char *sum = j->chunks ? j->chunks + task * l->sum_bytes : scratch + l->panel_bytes + l->temp_bytes;
+    int64_t begin = l->units * chunk / chunks, end = l->units * (chunk + 1) / chunks;
+    int once = !j->chunks && end - begin == 1 && l->pixels <= FC_KC;
+    for (int64_t i = begin; i < end; i++)
+        add_unit(j, &b, i, scratch, sum, i > begin, once);
+    if (!j->chunks && !once)
         store_block(j, &b, sum);
 }
 
-static void join_chunks(void *context, int64_t index, int worker)
+/* Some rows of a block: the chunks' sums in order, to dW. */
+static void join_chunks(void *context, int64_t task, int worker)
 {
     (void)worker;
     const job *j = context;
+    int64_t index = task / JOINS, part = task % JOINS, chunks = j->plan->tile[CHUNKS], row = j->l.sum_row * j->l.kernels->size;
     block b = block_at(j, index);
-    int64_t chunks = j->plan->tile[CHUNKS], count = b.inputs * fc_taps(&j->plan->problem.window) * j->l.lane_row;
-    char *sum = j->chunks + index * chunks * j->l.block_bytes;
+    int64_t first = b.outputs * part / JOINS;
+    b.outputs = b.outputs * (part + 1) / JOINS - first;
+    b.o += first;
+    char *sum = j->chunks + index * chunks * j->l.sum_bytes + first * row;
     for (int64_t i = 1; i < chunks; i++)
-        j->l.kernels->scatter_row(sum, 1, sum + i * j->l.block_bytes, count, 1);
+        j->l.kernels->scatter_row(sum, 1, sum + i * j->l.sum_bytes, b.outputs * j->l.sum_row, 1);
     store_block(j, &b, sum);
+}
+
+static void fill_tables(job *j)
+{
+    const fc_window *w = &j->plan->problem.window;
+    const layout *l = &j->l;
+    int64_t rows = fc_min(j->plan->tile[ROWS], w->out[1]), width = l->panel.width, *tap = j->tap;
+    for (int64_t i = 0; i < l->pixels; i++) {
+        int64_t q = i % l->width, r = i / l->width % rows, plane = i / l->width / rows;
+        j->place[i] = plane * w->kernel[0] * l->plane + (r * l->row_step * l->panel.pitch + q * l->column_step) * width;
+    }
+    for (int64_t kd = 0; kd < w->kernel[0]; kd++)
+        for (int64_t kh = 0; kh < (l->panel.fold > 1 ? 1 : w->kernel[1]); kh++)
+            for (int64_t kw = 0; kw < w->kernel[2] / l->wide; kw++)
+                *tap++ = kd * l->plane + (kh * w->dilation[1] * l->panel.pitch + kw * w->dilation[2]) * width;
 }
 
 static fc_status run_gemm(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
@@ -226,28 +451,20 @@ static fc_status run_gemm(const fc_conv_plan *plan, void *x, void *w, void *bias
     char *scratch = fc_arena_take(plan->scratch);
     if (!scratch)
         return FC_NO_MEMORY;
-    int64_t *offset = (int64_t *)(void *)scratch, *place = (int64_t *)(void *)(scratch + j.l.offset_bytes);
-    int64_t *row = (int64_t *)(void *)(scratch + j.l.offset_bytes + j.l.place_bytes), width = p->window.out[2];
-    fc_source_offsets(&j.l.source, p, plan->tile[INPUTS], offset);
-    for (int64_t i = 0; i < j.l.pixels; i++) {
-        place[i] = i / width * j.l.source.pitch + i % width;
-        row[i] = i * j.l.lane_row;
-    }
-    scratch += j.l.offset_bytes + 2 * j.l.place_bytes;
+    j.place = (int64_t *)(void *)scratch;
+    j.tap = (int64_t *)(void *)(scratch + j.l.place_bytes);
+    fill_tables(&j);
+    scratch += j.l.place_bytes + j.l.tap_bytes;
     int64_t blocks = blocks_of(p, &j.l), tasks = blocks * plan->tile[CHUNKS];
     if (plan->tile[CHUNKS] > 1) {
         j.chunks = scratch;
-        scratch += tasks * j.l.block_bytes;
+        scratch += tasks * j.l.sum_bytes;
     }
     j.scratch = scratch;
-    j.offset = offset;
-    fc_gemm_plan(&j.gemm, j.l.kernels, j.l.terms, j.l.lane_row);
-    j.gemm.gather = 1;
-    j.gemm.a_offset = place;
-    j.gemm.b_offset = row;
+    fc_weight_gemm_plan(&j.gemm, j.l.kernels, fc_min(plan->tile[OUTPUTS], p->out_channels), j.l.columns);
     fc_parallel(plan->threads, tasks, run_task, &j);
     if (j.chunks)
-        fc_parallel(plan->threads, blocks, join_chunks, &j);
+        fc_parallel(plan->threads, blocks * JOINS, join_chunks, &j);
     fc_arena_give();
     return FC_OK;
 }

@@ -188,6 +188,19 @@ typedef struct fc_winograd_kernels {
     int (*output)(void *const *cells, const int64_t *row, const void *src, int64_t step, const void *init);
 } fc_winograd_kernels;
 
+/* The weight gradient by the same transforms (NULL for float64).  Lanes are channels: pixel (i, j) of tile t < tiles is the
+ * vector at x + i * row + (4 t + j) * pixel, and frequency f of tile t is written to dst + f * step + t * next.
+ *
+ * input:    B^T d B of the 6x6 pixels of each tile
+ * output:   A d A^T of the 4x4 pixels of each tile of the output's gradient
+ * weights:  dst[3 i + j][c], rows dst_row apart: (G^T u G)_{ij}, u_f = src[f * step + c], c < count, a multiple of the lanes;
+ *           0 if any of them is not finite */
+typedef struct fc_winograd_gradient_kernels {
+    void (*input)(void *dst, int64_t step, int64_t next, const void *x, int64_t row, int64_t pixel, int64_t tiles);
+    void (*output)(void *dst, int64_t step, int64_t next, const void *x, int64_t row, int64_t pixel, int64_t tiles);
+    int (*weights)(void *dst, int64_t dst_row, const void *src, int64_t step, int64_t count);
+} fc_winograd_gradient_kernels;
+
 typedef struct fc_kernels {
     const char *isa;
     int64_t size;                     /* of the real type, in bytes */
@@ -207,6 +220,7 @@ typedef struct fc_kernels {
     fc_transpose_rows_kernel transpose_rows;
     fc_sum_row_kernel sum_row;
     fc_dot_kernel dot;
+    fc_winograd_gradient_kernels winograd_gradient;
     fc_winograd_kernels winograd[2]; /* cells of a vector of pixels, and of half a one */
     fc_pool_kernels pool;
 } fc_kernels;

@@ -64,9 +64,16 @@ INLINE v permute(v x, v y, vi index)
 #endif
 }
 
-/* Copies count elements; full vectors, the last overlapping the one before.  Regions must not overlap. */
+/* Copies count elements; full vectors, or parts of one, the last overlapping the one before.  Regions must not overlap. */
 INLINE void copy(real *dst, const real *src, int64_t count)
 {
+#pragma GCC unroll 2
+    for (int64_t part = LANES / 2; part >= 4; part /= 2)
+        if (count >= part && count < 2 * part) {
+            memcpy(dst, src, part * sizeof(real));
+            memcpy(dst + count - part, src + count - part, part * sizeof(real));
+            return;
+        }
     if (count < LANES) {
         for (int64_t j = 0; j < count; j++)
             dst[j] = src[j];

@@ -1,4 +1,5 @@
-/* The transforms of Winograd F(4x4, 3x3), element by element as products with the matrices of kernels/winograd.inc. */
+/* The transforms of Winograd F(4x4, 3x3) and of its weight gradient, element by element as products with the matrices of
+ * kernels/winograd.inc. */
 #include <math.h>
 #include <string.h>
 
@@ -176,4 +177,96 @@ void check_winograd_weights(subject *s)
 void check_winograd_output(subject *s)
 {
     repeat(s, output_case);
+}
+
+/* The weight gradient's transforms: lanes are channels. */
+
+typedef void (*gradient_transform)(void *dst, int64_t step, int64_t next, const void *x, int64_t row, int64_t pixel, int64_t tiles);
+
+static int has_gradient(subject *s)
+{
+    const fc_winograd_gradient_kernels *w = &s->kernels->winograd_gradient;
+    if (s->type == FLOAT64 ? w->input || w->output || w->weights : !w->input || !w->output || !w->weights)
+        fail("the kernels are %s", s->type == FLOAT64 ? "there for float64" : "missing");
+    s->cases += s->type == FLOAT64;
+    return s->type == FLOAT32;
+}
+
+/* Tiles of `edge` pixels a side, whose patches begin four pixels apart; M of 6 x edge. */
+static void gradient_case(subject *s, gradient_transform run, const double *m, int edge, int at_end)
+{
+    int64_t lanes = s->kernels->lanes, tiles = random_integer(1, 3), pixel = lanes * random_integer(1, 2) + random_integer(0, 1);
+    int64_t row = (4 * tiles + edge) * pixel + random_integer(0, 3), next = lanes + random_integer(0, 3);
+    int64_t step = tiles * next + random_integer(0, 3);
+    describe("%lld tiles of %d pixels, %lld elements apart", (long long)tiles, edge, (long long)pixel);
+    array *x = array_random(FLOAT32, (edge - 1) * row + (4 * (tiles - 1) + edge - 1) * pixel + lanes, at_end);
+    array *dst = array_take(FLOAT32, 35 * step + (tiles - 1) * next + lanes, at_end);
+    array_lock(x);
+    array_watch(dst);
+    for (int64_t t = 0; t < tiles; t++)
+        for (int64_t l = 0; l < lanes; l++) {
+            double patch[36], bound;
+            for (int i = 0; i < edge * edge; i++)
+                patch[i] = array_get(x, i / edge * row + (4 * t + i % edge) * pixel + l);
+            for (int f = 0; f < 36; f++) {
+                double want = transformed(m, edge, f / 6, f % 6, patch, &bound);
+                array_expect(dst, f * step + t * next + l, want, bound);
+            }
+        }
+    run(dst->data, step, next, x->data, row, pixel, tiles);
+    array_check(dst, "dst");
+    arrays_reset();
+    s->cases++;
+}
+
+void check_winograd_gradient_input(subject *s)
+{
+    for (int i = 0; has_gradient(s) && i < 200; i++)
+        gradient_case(s, s->kernels->winograd_gradient.input, &input_matrix[0][0], 6, i % 2);
+}
+
+void check_winograd_gradient_output(subject *s)
+{
+    double adjoint[6][4];
+    for (int i = 0; i < 24; i++)
+        adjoint[i / 4][i % 4] = output_matrix[i % 4][i / 4];
+    for (int i = 0; has_gradient(s) && i < 200; i++)
+        gradient_case(s, s->kernels->winograd_gradient.output, &adjoint[0][0], 4, i % 2);
+}
+
+/* Now and then one frequency of one channel is not finite: the kernel must say so. */
+static void gradient_weights_case(subject *s, int at_end)
+{
+    int64_t count = s->kernels->lanes * random_integer(1, 3), step = count + random_integer(0, 3), row = count + random_integer(0, 3);
+    int spoilt = random_integer(0, 3) == 0;
+    double adjoint[3][6];
+    for (int i = 0; i < 18; i++)
+        adjoint[i / 6][i % 6] = weights_matrix[i % 6][i / 6];
+    describe("%lld channels%s", (long long)count, spoilt ? ", not finite" : "");
+    array *src = array_random(FLOAT32, 35 * step + count, at_end), *dst = array_take(FLOAT32, 8 * row + count, at_end);
+    if (spoilt)
+        array_put(src, random_integer(0, 35) * step + random_integer(0, count - 1), CHOOSE(0, 1) ? NAN : INFINITY);
+    array_lock(src);
+    array_watch(dst);
+    for (int64_t c = 0; c < count; c++) {
+        double u[36], bound;
+        for (int f = 0; f < 36; f++)
+            u[f] = array_get(src, f * step + c);
+        for (int t = 0; t < 9; t++) {
+            double want = transformed(&adjoint[0][0], 6, t / 3, t % 3, u, &bound);
+            array_expect(dst, t * row + c, want, spoilt ? INFINITY : bound);
+        }
+    }
+    int finite = s->kernels->winograd_gradient.weights(dst->data, row, src->data, step, count);
+    array_check(dst, "dst");
+    if ((finite == 0) != spoilt)
+        fail("returned %d", finite);
+    arrays_reset();
+    s->cases++;
+}
+
+void check_winograd_gradient_weights(subject *s)
+{
+    for (int i = 0; has_gradient(s) && i < 200; i++)
+        gradient_weights_case(s, i % 2);
 }
