@@ -111,6 +111,7 @@ static int plan_together(fc_conv_plan *plan, int64_t largest, const char *algori
     together.algorithm = phase.algorithm;
     together.chosen = algorithm != NULL;
     together.threads = phase.threads;
+    together.cost = (double)fc_adjoint_phases(&plan->problem) * phase.cost;
     if (!fc_depthwise_adjoint_plan(&together))
         return 0;
     *plan = together;
@@ -134,8 +135,10 @@ fc_status fc_adjoint_plan(fc_conv_plan *plan, const char *algorithm)
         if (status)
             return status;
         plan->scratch = fc_max(plan->scratch, phase.scratch);
-        if (i == largest)
+        if (i == largest) {
             plan->algorithm = phase.algorithm;
+            plan->cost = (double)phases * phase.cost;
+        }
     }
     plan->chosen = algorithm != NULL;
     return FC_OK;

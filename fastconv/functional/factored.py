@@ -11,18 +11,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastconv import _core
+
 from ._chain import (
     Axis,
+    Chain,
     Padding,
     Sizes,
-    Stage,
-    chain_backward,
-    chain_forward,
     check_array,
     check_bias,
     check_grad_output,
     check_input,
     check_mask,
+    engine_axes,
     geometry,
 )
 from .decompose import check_factors, cp_decompose, cp_weight
@@ -118,8 +119,8 @@ def separable_conv2d(
     array([[[11., 22.]]])
     """
     x, batched = check_input(input, 2)
-    stages = _separable_stages(x, depthwise_weight, pointwise_weight, stride, padding, dilation)
-    y = chain_forward(stages, x, check_bias(bias, stages[-1], x))
+    chain = _separable_chain(x, depthwise_weight, pointwise_weight, stride, padding, dilation)
+    y = chain.forward(x, check_bias(bias, len(chain.last), x))
     return y if batched else y[0]
 
 
@@ -185,22 +186,25 @@ def separable_conv2d_backward(
     """
     mask = check_mask(output_mask, 4)
     x, batched = check_input(input, 2)
-    stages = _separable_stages(x, depthwise_weight, pointwise_weight, stride, padding, dilation)
-    grad = check_grad_output(grad_output, stages[-1], x, batched)
-    grad_x, *grad_weights = chain_backward(stages, grad, x, mask[:3])
-    if grad_x is not None and not batched:
-        grad_x = grad_x[0]
-    return SeparableGradients(grad_x, *grad_weights, grad.sum(axis=(0, 2, 3)) if mask[3] else None)
+    chain = _separable_chain(x, depthwise_weight, pointwise_weight, stride, padding, dilation)
+    grad = check_grad_output(grad_output, len(chain.last), chain.out, x, batched)
+    grad_x, _, (grad_filter,), grad_last = chain.backward(grad, x, (mask[0], False, mask[1], mask[2]))
+    return SeparableGradients(
+        grad_x if grad_x is None or batched else grad_x[0],
+        None if grad_filter is None else grad_filter[:, np.newaxis],
+        None if grad_last is None else grad_last[:, :, np.newaxis, np.newaxis],
+        _core.channel_sums(grad) if mask[3] else None,
+    )
 
 
-def _separable_stages(
+def _separable_chain(
     x: NDArray,
     depthwise_weight: ArrayLike,
     pointwise_weight: ArrayLike,
     stride: Sizes,
     padding: Padding,
     dilation: Sizes,
-) -> list[Stage]:
+) -> Chain:
     depthwise = check_array(depthwise_weight, "depthwise_weight", like=x)
     pointwise = check_array(pointwise_weight, "pointwise_weight", like=x)
     channels = x.shape[1]
@@ -214,8 +218,7 @@ def _separable_stages(
     if pointwise.ndim != 4 or pointwise.shape[1:] != (len(depthwise), 1, 1):
         raise ValueError(f"pointwise_weight: expected shape (OC, {len(depthwise)}, 1, 1), got {pointwise.shape}")
     axes = geometry(x.shape[2:], depthwise.shape[2:], stride, padding, dilation)
-    first = Stage(depthwise, axes, groups=channels)
-    return [first, Stage(pointwise, [Axis(size) for size in first.out])]
+    return Chain(axes, None, (depthwise[:, 0],), pointwise[:, :, 0, 0])
 
 
 # ---- CP ----------------------------------------------------------------------------------------
@@ -484,24 +487,46 @@ def cp_conv2d_backward(
 
 
 class _CPProblem(NamedTuple):
-    """A CP convolution: its input, the part of it that is read, and the chain that convolves that part."""
+    """A CP convolution: its input, the part of it that is read, and the convolution of that part."""
 
     x: NDArray
     batched: bool
     read: tuple[slice, ...]
-    stages: list[Stage]
+    axes: tuple[Axis, ...]
+    factors: list[NDArray]
+
+    @property
+    def part(self) -> NDArray:
+        return self.x[(..., *self.read)]
+
+    def chain(self, split: bool) -> Chain:
+        """The chain b, then the filters, folded into one or one after the other, then a."""
+        a, b, *filters = self.factors
+        return Chain(self.axes, b, tuple(taps.T for taps in filters) if split else (fold(filters),), a)
+
+
+def fold(filters: Sequence[NDArray]) -> NDArray:
+    """The product of the kernel axes' factors (K, R): shape (R, *kernel)."""
+    if len(filters) == 1:
+        return filters[0].T
+    column, row = filters
+    return column.T[:, :, np.newaxis] * row.T[:, np.newaxis]
+
+
+def unfold_gradients(grad: NDArray, filters: Sequence[NDArray]) -> tuple[NDArray, ...]:
+    """Gradients of the kernel axes' factors from that of their product (R, *kernel)."""
+    if len(filters) == 1:
+        return (np.ascontiguousarray(grad.T),)
+    column, row = filters
+    return (grad @ row.T[:, :, np.newaxis])[:, :, 0].T.copy(), (column.T[:, np.newaxis] @ grad)[:, 0].T.copy()
 
 
 def _cp_problem(
     axes: int, input: ArrayLike, factors: Sequence[ArrayLike], stride: Sizes, padding: Padding, dilation: Sizes
 ) -> _CPProblem:
-    """The chain b, then the filter of each kernel axis, then a.
-
-    The first link runs before any stride, so the input is cut down to the elements that the kernel can read;
-    each filter takes the stride of its own axis, so that the next link sees only what is kept.
-    """
+    """The channels are mixed before any stride, so the input is cut down to the elements that the kernel can read."""
     x, batched = check_input(input, axes)
-    a, b, *filters = check_factors(factors, (axes,))
+    a, b, *filters = arrays = check_factors(factors, (axes,))
     if a.dtype != x.dtype:
         raise TypeError(f"factors: expected {x.dtype}, the dtype of input, got {a.dtype}")
     if len(b) != x.shape[1]:
@@ -511,30 +536,22 @@ def _cp_problem(
         )
     whole = geometry(x.shape[2:], [len(taps) for taps in filters], stride, padding, dilation)
     read, parts = zip(*(axis.read_part() for axis in whole), strict=True)
-    rank, ones = a.shape[1], (1,) * axes
-    stages = [Stage(b.T.reshape(rank, len(b), *ones), [Axis(part.size) for part in parts])]
-    for k, (taps, part) in enumerate(zip(filters, parts, strict=True)):
-        link = [Axis(size) for size in stages[-1].out]
-        link[k] = part
-        kernel = (*ones[:k], len(taps), *ones[k + 1 :])
-        stages.append(Stage(taps.T.reshape(rank, 1, *kernel), link, groups=rank))
-    stages.append(Stage(a.reshape(len(a), rank, *ones), [Axis(size) for size in stages[-1].out]))
-    return _CPProblem(x, batched, read, stages)
+    return _CPProblem(x, batched, read, parts, arrays)
 
 
 def _cp_conv(problem: _CPProblem, bias: ArrayLike | None) -> NDArray:
-    x, batched, read, stages = problem
-    y = chain_forward(stages, x[(..., *read)], check_bias(bias, stages[-1], x))
-    return y if batched else y[0]
+    y = problem.chain(False).forward(problem.part, check_bias(bias, len(problem.factors[0]), problem.x))
+    return y if problem.batched else y[0]
 
 
 def _cp_conv_backward(problem: _CPProblem, grad_output: ArrayLike, output_mask: Sequence[bool]) -> CPGradients:
     need_input, need_factors, need_bias = check_mask(output_mask, 3)
-    x, batched, read, stages = problem
-    part = x[(..., *read)]
-    grad = check_grad_output(grad_output, stages[-1], x, batched)
-    grad_part, *grad_weights = chain_backward(stages, grad, part, [need_input] + [need_factors] * len(stages))
-    grad_x = grad_factors = grad_bias = None
+    x, batched, read, axes, (a, _, *filters) = problem
+    part = problem.part
+    grad = check_grad_output(grad_output, len(a), [axis.out for axis in axes], x, batched)
+    chain = problem.chain(False)
+    grad_part, grad_b, grad_filters, grad_a = chain.backward(grad, part, (need_input, *(need_factors,) * 3))
+    grad_x = grad_factors = None
     if need_input:
         grad_x = grad_part
         if part.shape != x.shape:  # what is never read has no gradient
@@ -542,8 +559,5 @@ def _cp_conv_backward(problem: _CPProblem, grad_output: ArrayLike, output_mask: 
             grad_x[(..., *read)] = grad_part
         grad_x = grad_x if batched else grad_x[0]
     if need_factors:
-        by_rank = [weight.reshape(len(weight), prod(weight.shape[1:])) for weight in grad_weights]
-        grad_factors = tuple(np.ascontiguousarray(g) for g in (by_rank[-1], *(g.T for g in by_rank[:-1])))
-    if need_bias:
-        grad_bias = grad.sum(axis=(0, *range(2, grad.ndim)))
-    return CPGradients(grad_x, grad_factors, grad_bias)
+        grad_factors = (grad_a, grad_b, *unfold_gradients(grad_filters[0], filters))
+    return CPGradients(grad_x, grad_factors, _core.channel_sums(grad) if need_bias else None)

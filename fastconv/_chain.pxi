@@ -1,0 +1,129 @@
+# Chains: the links of a low-rank or separable convolution in one call (csrc/engine/chain.c).
+#
+# The axes of a chain come checked from fastconv/functional/_chain.py: (size, kernel, stride, dilation, padding before, out)
+# each. Arrays but the input and its gradient are C-contiguous and of its dtype.
+
+cdef int read_chain(object axes, object batch, object channels, object middle, object out_channels, bint mixed,
+                    bint split, object dtype, fc_chain *p) except -1:
+    """Sizes into a problem; strides are those of contiguous arrays."""
+    cdef int i, at
+    p.real = FC_FLOAT32 if dtype == np.float32 else FC_FLOAT64
+    p.mixed, p.split = mixed, split
+    p.batch, p.channels, p.middle, p.out_channels = batch, channels, middle, out_channels
+    for i in range(3):
+        p.window.in_[i] = p.window.out[i] = p.window.kernel[i] = p.window.stride[i] = p.window.dilation[i] = 1
+        p.window.offset[i] = 0
+    for i in range(len(axes)):
+        at = 3 - len(axes) + i
+        (p.window.in_[at], p.window.kernel[at], p.window.stride[at], p.window.dilation[at], p.window.offset[at],
+         p.window.out[at]) = axes[i]
+    contiguous_strides(p.batch, p.channels, p.window.in_, &p.x)
+    contiguous_strides(p.batch, p.out_channels, p.window.out, &p.y)
+    p.dx = p.x
+    return 0
+
+
+cdef fc_chain_arrays chain_arrays(Image *x, object first, object filters, object last, object bias, Image *y) except *:
+    """Pointers; what is None or missing is NULL."""
+    cdef fc_chain_arrays arrays
+    cdef int i
+    arrays.x = NULL if x == NULL else x.data
+    arrays.y = NULL if y == NULL else y.data
+    arrays.first = data_or_null(first)
+    arrays.last = data_or_null(last)
+    arrays.bias = data_or_null(bias)
+    arrays.filter[0] = arrays.filter[1] = NULL
+    for i in range(len(filters)):
+        arrays.filter[i] = data_or_null(filters[i])
+    return arrays
+
+
+cdef void *data_or_null(object array) except? NULL:
+    if array is None:
+        return NULL
+    if not cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray?>array):
+        raise ValueError("expected a contiguous array")
+    return cnp.PyArray_DATA(<cnp.ndarray>array)
+
+
+cdef int run_chain(const fc_chain *p, int wanted, const fc_chain_arrays *arrays, const fc_chain_arrays *gradients) except -1:
+    cdef fc_chain_plan plan
+    cdef fc_status status
+    with nogil:
+        status = fc_chain_plan_make(&plan, p, wanted, precision)
+        if status == FC_OK:
+            status = fc_chain_execute(&plan, arrays, gradients)
+    return raise_status(status)
+
+
+def chain_forward(cnp.ndarray input, axes, first, filters, last, bias):
+    """The output, of the input's layout; `first` is None where channels are filtered as they are."""
+    cdef Image x, y
+    cdef fc_chain p
+    cdef fc_chain_arrays arrays
+    cdef int64_t size[5]
+    cdef int count = len(axes), i
+    input = read_array(input, "input")
+    view_image(input, count, &x)
+    read_chain(axes, x.size[0], x.size[1], len(filters[0]), len(last), first is not None, len(filters) == 2, input.dtype, &p)
+    size[0], size[1] = p.batch, p.out_channels
+    for i in range(3):
+        size[2 + i] = p.window.out[i]
+    output = new_image(size, count, x.kind, x.batched, is_channels_last(&x, count))
+    view_image(output, count, &y)
+    p.x, p.y = x.stride, y.stride
+    arrays = chain_arrays(&x, first, filters, last, bias, &y)
+    run_chain(&p, 0, &arrays, NULL)
+    return output
+
+
+def chain_backward(cnp.ndarray grad_output, cnp.ndarray input, axes, first, filters, last, wanted):
+    """Gradients (input, first, filters, last), None where `wanted`, four bools, says so."""
+    cdef Image x, g, d
+    cdef fc_chain p
+    cdef fc_chain_arrays arrays, gradients
+    cdef int64_t size[5]
+    cdef int count = len(axes), i, bits = 0
+    input, grad_output = read_array(input, "input"), read_array(grad_output, "grad_output")
+    view_image(input, count, &x)
+    view_image(grad_output, count, &g)
+    read_chain(axes, x.size[0], x.size[1], len(filters[0]), len(last), first is not None, len(filters) == 2, input.dtype, &p)
+    p.x, p.y = x.stride, g.stride
+    for i in range(4):
+        bits |= <int>bool(wanted[i]) << i
+    d_input = None
+    if wanted[0]:
+        for i in range(5):
+            size[i] = x.size[i]
+        d_input = new_image(size, count, x.kind, x.batched, is_channels_last(&x, count))
+        view_image(d_input, count, &d)
+        p.dx = d.stride
+    d_first = np.empty_like(first) if wanted[1] else None
+    d_filters = [np.empty_like(taps) if wanted[2] else None for taps in filters]
+    d_last = np.empty_like(last) if wanted[3] else None
+    arrays = chain_arrays(&x, first, filters, last, None, &g)
+    gradients = chain_arrays(&d if wanted[0] else NULL, d_first, d_filters, d_last, None, NULL)
+    if bits:
+        run_chain(&p, bits, &arrays, &gradients)
+    return d_input, d_first, d_filters, d_last
+
+
+def channel_sums(cnp.ndarray array):
+    """The sum of each channel of (N, C, *spatial)."""
+    cdef Image image
+    cdef cnp.ndarray sums
+    array = read_array(array, "grad_output")
+    view_image(array, cnp.PyArray_NDIM(array) - 2, &image)
+    sums = np.empty(image.size[1], array.dtype)
+    sum_channels(&image, cnp.PyArray_DATA(sums))
+    return sums
+
+
+def describe_chain(axes, batch, channels, middle, out_channels, bint mixed, bint split, dtype, wanted):
+    """What a chain costs: a dict for the chooser and for ChainExplanation."""
+    cdef fc_chain p
+    cdef fc_chain_plan plan
+    read_chain(axes, batch, channels, middle, out_channels, mixed, split, dtype, &p)
+    raise_status(fc_chain_plan_make(&plan, &p, wanted, precision))
+    return {"flops": 2 * plan.multiplications, "cost": plan.cost, "workspace": plan.scratch, "threads": plan.threads,
+            "tiles": (plan.images, plan.rows, plan.columns, plan.parts), "outer": bool(plan.outer)}
