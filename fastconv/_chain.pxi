@@ -127,3 +127,113 @@ def describe_chain(axes, batch, channels, middle, out_channels, bint mixed, bint
     raise_status(fc_chain_plan_make(&plan, &p, wanted, precision))
     return {"flops": 2 * plan.multiplications, "cost": plan.cost, "workspace": plan.scratch, "threads": plan.threads,
             "tiles": (plan.images, plan.rows, plan.columns, plan.parts), "outer": bool(plan.outer)}
+
+
+# The orders in which a CP convolution's products can be taken.
+cdef tuple CHAIN_ORDERS = ("folded", "split", "dense")
+
+ctypedef struct Order:
+    double cost            # estimated nanoseconds, infinite where refused
+    int64_t flops
+    int64_t workspace
+    int64_t elements       # of the arrays read and written, gradients not counted
+    int threads
+    int64_t tile[4]
+
+
+cdef int cost_chain(const fc_chain *p, int wanted, Order *order) except -1:
+    cdef fc_chain_plan plan
+    cdef int i
+    raise_status(fc_chain_plan_make(&plan, p, wanted, precision))
+    order.cost, order.flops, order.workspace, order.threads = plan.cost, 2 * plan.multiplications, plan.scratch, plan.threads
+    order.tile = [plan.images, plan.rows, plan.columns, plan.parts]
+    return 0
+
+
+cdef fc_conv dense_problem(const fc_chain *p) noexcept:
+    """The convolution with the dense kernel that a chain stands for."""
+    cdef fc_conv q
+    q.real, q.batch, q.groups, q.channels, q.out_channels = p.real, p.batch, 1, p.channels, p.out_channels
+    q.window, q.x, q.y = p.window, p.x, p.y
+    q.w.k[2], q.w.k[1] = 1, q.window.kernel[2]
+    q.w.k[0] = q.w.c = q.window.kernel[1] * q.window.kernel[2]
+    q.w.o = q.w.c * q.channels
+    q.w.g = q.w.o * q.out_channels
+    return q
+
+
+cdef int cost_dense(const fc_chain *p, int wanted, Order *order) except -1:
+    """Expanding the kernel, or contracting its gradient, is NumPy's: a few calls and about 100 GFLOPS."""
+    cdef fc_conv q = dense_problem(p)
+    cdef fc_conv_plan plan
+    cdef fc_direction directions[2]
+    cdef int count = 1, i
+    cdef int64_t products = mul(p.middle, mul(q.w.o, p.out_channels)), times = 1
+    directions[0] = FC_FORWARD
+    if wanted:
+        count = 0
+        if wanted & FC_CHAIN_INPUT:
+            directions[count], count = FC_ADJOINT, count + 1
+        if wanted & ~FC_CHAIN_INPUT:
+            directions[count], count, times = FC_WEIGHT, count + 1, 3
+    order.cost, order.flops, order.workspace, order.threads = 2e4 * count, 2 * mul(times, products), 0, 1
+    for i in range(count):
+        raise_status(fc_conv_plan_make(&plan, &q, directions[i], precision, NULL))
+        order.cost += plan.cost + (times if i == count - 1 else 1) * products / 50.0
+        order.flops += 2 * plan.multiplications
+        order.workspace = max(order.workspace, plan.scratch)
+        order.threads = max(order.threads, plan.threads)
+        order.tile = plan.tile
+    return 0
+
+
+cdef int cost_orders(object axes, int64_t batch, int64_t channels, int64_t rank, int64_t out_channels, object dtype, int wanted,
+                     Order *orders) except -1:
+    """All three, and the number of the cheapest."""
+    cdef fc_chain p
+    cdef int i, best = 0
+    read_chain(axes, batch, channels, rank, out_channels, True, False, dtype, &p)
+    cost_chain(&p, wanted, &orders[0])
+    cost_dense(&p, wanted, &orders[2])
+    orders[1].cost = INFINITY
+    if p.window.kernel[1] > 1 and p.window.kernel[2] > 1:
+        p.split = True
+        cost_chain(&p, wanted, &orders[1])
+    x = p.batch * p.channels * p.window.in_[1] * p.window.in_[2]
+    y = p.batch * p.out_channels * p.window.out[1] * p.window.out[2]
+    taps = p.window.kernel[1] * p.window.kernel[2]
+    orders[0].elements = x + y + rank * (channels + taps + out_channels)
+    orders[1].elements = x + y + rank * (channels + p.window.kernel[1] + p.window.kernel[2] + out_channels)
+    orders[2].elements = x + y + channels * taps * out_channels
+    for i in range(1, 3):
+        if orders[i].cost < orders[best].cost:
+            best = i
+    return best
+
+
+def choose_order(axes, int64_t batch, int64_t channels, int64_t rank, int64_t out_channels, dtype, int wanted):
+    """The cheapest order's name, without estimates where a small kernel's rank is far too low for anything but the first."""
+    cdef Order orders[3]
+    cdef int64_t taps = 1, inside = 1, outside = 1
+    for axis in axes:
+        taps, inside, outside = mul(taps, axis[1]), mul(inside, axis[0]), mul(outside, axis[5])
+    chain = mul(rank, mul(channels, inside)) / 1.0 + mul(rank, mul(taps + out_channels, outside))
+    if taps <= 9 and 6 * chain < mul(mul(channels, taps), mul(out_channels, outside)):
+        return CHAIN_ORDERS[0]
+    return CHAIN_ORDERS[cost_orders(axes, batch, channels, rank, out_channels, dtype, wanted, orders)]
+
+
+def describe_orders(axes, batch, channels, rank, out_channels, dtype, int wanted):
+    """What `explain` tells of a CP convolution: the order taken, and all of them."""
+    cdef Order orders[3]
+    cdef int best = cost_orders(axes, batch, channels, rank, out_channels, dtype, wanted, orders), i
+    item = np.dtype(dtype).itemsize
+    rows = []
+    for i in range(3):
+        refused = orders[i].cost == INFINITY
+        rows.append((CHAIN_ORDERS[i], "the kernel has one axis" if refused else None, orders[i].cost,
+                     0 if refused else orders[i].workspace, 0 if refused else orders[i].flops,
+                     0 if refused else item * orders[i].elements))
+    return {"algorithm": CHAIN_ORDERS[best], "options": rows, "flops": orders[best].flops,
+            "bytes": item * orders[best].elements, "workspace": orders[best].workspace, "threads": orders[best].threads,
+            "tiles": tuple([orders[best].tile[i] for i in range(4)])}

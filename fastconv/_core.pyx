@@ -21,6 +21,10 @@ cdef extern from "fastconv.h" nogil:
     enum:
         FC_AXES
         FC_ALGORITHMS_MAX
+        FC_CHAIN_INPUT
+        FC_CHAIN_FIRST
+        FC_CHAIN_FILTER
+        FC_CHAIN_LAST
 
     ctypedef enum fc_status:
         FC_OK

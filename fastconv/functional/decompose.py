@@ -237,6 +237,14 @@ def _khatri_rao(factors: Sequence[NDArray]) -> NDArray:
     return reduce(lambda left, right: (left[:, np.newaxis] * right).reshape(len(left) * len(right), -1), factors)
 
 
+def contract_others(tensor: NDArray, factors: Sequence[NDArray]) -> list[NDArray]:
+    """For each axis of `tensor` (I1, I2, ...): the others contracted with their factors (I, R), shape (I, R)."""
+    first, *others = factors
+    unfolded = tensor.reshape(len(tensor), -1)
+    contracted = (first.T @ unfolded).reshape(-1, *tensor.shape[1:])
+    return [unfolded @ _khatri_rao(others), *(_contract_others(contracted, others, k) for k in range(len(others)))]
+
+
 def _contract_others(tensor: NDArray, factors: Sequence[NDArray], keep: int) -> NDArray:
     """Contract each axis of `tensor` (R, I1, I2, ...) but axis `keep` with its factor (I, R): shape (I_keep, R)."""
     rank = len(tensor)

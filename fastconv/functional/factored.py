@@ -5,7 +5,6 @@ The functions here check their arguments, build the chain and give its gradients
 """
 
 from collections.abc import Sequence
-from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -13,20 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastconv import _core
 
-from ._chain import (
-    Axis,
-    Chain,
-    Padding,
-    Sizes,
-    check_array,
-    check_bias,
-    check_grad_output,
-    check_input,
-    check_mask,
-    engine_axes,
-    geometry,
-)
-from .decompose import check_factors, cp_decompose, cp_weight
+from ._chain import Chain, check_array, check_bias, check_grad_output, check_input, check_mask, geometry
+from ._cp import cp_convolve, cp_gradients, cp_problem
+from ._types import Padding, Sizes
+from .decompose import cp_decompose, cp_weight
 
 __all__ = [
     "CPGradients",
@@ -231,6 +220,8 @@ def cp_conv1d(
     stride: Sizes = 1,
     padding: Padding = 0,
     dilation: Sizes = 1,
+    *,
+    algorithm: str = "auto",
 ) -> NDArray:
     """1-D convolution with a kernel in CP form, ``W[o,i,k] = sum_r a[o,r] b[i,r] d[k,r]``.
 
@@ -248,6 +239,9 @@ def cp_conv1d(
     stride, dilation : int or tuple of 1 int
     padding : int, tuple of 1 int, tuple of 1 pair (before, after), "same" or "valid"
         As in `conv1d`.
+    algorithm : {"auto", "folded", "dense"}
+        "folded" runs the links band by band, "dense" expands the kernel with `cp_weight` and calls `conv1d`; "auto"
+        takes what `explain` estimates to be faster.
 
     Returns
     -------
@@ -282,7 +276,7 @@ def cp_conv1d(
     array([[11., 22.],
            [22., 44.]])
     """
-    return _cp_conv(_cp_problem(1, input, factors, stride, padding, dilation), bias)
+    return cp_convolve(cp_problem(1, input, factors, stride, padding, dilation), bias, algorithm)
 
 
 def cp_conv1d_backward(
@@ -294,6 +288,7 @@ def cp_conv1d_backward(
     dilation: Sizes = 1,
     *,
     output_mask: Sequence[bool] = (True, True, True),
+    algorithm: str = "auto",
 ) -> CPGradients:
     """Gradients of `cp_conv1d`.
 
@@ -317,6 +312,8 @@ def cp_conv1d_backward(
         As given to `cp_conv1d`.
     output_mask : sequence of 3 bools
         Which gradients to compute: of input, of the factors, of bias.
+    algorithm
+        As `cp_conv1d`'s.
 
     Returns
     -------
@@ -345,7 +342,8 @@ def cp_conv1d_backward(
     array([[-3.,  0.,  3.],
            [-3.,  0.,  3.]])
     """
-    return _cp_conv_backward(_cp_problem(1, input, factors, stride, padding, dilation), grad_output, output_mask)
+    problem = cp_problem(1, input, factors, stride, padding, dilation)
+    return CPGradients(*cp_gradients(problem, grad_output, output_mask, algorithm))
 
 
 def cp_conv2d(
@@ -355,6 +353,8 @@ def cp_conv2d(
     stride: Sizes = 1,
     padding: Padding = 0,
     dilation: Sizes = 1,
+    *,
+    algorithm: str = "auto",
 ) -> NDArray:
     """2-D convolution with a kernel in CP form, ``W[o,i,l,k] = sum_r a[o,r] b[i,r] c[l,r] d[k,r]``.
 
@@ -366,8 +366,9 @@ def cp_conv2d(
         y[n,o,p,q] = bias[o] + sum_r  a[o,r] t[n,r,p,q]             to OC channels
 
     At stride 1 that is ``R (IC + KH + KW + OC)`` instead of ``OC IC KH KW`` multiplications for each pixel,
-    fewer where the rank R is low enough; the order is fixed, whatever the rank. Elements of the input that no
-    tap reads, because the stride skips them, are left out from the start.
+    fewer where the rank R is low enough. All links run on a band of rows before the next, so that the R channels
+    between them stay in cache. Elements of the input that no tap reads, because the stride skips them, are left
+    out from the start.
 
     Parameters
     ----------
@@ -377,6 +378,9 @@ def cp_conv2d(
     stride, dilation : int or tuple of 2 ints
     padding : int, tuple of 2 ints, tuple of 2 pairs (before, after), "same" or "valid"
         As in `conv2d`.
+    algorithm : {"auto", "folded", "split", "dense"}
+        "split" runs the links as above band by band, "folded" with both filters as one, ``c[l,r] d[k,r]``; "dense"
+        expands the kernel with `cp_weight` and calls `conv2d`; "auto" takes what `explain` estimates to be fastest.
 
     Returns
     -------
@@ -409,7 +413,7 @@ def cp_conv2d(
     >>> cp_conv2d(x, (one, one, smooth, difference))
     array([[[80., 96.]]])
     """
-    return _cp_conv(_cp_problem(2, input, factors, stride, padding, dilation), bias)
+    return cp_convolve(cp_problem(2, input, factors, stride, padding, dilation), bias, algorithm)
 
 
 def cp_conv2d_backward(
@@ -421,6 +425,7 @@ def cp_conv2d_backward(
     dilation: Sizes = 1,
     *,
     output_mask: Sequence[bool] = (True, True, True),
+    algorithm: str = "auto",
 ) -> CPGradients:
     """Gradients of `cp_conv2d`.
 
@@ -454,6 +459,8 @@ def cp_conv2d_backward(
         As given to `cp_conv2d`.
     output_mask : sequence of 3 bools
         Which gradients to compute: of input, of the factors, of bias.
+    algorithm
+        As `cp_conv2d`'s.
 
     Returns
     -------
@@ -483,81 +490,5 @@ def cp_conv2d_backward(
     array([[ 5.],
            [21.]])
     """
-    return _cp_conv_backward(_cp_problem(2, input, factors, stride, padding, dilation), grad_output, output_mask)
-
-
-class _CPProblem(NamedTuple):
-    """A CP convolution: its input, the part of it that is read, and the convolution of that part."""
-
-    x: NDArray
-    batched: bool
-    read: tuple[slice, ...]
-    axes: tuple[Axis, ...]
-    factors: list[NDArray]
-
-    @property
-    def part(self) -> NDArray:
-        return self.x[(..., *self.read)]
-
-    def chain(self, split: bool) -> Chain:
-        """The chain b, then the filters, folded into one or one after the other, then a."""
-        a, b, *filters = self.factors
-        return Chain(self.axes, b, tuple(taps.T for taps in filters) if split else (fold(filters),), a)
-
-
-def fold(filters: Sequence[NDArray]) -> NDArray:
-    """The product of the kernel axes' factors (K, R): shape (R, *kernel)."""
-    if len(filters) == 1:
-        return filters[0].T
-    column, row = filters
-    return column.T[:, :, np.newaxis] * row.T[:, np.newaxis]
-
-
-def unfold_gradients(grad: NDArray, filters: Sequence[NDArray]) -> tuple[NDArray, ...]:
-    """Gradients of the kernel axes' factors from that of their product (R, *kernel)."""
-    if len(filters) == 1:
-        return (np.ascontiguousarray(grad.T),)
-    column, row = filters
-    return (grad @ row.T[:, :, np.newaxis])[:, :, 0].T.copy(), (column.T[:, np.newaxis] @ grad)[:, 0].T.copy()
-
-
-def _cp_problem(
-    axes: int, input: ArrayLike, factors: Sequence[ArrayLike], stride: Sizes, padding: Padding, dilation: Sizes
-) -> _CPProblem:
-    """The channels are mixed before any stride, so the input is cut down to the elements that the kernel can read."""
-    x, batched = check_input(input, axes)
-    a, b, *filters = arrays = check_factors(factors, (axes,))
-    if a.dtype != x.dtype:
-        raise TypeError(f"factors: expected {x.dtype}, the dtype of input, got {a.dtype}")
-    if len(b) != x.shape[1]:
-        raise ValueError(
-            f"factors[1] (b): expected {x.shape[1]} rows, the channels of an input of shape {x.shape}, "
-            f"got shape {b.shape}"
-        )
-    whole = geometry(x.shape[2:], [len(taps) for taps in filters], stride, padding, dilation)
-    read, parts = zip(*(axis.read_part() for axis in whole), strict=True)
-    return _CPProblem(x, batched, read, parts, arrays)
-
-
-def _cp_conv(problem: _CPProblem, bias: ArrayLike | None) -> NDArray:
-    y = problem.chain(False).forward(problem.part, check_bias(bias, len(problem.factors[0]), problem.x))
-    return y if problem.batched else y[0]
-
-
-def _cp_conv_backward(problem: _CPProblem, grad_output: ArrayLike, output_mask: Sequence[bool]) -> CPGradients:
-    need_input, need_factors, need_bias = check_mask(output_mask, 3)
-    x, batched, read, axes, (a, _, *filters) = problem
-    part = problem.part
-    grad = check_grad_output(grad_output, len(a), [axis.out for axis in axes], x, batched)
-    chain = problem.chain(False)
-    grad_part, grad_b, grad_filters, grad_a = chain.backward(grad, part, (need_input, *(need_factors,) * 3))
-    grad_x = grad_factors = None
-    if need_input:
-        grad_x = grad_part
-        if part.shape != x.shape:  # what is never read has no gradient
-            grad_x = np.zeros_like(grad_part, shape=x.shape)
-            grad_x[(..., *read)] = grad_part
-        grad_x = grad_x if batched else grad_x[0]
-    if need_factors:
-        grad_factors = (grad_a, grad_b, *unfold_gradients(grad_filters[0], filters))
-    return CPGradients(grad_x, grad_factors, _core.channel_sums(grad) if need_bias else None)
+    problem = cp_problem(2, input, factors, stride, padding, dilation)
+    return CPGradients(*cp_gradients(problem, grad_output, output_mask, algorithm))
