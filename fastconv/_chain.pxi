@@ -237,3 +237,20 @@ def describe_orders(axes, batch, channels, rank, out_channels, dtype, int wanted
     return {"algorithm": CHAIN_ORDERS[best], "options": rows, "flops": orders[best].flops,
             "bytes": item * orders[best].elements, "workspace": orders[best].workspace, "threads": orders[best].threads,
             "tiles": tuple([orders[best].tile[i] for i in range(4)])}
+
+
+def describe_separable(axes, batch, channels, middle, out_channels, dtype, int wanted):
+    """What `explain` tells of a separable convolution; the dense kernel's figures are for comparison."""
+    cdef fc_chain p
+    cdef Order fused, dense
+    read_chain(axes, batch, channels, middle, out_channels, False, False, dtype, &p)
+    cost_chain(&p, wanted, &fused)
+    cost_dense(&p, wanted, &dense)
+    item = np.dtype(dtype).itemsize
+    taps = p.window.kernel[1] * p.window.kernel[2]
+    arrays = p.batch * (p.channels * p.window.in_[1] * p.window.in_[2] + p.out_channels * p.window.out[1] * p.window.out[2])
+    rows = [("fused", None, fused.cost, fused.workspace, fused.flops, item * (arrays + p.middle * (taps + p.out_channels))),
+            ("dense", "a separable kernel is not expanded", INFINITY, dense.workspace, dense.flops,
+             item * (arrays + p.channels * taps * p.out_channels))]
+    return {"algorithm": "fused", "options": rows, "flops": fused.flops, "bytes": rows[0][5], "workspace": fused.workspace,
+            "threads": fused.threads, "tiles": tuple([fused.tile[i] for i in range(4)])}

@@ -107,8 +107,7 @@ def separable_conv2d(
     >>> separable_conv2d(x, depthwise, np.ones((1, 2, 1, 1)))
     array([[[11., 22.]]])
     """
-    x, batched = check_input(input, 2)
-    chain = _separable_chain(x, depthwise_weight, pointwise_weight, stride, padding, dilation)
+    chain, x, batched = separable_problem(input, depthwise_weight, pointwise_weight, stride, padding, dilation)
     y = chain.forward(x, check_bias(bias, len(chain.last), x))
     return y if batched else y[0]
 
@@ -174,8 +173,7 @@ def separable_conv2d_backward(
     array([4.])
     """
     mask = check_mask(output_mask, 4)
-    x, batched = check_input(input, 2)
-    chain = _separable_chain(x, depthwise_weight, pointwise_weight, stride, padding, dilation)
+    chain, x, batched = separable_problem(input, depthwise_weight, pointwise_weight, stride, padding, dilation)
     grad = check_grad_output(grad_output, len(chain.last), chain.out, x, batched)
     grad_x, _, (grad_filter,), grad_last = chain.backward(grad, x, (mask[0], False, mask[1], mask[2]))
     return SeparableGradients(
@@ -186,14 +184,16 @@ def separable_conv2d_backward(
     )
 
 
-def _separable_chain(
-    x: NDArray,
+def separable_problem(
+    input: ArrayLike,
     depthwise_weight: ArrayLike,
     pointwise_weight: ArrayLike,
     stride: Sizes,
     padding: Padding,
     dilation: Sizes,
-) -> Chain:
+) -> tuple[Chain, NDArray, bool]:
+    """The chain, the input with a batch axis, and whether it came with one."""
+    x, batched = check_input(input, 2)
     depthwise = check_array(depthwise_weight, "depthwise_weight", like=x)
     pointwise = check_array(pointwise_weight, "pointwise_weight", like=x)
     channels = x.shape[1]
@@ -207,7 +207,7 @@ def _separable_chain(
     if pointwise.ndim != 4 or pointwise.shape[1:] != (len(depthwise), 1, 1):
         raise ValueError(f"pointwise_weight: expected shape (OC, {len(depthwise)}, 1, 1), got {pointwise.shape}")
     axes = geometry(x.shape[2:], depthwise.shape[2:], stride, padding, dilation)
-    return Chain(axes, None, (depthwise[:, 0],), pointwise[:, :, 0, 0])
+    return Chain(axes, None, (depthwise[:, 0],), pointwise[:, :, 0, 0]), x, batched
 
 
 # ---- CP ----------------------------------------------------------------------------------------
