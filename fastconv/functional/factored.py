@@ -15,7 +15,7 @@ from fastconv import _core
 from ._chain import Chain, check_array, check_bias, check_grad_output, check_input, check_mask, geometry
 from ._cp import cp_convolve, cp_gradients, cp_problem
 from ._types import Padding, Sizes
-from .decompose import cp_decompose, cp_weight
+from .decompose import cp_decompose, cp_rank, cp_weight
 
 __all__ = [
     "CPGradients",
@@ -25,6 +25,7 @@ __all__ = [
     "cp_conv2d",
     "cp_conv2d_backward",
     "cp_decompose",
+    "cp_rank",
     "cp_weight",
     "separable_conv2d",
     "separable_conv2d_backward",
