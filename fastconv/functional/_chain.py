@@ -51,16 +51,19 @@ class Axis(NamedTuple):
         The positions read are `o * stride + k * dilation - before`: all lie `gcd(stride, dilation)` apart,
         and the last one is the last tap of the last output.
         """
-        step = gcd(self.stride if self.out > 1 else 0, self.dilation if self.kernel > 1 else 0) or 1
-        start = -self.before % step
-        stop = min(self.size, (self.out - 1) * self.stride + self.reach - self.before)
+        size, kernel, stride, dilation, before, _ = self
+        if stride == 1 and (self.out - 1) + (kernel - 1) * dilation + 1 - before >= size:
+            return slice(None), self  # the common case: all of it
+        step = gcd(stride if self.out > 1 else 0, dilation if kernel > 1 else 0) or 1
+        start = -before % step
+        stop = min(size, (self.out - 1) * stride + self.reach - before)
         if stop <= start:  # only padding is read; a convolution wants an input all the same
             return slice(None), self
         size = len(range(start, stop, step))
-        stride, dilation = max(1, self.stride // step), max(1, self.dilation // step)
-        before = (self.before + start) // step
-        after = (self.out - 1) * stride + (self.kernel - 1) * dilation + 1 - size - before
-        return slice(start, stop, step), Axis(size, self.kernel, stride, dilation, before, after)
+        stride, dilation = max(1, stride // step), max(1, dilation // step)
+        before = (before + start) // step
+        after = (self.out - 1) * stride + (kernel - 1) * dilation + 1 - size - before
+        return slice(start, stop, step), Axis(size, kernel, stride, dilation, before, after)
 
 
 def geometry(
@@ -106,6 +109,8 @@ def _entries(value: object, count: int) -> list:
 
 def _per_axis(value: Sizes, count: int, name: str) -> tuple[int, ...]:
     """One positive int for each spatial axis."""
+    if type(value) is int and 1 <= value <= LARGEST:
+        return (value,) * count
     expected = f"an int from 1 to 2**63 - 1, or a tuple of {count}"
     try:
         values = tuple(_integer(entry) for entry in _entries(value, count))
@@ -124,6 +129,8 @@ def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[i
 
 def _padding_pairs(padding: Padding, count: int) -> list[tuple[int, int]]:
     """Zeros (before, after) for each axis, from every form of padding but "same"."""
+    if type(padding) is int and padding >= 0:
+        return [(padding, padding)] * count
     expected = f"'same', 'valid', an int, or a tuple of {count} ints or (before, after) pairs, none negative"
     if isinstance(padding, str):
         if padding != "valid":

@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 # By the number of spatial axes: output channels, input channels, then one for each kernel axis.
 FACTOR_NAMES = {1: ("a", "b", "d"), 2: ("a", "b", "c", "d"), 3: ("a", "b", "e", "c", "d")}
 
+REALS = frozenset((np.dtype(np.float32), np.dtype(np.float64)))
+
 # Singular values of a Gram matrix below this part of its largest are taken for rounding: about 1e4 epsilons.
 PINV_CUTOFF = 1e-12
 
@@ -64,7 +66,7 @@ def as_array(value: ArrayLike, name: str) -> NDArray:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors that track gradients
         raise TypeError(f"{name}: expected an array, got {type(value).__name__}: {error}") from error
-    if array.dtype not in (np.float32, np.float64):
+    if array.dtype not in REALS:
         raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}")
     return array
 
