@@ -144,6 +144,18 @@ fc_status fc_adjoint_plan(fc_conv_plan *plan, const char *algorithm)
     return FC_OK;
 }
 
+int64_t fc_adjoint_scratch(const fc_conv_plan *plan)
+{
+    int64_t most = plan->scratch, w, x;
+    for (int64_t i = 0; i < fc_adjoint_phases(&plan->problem) && !fc_adjoint_together(plan); i++) {
+        fc_conv q = fc_adjoint_problem(&plan->problem, i, &w, &x);
+        fc_conv_plan phase;
+        if (fc_reduction(&q) && !plan_phase(&phase, &q, plan->precision, NULL))
+            most = fc_max(most, phase.scratch);
+    }
+    return most;
+}
+
 /* Where some phase has nothing to sum, all of x is filled at once, in rows, before the others write their places. */
 static fc_status fill_empty_phases(const fc_conv *p, int64_t phases, void *x, void *bias)
 {

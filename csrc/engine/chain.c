@@ -150,16 +150,21 @@ static void lay_out_buffers(fc_chain_layout *l)
 static void lay_out_sums(fc_chain_layout *l)
 {
     const fc_chain *p = &l->plan->problem;
-    int64_t size = l->kernels->size, wanted = l->plan->gradients;
+    int64_t size = l->kernels->size, wanted = l->plan->gradients, row = fc_chain_sum_row(l->kernels, p->middle), in, own, reach;
     if (wanted & FC_CHAIN_FIRST)
-        l->sum_bytes[0] = bytes_of(fc_mul(p->channels, p->middle), size);
+        l->sum_bytes[0] = bytes_of(fc_mul(p->channels, row), size);
     if (wanted & FC_CHAIN_FILTER)
         for (int i = 0; i < l->stages; i++)
             l->sum_bytes[1 + i] = bytes_of(fc_mul(p->middle, fc_taps(&l->stage[i])), size);
     if (wanted & FC_CHAIN_LAST)
-        l->sum_bytes[3] = bytes_of(fc_mul(p->out_channels, p->middle), size);
-    for (int i = 0; i < 4; i++)
-        l->part_bytes = fc_max(l->part_bytes, l->sum_bytes[i]);
+        l->sum_bytes[3] = bytes_of(fc_mul(p->out_channels, row), size);
+    l->part_bytes = fc_max(l->sum_bytes[1], l->sum_bytes[2]);
+    widest(l, &in, &own, &reach);
+    int64_t pixels = wanted & FC_CHAIN_LAST ? fc_mul(l->plan->rows, l->plan->columns) : 0;
+    if (wanted & FC_CHAIN_FIRST)
+        pixels = fc_max(pixels, fc_mul(most_completed(l), own));
+    l->panel_bytes = bytes_of(fc_mul(row, pixels), size);
+    l->tile_bytes = pixels ? fc_chain_sum_tile(l->kernels) * (l->plan->outer ? 1 : l->plan->threads) : 0;
 }
 
 fc_chain_layout fc_chain_lay_out(const fc_chain_plan *plan)
@@ -185,7 +190,7 @@ fc_chain_layout fc_chain_lay_out(const fc_chain_plan *plan)
         l.last_bytes = bytes_of(fc_mul(p->out_channels, p->middle), l.kernels->size);
     int64_t sums = l.sum_bytes[0] + l.sum_bytes[1] + l.sum_bytes[2] + l.sum_bytes[3];
     l.shared_bytes = fc_add(fc_add(l.first_bytes, l.last_bytes), fc_mul(sums, plan->parts));
-    l.worker_bytes = l.part_bytes;
+    l.worker_bytes = fc_add(l.part_bytes, fc_add(l.panel_bytes, l.tile_bytes));
     for (int i = 0; i < FC_CHAIN_BUFFERS; i++)
         l.worker_bytes = fc_add(l.worker_bytes, l.buffer[i].bytes);
     return l;
@@ -201,7 +206,8 @@ void fc_chain_link(fc_chain_walk *walk, int link, const fc_conv *problem, fc_dir
         return;
     if (memcmp(&plan->problem, problem, sizeof *problem)) {
         walk->status = fc_conv_plan_make(plan, problem, direction, walk->l->plan->precision, NULL);
-        walk->lent = fc_max(walk->lent, plan->scratch);
+        if (walk->dry && !walk->status)
+            walk->lent = fc_max(walk->lent, direction == FC_ADJOINT ? fc_adjoint_scratch(plan) : plan->scratch);
     }
     walk->multiplications = fc_add(walk->multiplications, plan->multiplications);
     walk->cost += plan->cost;
@@ -444,6 +450,10 @@ static fc_chain_walk start(const job *j, char *scratch, int64_t part)
         scratch += l->buffer[i].bytes;
     }
     walk.part = scratch;
+    walk.panel = walk.part + l->part_bytes;
+    walk.tile = walk.panel + l->panel_bytes;
+    if (l->plan->problem.middle % l->kernels->lanes) /* what is left of the last vector is multiplied, and may be denormal */
+        memset(walk.panel, 0, (size_t)l->panel_bytes);
     char *sums = j->shared + l->first_bytes + l->last_bytes;
     for (int i = 0; i < 4; i++) {
         walk.sum[i] = sums + part * l->sum_bytes[i];

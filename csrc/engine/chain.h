@@ -29,7 +29,8 @@ typedef struct fc_chain_layout {
     fc_chain_buffer buffer[FC_CHAIN_BUFFERS];
     int64_t first_bytes, last_bytes;        /* the mixes transposed, shared */
     int64_t sum_bytes[4];                   /* gradients of first, filters, last: one part's sums */
-    int64_t part_bytes;                     /* one band's, before it is added; a worker's */
+    int64_t part_bytes;                     /* a filter's of one band, before it is added; a worker's */
+    int64_t panel_bytes, tile_bytes;        /* a worker's, of the mixes' sums */
     int64_t shared_bytes, worker_bytes;     /* the latter without what is lent */
 } fc_chain_layout;
 
@@ -54,14 +55,14 @@ fc_span fc_chain_completes(const fc_window *w, int axis, fc_span out);
 /* The first output that has a part in positions from `in` on, or `most` if that is before it. */
 int64_t fc_chain_touches(const fc_window *w, int axis, int64_t in, int64_t most);
 
-enum { FC_CHAIN_LINKS = 12 };
+enum { FC_CHAIN_LINKS = 10 };
 
 /* A worker on its way through the bands; dry: it plans the links and runs none. */
 typedef struct fc_chain_walk {
     const fc_chain_layout *l;
     const fc_chain_arrays *arrays, *gradients;
     const void *first, *last; /* transposed: (middle, channels), (middle, out_channels) */
-    char *buffer[FC_CHAIN_BUFFERS], *part, *sum[4];
+    char *buffer[FC_CHAIN_BUFFERS], *part, *panel, *tile, *sum[4];
     int begun[4];
     fc_span u, e; /* rows of u, and of the gradient behind the first filter, that are at hand */
     fc_conv_plan link[FC_CHAIN_LINKS];
@@ -73,8 +74,8 @@ typedef struct fc_chain_walk {
 
 /* The links, by the plans they keep. */
 enum {
-    FC_LINK_MIX, FC_LINK_FILTER, FC_LINK_ROW_FILTER, FC_LINK_JOIN, FC_LINK_D_LAST, FC_LINK_D_T, FC_LINK_D_FILTER,
-    FC_LINK_D_ROW_FILTER, FC_LINK_D_V, FC_LINK_D_U, FC_LINK_D_FIRST, FC_LINK_D_X
+    FC_LINK_MIX, FC_LINK_FILTER, FC_LINK_ROW_FILTER, FC_LINK_JOIN, FC_LINK_D_T, FC_LINK_D_FILTER, FC_LINK_D_ROW_FILTER,
+    FC_LINK_D_V, FC_LINK_D_U, FC_LINK_D_X
 };
 
 void fc_chain_link(fc_chain_walk *walk, int link, const fc_conv *problem, fc_direction direction, const void *x,
@@ -104,6 +105,12 @@ void fc_chain_carry(const fc_chain_walk *walk, int buffer, int64_t images, int64
 /* u for input rows `in`, of which those at hand are kept; then t (or only v) for output rows `out`. */
 void fc_chain_mix(fc_chain_walk *walk, const fc_chain_region *r, fc_span in);
 void fc_chain_filters(fc_chain_walk *walk, const fc_chain_region *r, fc_span in, fc_span out, int stages);
+
+/* Adds to sum i, of first or last: far (channels) by near (middle), over the pixels of a band's rows. */
+void fc_chain_add_sum(fc_chain_walk *walk, int i, const fc_chain_region *r, int64_t channels, const fc_chain_view *far,
+                      const fc_chain_view *near, int64_t rows, int64_t width);
+int64_t fc_chain_sum_row(const fc_kernels *kernels, int64_t middle); /* elements of a row of such a sum */
+int64_t fc_chain_sum_tile(const fc_kernels *kernels);                /* bytes that a thread gathers into */
 
 /* The gradients of a column of bands. */
 void fc_chain_backward(fc_chain_walk *walk, const fc_chain_region *r);

@@ -12,8 +12,7 @@
  *     add the parts in order
  *
  * Nothing is kept from the forward pass: u and t of a band cost less than reading them from memory.  A row of dx is written by
- * the band that completes it, from rows of dt that were kept, so that nothing is added up in dx.  In the sums of mixes the
- * roles of the arrays are exchanged, since the weight gradient's driver transposes its second: the `middle` channels, the few.
+ * the band that completes it, from rows of dt that were kept, so that nothing is added up in dx.
  */
 #include "engine/chain.h"
 
@@ -28,15 +27,6 @@ static void add_link(fc_chain_walk *walk, int i, int link, const fc_conv *proble
     if (walk->begun[i] && !walk->dry)
         l->kernels->scatter_row(walk->sum[i], 1, walk->part, l->sum_bytes[i] / l->kernels->size, 1);
     walk->begun[i] = 1;
-}
-
-/* dlast from the band's t. */
-static void add_last(fc_chain_walk *walk, const fc_chain_region *r, fc_span out, const fc_chain_view *dy)
-{
-    const fc_chain *p = &walk->l->plan->problem;
-    fc_chain_view t = fc_chain_part(walk, FC_CHAIN_T, fc_length(r->out), 0, 0);
-    fc_conv q = fc_chain_pointwise(walk, r, p->out_channels, p->middle, fc_length(out), fc_length(r->out), dy, &t);
-    add_link(walk, 3, FC_LINK_D_LAST, &q, dy->at, t.at);
 }
 
 static fc_span both(fc_span a, fc_span b)
@@ -104,10 +94,8 @@ static void take_input(fc_chain_walk *walk, const fc_chain_region *r, fc_span ow
     fc_chain_view e = fc_chain_part(walk, p->split ? FC_CHAIN_DV : FC_CHAIN_DT, fc_length(at), 0, 0);
     fc_conv q = fc_chain_filter(walk, r, 0, own, touching, r->own, at, &du, &e);
     fc_chain_link(walk, FC_LINK_D_U, &q, FC_ADJOINT, du.at, walk->arrays->filter[0], NULL, e.at);
-    if (p->mixed && l->plan->gradients & FC_CHAIN_FIRST) {
-        q = fc_chain_pointwise(walk, r, p->channels, p->middle, rows, width, &x, &du);
-        add_link(walk, 0, FC_LINK_D_FIRST, &q, x.at, du.at);
-    }
+    if (p->mixed && l->plan->gradients & FC_CHAIN_FIRST)
+        fc_chain_add_sum(walk, 0, r, p->channels, &x, &du, rows, width);
     if (p->mixed && l->plan->gradients & FC_CHAIN_INPUT) {
         q = fc_chain_pointwise(walk, r, p->middle, p->channels, rows, width, &du, &dx);
         fc_chain_link(walk, FC_LINK_D_X, &q, FC_FORWARD, du.at, walk->arrays->first, NULL, dx.at);
@@ -146,8 +134,9 @@ void fc_chain_backward(fc_chain_walk *walk, const fc_chain_region *r)
         if (t || (filter && p->split))
             fc_chain_filters(walk, r, in, out, t ? l->stages : 1);
         fc_chain_view dy = fc_chain_image(walk, walk->arrays->y, &p->y, r->n, out.first, r->out.first);
+        fc_chain_view near = fc_chain_part(walk, FC_CHAIN_T, fc_length(r->out), 0, 0);
         if (t)
-            add_last(walk, r, out, &dy);
+            fc_chain_add_sum(walk, 3, r, p->out_channels, &dy, &near, fc_length(out), fc_length(r->out));
         if (wanted & ~FC_CHAIN_LAST)
             pass_filters(walk, r, in, out, fc_chain_completes(&p->window, 1, out));
     }
@@ -161,6 +150,14 @@ static const char *join_parts(const fc_chain_layout *l, char *sums, int64_t byte
     return sums;
 }
 
+/* Rows of whole vectors as rows without gaps. */
+static void store_mix(const fc_chain_layout *l, char *gradient, const char *sum, int64_t channels)
+{
+    int64_t size = l->kernels->size, middle = l->plan->problem.middle, row = fc_chain_sum_row(l->kernels, middle);
+    for (int64_t c = 0; c < channels; c++)
+        memcpy(fc_at(gradient, c * middle, size), fc_at(sum, c * row, size), (size_t)(middle * size));
+}
+
 void fc_chain_store_sums(const fc_chain_layout *l, char *sums, const fc_chain_arrays *gradients)
 {
     const fc_chain *p = &l->plan->problem;
@@ -169,9 +166,9 @@ void fc_chain_store_sums(const fc_chain_layout *l, char *sums, const fc_chain_ar
             continue;
         const char *sum = join_parts(l, sums, l->sum_bytes[i]);
         if (i == 0)
-            l->kernels->transpose(gradients->first, p->middle, sum, p->channels, p->middle, p->channels);
+            store_mix(l, gradients->first, sum, p->channels);
         else if (i == 3)
-            l->kernels->transpose(gradients->last, p->middle, sum, p->out_channels, p->middle, p->out_channels);
+            store_mix(l, gradients->last, sum, p->out_channels);
         else
             memcpy(gradients->filter[i - 1], sum, (size_t)(p->middle * fc_taps(&l->stage[i - 1]) * l->kernels->size));
     }
