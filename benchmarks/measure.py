@@ -13,7 +13,7 @@ import fastconv
 import numpy as np
 
 from . import machine, peak, peers, timing
-from .rows import Row, load
+from .rows import Factored, Row, load
 
 # The contract's bound on max|error| / max|y|; where PyTorch itself is further off (long sums), twice its error.
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
@@ -47,12 +47,14 @@ def measure(row: Row, which: str, threads: int, rounds: int, seconds: float) -> 
     if theirs:
         first = theirs[0]
         record["errors"] = check(ours.array(ours.call()), first.array(first.call()), peers.exact(row, which, arrays))
-    calls = {contender.name: contender.call for contender in (ours, *theirs)}
+    beside = [row.dense_call(which, arrays), *([peers.dense(row, which, arrays)] if theirs else [])] \
+        if isinstance(row, Factored) else []
+    calls = {contender.name: contender.call for contender in (ours, *theirs, *beside)}
     record["rounds"] = timing.alternate(calls, rounds, seconds, quiet=threads > 1)
     record["seconds"] = {name: statistics.median(times) for name, times in record["rounds"].items()}
     nbytes = row.nbytes(which)
     return record | {
-        "flops": row.flops(),
+        "flops": row.flops(which),
         "bytes": nbytes,
         "peak flops": peak.fma_flops(row.dtype, threads),
         "copy rate": peak.copy_rate(nbytes, threads),

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .rows import Contender, Convolution, Pooling, Row, per_axis
+from .rows import Contender, Convolution, Factored, LowRank, Pooling, Row, per_axis
 
 try:
     import torch
@@ -20,6 +20,7 @@ except ImportError:
 
 NCHW = "torch"
 CHANNELS_LAST = "torch channels_last"
+DENSE = "torch dense"           # recorded beside the chain that a factored convolution is compared with
 
 Tensors = dict[str, Any]
 
@@ -51,11 +52,64 @@ def pooling(row: Pooling, which: str, tensors: Tensors) -> tuple[Callable[[], An
     return partial(backward, grad, x, *window, False, True, None), lambda returned: returned
 
 
+def links(row: Factored, tensors: Tensors) -> list[tuple[Any, tuple, int]]:
+    """The chain of convolutions that frameworks run: weight, (stride, padding, dilation) and groups of each."""
+    plain = ((1,) * row.axes, (0,) * row.axes, (1,) * row.axes)
+    if not isinstance(row, LowRank):
+        return [(tensors["depthwise"], row.geometry, row.weight[1]), (tensors["pointwise"], plain, 1)]
+    ones = (1,) * row.axes
+    chain = [(tensors["b"].T.reshape(row.rank, -1, *ones), plain, 1)]
+    for axis, name in enumerate(row.weights[2:]):
+        own = tuple((*rest[:axis], value[axis], *rest[axis + 1 :])
+                    for rest, value in zip(plain, row.geometry, strict=True))
+        shape = [-1 if i == axis else 1 for i in range(row.axes)]
+        chain.append((tensors[name].T.reshape(row.rank, 1, *shape), own, row.rank))
+    return [*chain, (tensors["a"].reshape(-1, row.rank, *ones), plain, 1)]
+
+
+def factored(row: Factored, which: str, tensors: Tensors) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    """The chain's calls, one after the other; backward, what lies between them was kept."""
+    chain = [(weight.contiguous(), options, groups) for weight, options, groups in links(row, tensors)]
+    convolve = getattr(torch, f"conv{row.axes}d")
+    differentiate = torch.ops.aten.convolution_backward.default
+
+    def forward(kept: list) -> Any:
+        x = tensors["input"]
+        for weight, options, groups in chain:
+            kept.append(x)
+            x = convolve(x, weight, None, *options, groups)
+        return x
+
+    if which == "forward":
+        return lambda: forward([]), lambda y: y
+    inputs: list = []
+    forward(inputs)
+
+    def backward() -> list:
+        grad, found = tensors["grad_output"], []
+        for x, (weight, options, groups) in zip(reversed(inputs), reversed(chain), strict=True):
+            grad, grad_weight, _ = differentiate(grad, x, weight, None, *options, False, [0] * row.axes, groups,
+                                                 [True, True, False])
+            found.insert(0, grad_weight)
+        return [grad, *found]
+
+    def together(found: list) -> Any:
+        grad, *weights = found
+        if isinstance(row, LowRank):
+            first, *filters, last = (weight.reshape(len(weight), -1) for weight in weights)
+            weights = [last, first.T, *(weight.T for weight in filters)]
+        return torch.cat([part.reshape(-1) for part in (grad, *weights)])
+
+    return backward, together
+
+
 def contender(name: str, row: Row, which: str, tensors: Tensors) -> Contender:
     if isinstance(row, Convolution):
         call, tensor = convolution(row, which, tensors)
     elif isinstance(row, Pooling):
         call, tensor = pooling(row, which, tensors)
+    elif isinstance(row, Factored):
+        call, tensor = factored(row, which, tensors)
     else:
         raise TypeError(f"row {row.name!r}: {type(row).__name__} has no PyTorch side")
     return Contender(name, call, lambda returned: tensor(returned).numpy())
@@ -69,10 +123,25 @@ def contenders(row: Row, which: str, arrays: dict[str, np.ndarray]) -> list[Cont
     if row.axes > 1:
         formats[CHANNELS_LAST] = torch.channels_last if row.axes == 2 else torch.channels_last_3d
     return [
-        contender(name, row, which,
-                  {key: torch.from_numpy(array).contiguous(memory_format=memory) for key, array in arrays.items()})
+        contender(name, row, which, {key: laid_out(array, row, memory) for key, array in arrays.items()})
         for name, memory in formats.items()
     ]
+
+
+def laid_out(array: np.ndarray, row: Row, memory: Any) -> Any:
+    """A tensor in this memory format, which factors do not have."""
+    tensor = torch.from_numpy(array)
+    return tensor.contiguous(memory_format=memory) if tensor.ndim == row.axes + 2 else tensor
+
+
+def dense(row: Factored, which: str, arrays: dict[str, np.ndarray]) -> Contender:
+    """The dense call that a factored convolution stands for: recorded beside it, not what it is judged by."""
+    x, w, grad = (torch.from_numpy(array) for array in (arrays["input"], row.dense(arrays), arrays["grad_output"]))
+    if which == "forward":
+        return Contender(DENSE, partial(getattr(torch, f"conv{row.axes}d"), x, w, None, *row.geometry))
+    call = partial(torch.ops.aten.convolution_backward.default, grad, x, w, None, *row.geometry, False, [0] * row.axes, 1,
+                   [True, True, False])
+    return Contender(DENSE, call)
 
 
 def exact(row: Row, which: str, arrays: dict[str, np.ndarray]) -> np.ndarray:

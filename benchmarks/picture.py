@@ -10,7 +10,7 @@ from .report import BETTER, geometric_mean, ratios
 from .rows import PASSES
 
 WIN, LOSE, INK, FAINT = "#1f6fb4", "#d1495b", "#222222", "#d9d9d9"
-TITLES = {"forward": "forward", "input": "input gradient", "weight": "weight gradient"}
+TITLES = {"forward": "forward", "input": "input gradient", "weight": "weight gradient", "backward": "all gradients of factored convolutions"}
 MARKERS = "osD^v"       # one per number of threads
 
 

@@ -19,7 +19,7 @@ import fastconv
 import numpy as np
 
 SHAPES = Path(__file__).with_name("shapes.json")
-PASSES = ("forward", "input", "weight")
+PASSES = ("forward", "input", "weight", "backward")     # backward: the input's and all weights' gradients
 
 
 @dataclass(frozen=True)
@@ -65,20 +65,24 @@ class Row(ABC):
         """The result's shape."""
 
     @abstractmethod
-    def flops(self) -> int:
-        """Nominal operations, the same for every pass: what direct code does, padding counted; 0 where none are."""
+    def flops(self, which: str = "forward") -> int:
+        """Nominal operations of a pass: what direct code does, padding counted; 0 where none are."""
 
     @abstractmethod
     def nbytes(self, which: str) -> int:
         """The least traffic of a pass: each of its arrays read or written once."""
 
     @abstractmethod
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Random operands under the names `input`, `grad_output` and, for a convolution, `weight`."""
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the operands: `input`, `grad_output` and, for a convolution, its weights."""
 
     @abstractmethod
     def fastconv(self, which: str, arrays: dict[str, np.ndarray]) -> Contender:
         """Our call for a pass."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Random operands."""
+        return self.random(**self.shapes())
 
     @property
     def itemsize(self) -> int:
@@ -98,7 +102,7 @@ class Convolution(Row):
     dilation: int | tuple[int, ...] = 1
     groups: int = 1
 
-    passes = PASSES
+    passes = ("forward", "input", "weight")
 
     @property
     def transposed(self) -> bool:
@@ -117,7 +121,7 @@ class Convolution(Row):
                     *((n - 1) * s - 2 * p + d * (k - 1) + 1 for n, k, s, p, d in sizes))
         return (self.input[0], self.weight[0], *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes))
 
-    def flops(self) -> int:
+    def flops(self, which: str = "forward") -> int:
         # Every weight meets every output pixel once, or every input pixel where the convolution is transposed.
         pixels = self.input[2:] if self.transposed else self.output[2:]
         return 2 * self.input[0] * prod(pixels) * prod(self.weight)
@@ -126,8 +130,8 @@ class Convolution(Row):
         # Each pass reads two of input, weight and output (or their gradients) and writes the third.
         return self.itemsize * (prod(self.input) + prod(self.weight) + prod(self.output))
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        return self.random(input=self.input, weight=self.weight, grad_output=self.output)
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"input": self.input, "weight": self.weight, "grad_output": self.output}
 
     def fastconv(self, which: str, arrays: dict[str, np.ndarray]) -> Contender:
         x, w, grad = arrays["input"], arrays["weight"], arrays["grad_output"]
@@ -159,15 +163,15 @@ class Pooling(Row):
         )
         return (*self.input[:2], *((n + 2 * p - k) // s + 1 for n, k, s, p in sizes))
 
-    def flops(self) -> int:
+    def flops(self, which: str = "forward") -> int:
         return 0
 
     def nbytes(self, which: str) -> int:
         indices = 8 * prod(self.output) if self.maximum and which == "input" else 0
         return self.itemsize * (prod(self.input) + prod(self.output)) + indices
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        return self.random(input=self.input, grad_output=self.output)
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"input": self.input, "grad_output": self.output}
 
     def fastconv(self, which: str, arrays: dict[str, np.ndarray]) -> Contender:
         forward = partial(getattr(fastconv, self.op), arrays["input"], self.kernel, self.stride, self.padding)
@@ -181,7 +185,123 @@ class Pooling(Row):
                                              self.padding))
 
 
-KINDS = {"conv": Convolution, "conv_transpose": Convolution, "max_pool": Pooling, "avg_pool": Pooling}
+@dataclass(frozen=True, kw_only=True)
+class Factored(Row):
+    """A convolution whose kernel is a product; `weight` is the shape of the dense kernel that it stands for."""
+
+    weight: tuple[int, ...]
+    dilation: int | tuple[int, ...] = 1
+
+    passes = ("forward", "backward")
+
+    @property
+    @abstractmethod
+    def weights(self) -> tuple[str, ...]:
+        """The operands that are weights, in the order of our arguments and gradients."""
+
+    @abstractmethod
+    def dense(self, arrays: dict[str, np.ndarray]) -> np.ndarray:
+        """The dense kernel."""
+
+    @property
+    def geometry(self) -> tuple[tuple[int, ...], ...]:
+        """Stride, padding and dilation of each axis."""
+        return tuple(per_axis(value, self.axes) for value in (self.stride, self.padding, self.dilation))
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        sizes = zip(self.input[2:], self.weight[2:], *self.geometry, strict=True)
+        return (self.input[0], self.weight[0], *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes))
+
+    def nbytes(self, which: str) -> int:
+        # The backward pass reads what the forward pass reads and the output's gradient, and writes a gradient of each.
+        shapes = self.shapes()
+        read = sum(prod(shapes[name]) for name in ("input", *self.weights))
+        return self.itemsize * (prod(self.output) + (read if which == "forward" else 2 * read))
+
+    def dense_call(self, which: str, arrays: dict[str, np.ndarray]) -> Contender:
+        """Our dense convolution, forward or both gradients."""
+        x, w, grad, function = arrays["input"], self.dense(arrays), arrays["grad_output"], f"conv{self.axes}d"
+        options = (self.stride, self.padding, self.dilation)
+        if which == "forward":
+            return Contender("fastconv dense", partial(getattr(fastconv, function), x, w, None, *options))
+        backward = getattr(fastconv, f"{function}_backward")
+        return Contender("fastconv dense", partial(backward, grad, x, w, *options, output_mask=(True, True, False)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRank(Factored):
+    """A CP convolution."""
+
+    rank: int
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        return ("a", "b", "c", "d") if self.axes == 2 else ("a", "b", "d")
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        factors = {name: (size, self.rank) for name, size in zip(self.weights, self.weight, strict=True)}
+        return {"input": self.input, "grad_output": self.output, **factors}
+
+    def dense(self, arrays: dict[str, np.ndarray]) -> np.ndarray:
+        return fastconv.cp_weight([arrays[name] for name in self.weights])
+
+    def flops(self, which: str = "forward") -> int:
+        # A gradient is as much work as the pass, for the input and for the factors each.
+        outputs = self.weight[0] + sum(self.weight[2:])
+        pixels = self.weight[1] * prod(self.input[2:]) + outputs * prod(self.output[2:])
+        return 2 * self.input[0] * self.rank * pixels * (1 if which == "forward" else 2)
+
+    def fastconv(self, which: str, arrays: dict[str, np.ndarray]) -> Contender:
+        x, factors, grad = arrays["input"], [arrays[name] for name in self.weights], arrays["grad_output"]
+        options = (self.stride, self.padding, self.dilation)
+        if which == "forward":
+            return Contender("fastconv", partial(getattr(fastconv, self.op), x, factors, None, *options))
+        call = partial(getattr(fastconv, f"{self.op}_backward"), grad, x, factors, *options,
+                       output_mask=(True, True, False))
+        return Contender("fastconv", call, lambda found: in_a_row(found.input, *found.factors))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Separable(Factored):
+    """A depthwise separable convolution."""
+
+    multiplier: int = 1
+
+    weights = ("depthwise", "pointwise")
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        middle = self.weight[1] * self.multiplier
+        return {"input": self.input, "grad_output": self.output, "depthwise": (middle, 1, *self.weight[2:]),
+                "pointwise": (self.weight[0], middle, 1, 1)}
+
+    def dense(self, arrays: dict[str, np.ndarray]) -> np.ndarray:
+        depthwise = arrays["depthwise"].reshape(self.weight[1], self.multiplier, *self.weight[2:])
+        pointwise = arrays["pointwise"].reshape(self.weight[0], self.weight[1], self.multiplier)
+        return np.einsum("oim,imlk->oilk", pointwise, depthwise)
+
+    def flops(self, which: str = "forward") -> int:
+        middle = self.weight[1] * self.multiplier
+        products = middle * (prod(self.weight[2:]) + self.weight[0]) * prod(self.output[2:])
+        return 2 * self.input[0] * products * (1 if which == "forward" else 2)
+
+    def fastconv(self, which: str, arrays: dict[str, np.ndarray]) -> Contender:
+        x, depthwise, pointwise = arrays["input"], arrays["depthwise"], arrays["pointwise"]
+        options = (self.stride, self.padding, self.dilation)
+        if which == "forward":
+            return Contender("fastconv", partial(fastconv.separable_conv2d, x, depthwise, pointwise, None, *options))
+        call = partial(fastconv.separable_conv2d_backward, arrays["grad_output"], x, depthwise, pointwise, *options,
+                       output_mask=(True, True, True, False))
+        return Contender("fastconv", call, lambda found: in_a_row(*found[:3]))
+
+
+def in_a_row(*gradients: np.ndarray) -> np.ndarray:
+    """Several gradients as one array, to be judged together."""
+    return np.concatenate([gradient.ravel() for gradient in gradients])
+
+
+KINDS = {"conv": Convolution, "conv_transpose": Convolution, "max_pool": Pooling, "avg_pool": Pooling, "cp_conv": LowRank,
+         "separable_conv": Separable}
 
 
 def row_from(entry: dict[str, Any]) -> Row:

@@ -64,6 +64,7 @@ typedef struct fc_conv_plan {
     int32_t threads;
     int64_t multiplications; /* useful ones */
     int64_t scratch;         /* bytes for the whole call, all threads together */
+    double cost;             /* estimated nanoseconds at one thread */
     int64_t tile[4];         /* the driver's own choice, see its file */
 } fc_conv_plan;
 
@@ -87,6 +88,48 @@ typedef struct fc_conv_option {
 
 int fc_conv_options(const fc_conv *problem, fc_direction direction, fc_precision precision, fc_conv_option *options);
 const char *fc_conv_algorithm_name(fc_direction direction, int algorithm);
+
+/* Chains: convolutions whose kernel is a product, executed band by band so that what lies between the links stays in cache.
+ *
+ *     u[n, r] = sum_i first[i, r] x[n, i]                            where `mixed`; otherwise u[n, r] = x[n, r / M]
+ *     t[n, r, p] = sum_k filter[r, k] u[n, r, p * stride + k * dilation - offset]
+ *     y[n, o, p] = bias[o] + sum_r last[o, r] t[n, r, p]
+ *
+ * with r < middle and M = middle / channels.  Low rank (CP) is mixed, separable is not.  `split`, for mixed ones: the filter
+ * is a product too, of a column filter (middle, KH) and a row filter (middle, KW), applied in this order.  The first axis of
+ * the window is of size 1. */
+typedef struct fc_chain {
+    fc_real real;
+    int32_t mixed, split;
+    int64_t batch, channels, middle, out_channels;
+    fc_window window;
+    fc_array_strides x, y, dx; /* dx: of the input's gradient */
+} fc_chain;
+
+/* Gradients to compute, together. */
+enum { FC_CHAIN_INPUT = 1, FC_CHAIN_FIRST = 2, FC_CHAIN_FILTER = 4, FC_CHAIN_LAST = 8 };
+
+typedef struct fc_chain_plan {
+    fc_chain problem;
+    fc_precision precision;
+    int32_t gradients; /* 0: the forward pass */
+    int32_t threads, outer; /* outer: tasks run side by side, each serially; otherwise links run one by one on all threads */
+    int64_t images, rows, columns; /* of a band: images where they fit in one, output rows, output columns */
+    int64_t parts;                 /* runs of bands a column of them is cut into; backward: parts of the gradients' sums */
+    int64_t multiplications, scratch, lent; /* lent: what the links take of it, each worker */
+    double cost;                            /* estimated nanoseconds at one thread */
+} fc_chain_plan;
+
+/* first (channels, middle), filter (middle, KH, KW) or (middle, KH) and (middle, KW), last (out_channels, middle) without
+ * gaps; x and y anywhere in memory. */
+typedef struct fc_chain_arrays {
+    void *x, *first, *filter[2], *last, *bias, *y;
+} fc_chain_arrays;
+
+fc_status fc_chain_plan_make(fc_chain_plan *plan, const fc_chain *problem, int gradients, fc_precision precision);
+
+/* Forward: writes arrays->y.  Backward: reads it, the gradient, and writes those of `gradients` that were planned. */
+fc_status fc_chain_execute(const fc_chain_plan *plan, const fc_chain_arrays *arrays, const fc_chain_arrays *gradients);
 
 /* Pooling:  y[n, c, p] = the maximum or the mean of x[n, c, p * stride + k * dilation - offset] over the taps k inside x.
  *

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fastconv import _core
+from fastconv import _core, _explain_factored
 from fastconv.functional import conv
 from fastconv.functional._types import Padding, Sizes
 
@@ -47,7 +47,7 @@ class Explanation(NamedTuple):
     function: str
     direction: str
     algorithm: str
-    options: tuple[Option, ...]
+    options: tuple[Option | _explain_factored.Order, ...]
     output_shape: tuple[int, ...]
     flops: int
     bytes: int
@@ -71,6 +71,8 @@ class Explanation(NamedTuple):
             mark = "->" if option.name == self.algorithm else "  "
             told = (f"estimated {option.cost / 1000:,.1f} us on one thread, workspace {option.workspace:,} bytes"
                     if option.reason is None else f"refused: {option.reason}")
+            if isinstance(option, _explain_factored.Order) and option.flops:
+                told += f", {option.flops:,} FLOPs, {option.bytes:,} bytes of arrays"
             lines.append(f"    {mark} {option.name:<10} {told}")
         return "\n".join(lines)
 
@@ -83,20 +85,24 @@ def explain(function: Callable, input_shape: tuple[int, ...], weight_shape: tupl
     Parameters
     ----------
     function : callable
-        conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d or conv_transpose3d.
+        conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d, cp_conv1d, cp_conv2d or
+        separable_conv2d.
     input_shape : tuple of int, (N, C, *spatial) or (C, *spatial)
-    weight_shape : tuple of int
-        As the function takes it.
+    weight_shape : tuple of int, or tuple of such tuples
+        As the function takes it; for a factored convolution the shapes of all factors, or of both weights.
     stride, padding, dilation, groups, output_padding
         As the function takes them.
     dtype : dtype, float32 (default) or float64
-    direction : {"forward", "input", "weight"}
-        The function itself, or its gradient with respect to its input or its weight.
+    direction : {"forward", "input", "weight", "backward"}
+        The function itself, or its gradient with respect to its input or its weight; of a factored convolution with
+        respect to all factors ("weight") or to the input and all factors ("backward").
 
     Returns
     -------
     Explanation
-        Named fields; printable. Costs are estimates in nanoseconds; contiguous arrays are assumed.
+        Named fields; printable. Costs are estimates in nanoseconds; contiguous arrays are assumed. The options of a
+        factored convolution are the orders in which its products can be taken, each with its FLOPs and bytes, the
+        dense kernel's among them.
 
     Raises
     ------
@@ -113,25 +119,42 @@ def explain(function: Callable, input_shape: tuple[int, ...], weight_shape: tupl
     231211008
     >>> [option.name for option in told.options]  # doctest: +ELLIPSIS
     ['fill', ..., 'reference']
+    >>> shapes = (256, 64), (256, 64), (3, 64), (3, 64)  # of the factors a, b, c, d: rank 64
+    >>> told = fastconv.explain(fastconv.cp_conv2d, (1, 256, 56, 56), shapes, padding=1)
+    >>> told.algorithm, [option.name for option in told.options]
+    ('folded', ['folded', 'split', 'dense'])
     """
+    real = _real(dtype)
+    if any(function is served for served in _explain_factored.SERVED):
+        if groups != 1 or output_padding != 0:
+            raise ValueError(f"groups, output_padding: expected none for {function.__name__}, got {groups}, {output_padding}")
+        return _explanation(function, direction, _explain_factored.describe(
+            function, input_shape, weight_shape, stride, padding, dilation, real, direction))
     try:
         axes, transposed = _SERVED[function]
     except (KeyError, TypeError):
-        names = ", ".join(served.__name__ for served in _SERVED)
+        names = ", ".join(served.__name__ for served in (*_SERVED, *_explain_factored.SERVED))
         raise TypeError(f"function: expected one of {names}, got {function!r}") from None
     if direction not in _DIRECTIONS:
         raise ValueError(f"direction: expected one of {_DIRECTIONS}, got {direction!r}")
+    told = _core.describe(axes, direction, transposed, input_shape, weight_shape, real, stride, padding, dilation, groups,
+                          output_padding)
+    return _explanation(function, direction, told | {"options": tuple(Option(*row) for row in told["options"])})
+
+
+def _real(dtype: DTypeLike) -> np.dtype:
     try:
         real = np.dtype(dtype)
     except TypeError:
         real = None
     if real not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}")
-    told = _core.describe(axes, direction, transposed, input_shape, weight_shape, real, stride, padding, dilation, groups,
-                          output_padding)
-    return Explanation(function.__name__, direction, told["algorithm"], tuple(Option(*row) for row in told["options"]),
-                       told["output_shape"], told["flops"], told["bytes"], told["workspace"], told["tiles"],
-                       _core.isa_name(), told["threads"])
+    return real
+
+
+def _explanation(function: Callable, direction: str, told: dict) -> Explanation:
+    return Explanation(function.__name__, direction, told["algorithm"], told["options"], told["output_shape"], told["flops"],
+                       told["bytes"], told["workspace"], told["tiles"], _core.isa_name(), told["threads"])
 
 
 def _check_threads(n: int) -> int:

@@ -1,7 +1,7 @@
 # cython: language_level=3, cdivision=True
 """The one extension module: NumPy arrays and Python options in, one call of the C engine, exceptions out.
 
-_args.pxi reads arguments, _conv.pxi and _pool.pxi are the operations; what stands here is the C interface and the
+_args.pxi reads arguments, _conv.pxi, _chain.pxi and _pool.pxi are the operations; what stands here is the C interface and the
 configuration. Public functions, with their documentation, are in fastconv/functional and fastconv/_config.py.
 """
 cimport cython
@@ -21,6 +21,10 @@ cdef extern from "fastconv.h" nogil:
     enum:
         FC_AXES
         FC_ALGORITHMS_MAX
+        FC_CHAIN_INPUT
+        FC_CHAIN_FIRST
+        FC_CHAIN_FILTER
+        FC_CHAIN_LAST
 
     ctypedef enum fc_status:
         FC_OK
@@ -77,7 +81,43 @@ cdef extern from "fastconv.h" nogil:
         int32_t threads
         int64_t multiplications
         int64_t scratch
+        double cost
         int64_t tile[4]
+
+    ctypedef struct fc_chain:
+        fc_real real
+        int32_t mixed
+        int32_t split
+        int64_t batch
+        int64_t channels
+        int64_t middle
+        int64_t out_channels
+        fc_window window
+        fc_array_strides x
+        fc_array_strides y
+        fc_array_strides dx
+
+    ctypedef struct fc_chain_plan:
+        int32_t threads
+        int32_t outer
+        int64_t images
+        int64_t rows
+        int64_t columns
+        int64_t parts
+        int64_t multiplications
+        int64_t scratch
+        double cost
+
+    ctypedef struct fc_chain_arrays:
+        void *x
+        void *first
+        void *filter[2]
+        void *last
+        void *bias
+        void *y
+
+    fc_status fc_chain_plan_make(fc_chain_plan *plan, const fc_chain *problem, int gradients, fc_precision precision)
+    fc_status fc_chain_execute(const fc_chain_plan *plan, const fc_chain_arrays *arrays, const fc_chain_arrays *gradients)
 
     ctypedef struct fc_conv_option:
         const char *name
@@ -112,6 +152,7 @@ cdef int raise_status(fc_status status) except -1:
 
 include "_args.pxi"
 include "_conv.pxi"
+include "_chain.pxi"
 include "_pool.pxi"
 
 

@@ -217,6 +217,8 @@ CONV_CASES = {
     "single element": ConvCase((1, 1, 1, 1), (1, 1, 1, 1)),
     "single element 3d": ConvCase((1, 1, 1, 1, 1), (1, 1, 1, 1, 1)),
     "pointwise": ConvCase((2, 64, 14, 14), (48, 64, 1, 1)),
+    "pointwise, far channels": ConvCase((2, 200, 19, 17), (45, 200, 1, 1)),
+    "pointwise, far channels, one row": ConvCase((1, 130, 1, 300), (64, 130, 1, 1)),
     "pointwise stride 2": ConvCase((1, 33, 15, 15), (17, 33, 1, 1), stride=2),
     "pointwise padded": ConvCase((1, 5, 9, 9), (7, 5, 1, 1), padding=3),
     "pointwise grouped": ConvCase((2, 30, 7, 7), (21, 10, 1, 1), groups=3),

@@ -22,8 +22,8 @@ AVG_2D_3D = AVG + ", divisor_override=None"
 
 FUNCTIONS = {
     "separable_conv2d": "(input, depthwise_weight, pointwise_weight, bias=None, stride=1, padding=0, dilation=1)",
-    "cp_conv1d": "(input, factors, bias=None, stride=1, padding=0, dilation=1)",
-    "cp_conv2d": "(input, factors, bias=None, stride=1, padding=0, dilation=1)",
+    "cp_conv1d": "(input, factors, bias=None, stride=1, padding=0, dilation=1, *, algorithm='auto')",
+    "cp_conv2d": "(input, factors, bias=None, stride=1, padding=0, dilation=1, *, algorithm='auto')",
     "cp_weight": "(factors)",
     "unfold": "(input, kernel_size, dilation=1, padding=0, stride=1)",
     "fold": "(input, output_size, kernel_size, dilation=1, padding=0, stride=1)",
@@ -59,6 +59,7 @@ BEGINNINGS = {
     "cp_conv1d_backward": ["grad_output", "input", "factors"],
     "cp_conv2d_backward": ["grad_output", "input", "factors"],
     "cp_decompose": ["weight", "rank"],
+    "cp_rank": ["weight", "relative_error"],
 }
 
 CONFIGURATION = {
@@ -106,7 +107,7 @@ def test_signature_begins(name):
 
 def test_cp_decompose_takes_its_options_by_keyword():
     parameters = inspect.signature(fastconv.cp_decompose).parameters
-    assert [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY] == ["max_iter", "tol", "seed"]
+    assert [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY] == ["max_iter", "tol", "starts", "callback", "seed"]
     assert parameters["seed"].default is None
 
 

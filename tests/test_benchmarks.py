@@ -40,8 +40,7 @@ def test_every_row_is_loaded_under_a_name_of_its_own():
 @pytest.mark.parametrize("name", ROWS)
 def test_output_shape_is_pytorchs(name):
     tested = ROWS[name]
-    shapes = {"input": tested.input, "grad_output": tested.output, "weight": getattr(tested, "weight", ())}
-    meta = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    meta = {key: torch.empty(shape, device="meta") for key, shape in tested.shapes().items()}
     assert tuple(peers.contender("meta", tested, "forward", meta).call().shape) == tested.output
 
 
@@ -53,6 +52,8 @@ def test_output_shape_is_pytorchs(name):
     ("tcn 128-128 k3 d8 L1024", 2 * 4 * 128 * 1024 * 128 * 3),
     ("upsample 4x4s2 128-64@14 b8", 2 * 8 * 128 * 14 * 14 * 64 * 16),       # every input pixel meets every weight
     ("max_pool2d 2x2s2 2@6", 0),
+    ("cp r16 64-128 5x5s2@56", 2 * 16 * (64 * 56 * 56 + (5 + 5 + 128) * 28 * 28)),
+    ("separable s2 64-128@112", 2 * 64 * (9 + 128) * 56 * 56),
 ])
 def test_flops_by_hand(name, flops):
     assert ROWS[name].flops() == flops
@@ -64,6 +65,8 @@ def test_flops_by_hand(name, flops):
     ("avg_pool2d 2x2s2 2@6", "input", 4 * (72 + 18)),
     ("max_pool2d 2x2s2 2@6", "forward", 4 * (72 + 18)),
     ("max_pool2d 2x2s2 2@6", "input", 4 * (72 + 18) + 8 * 18),              # and the indices
+    ("separable 128-128@56", "forward", 4 * (2 * 128 * 3136 + 128 * 9 + 128 * 128)),
+    ("separable 128-128@56", "backward", 4 * (3 * 128 * 3136 + 2 * (128 * 9 + 128 * 128))),
 ])
 def test_bytes_by_hand(name, which, nbytes):
     assert ROWS[name].nbytes(which) == nbytes
@@ -97,6 +100,10 @@ SMALL = [
     row("max_pool3d", input=[1, 2, 4, 6, 5], kernel=2, stride=2),
     row("avg_pool2d", input=[2, 3, 8, 7], kernel=3, stride=2, padding=1),
     row("avg_pool3d", input=[1, 2, 4, 6, 5], kernel=2, stride=2),
+    row("cp_conv1d", input=[2, 3, 9], weight=[4, 3, 3], rank=2, stride=2, padding=1, dilation=2),
+    row("cp_conv2d", input=[2, 3, 7, 8], weight=[4, 3, 3, 2], rank=2, stride=[2, 1], padding=[1, 0]),
+    row("cp_conv2d", input=[2, 3, 7, 8], weight=[4, 3, 3, 2], rank=2, layout="channels_last"),
+    row("separable_conv2d", input=[2, 3, 7, 8], weight=[4, 3, 3, 2], multiplier=2, stride=2, padding=[1, 0]),
 ]
 
 
@@ -112,6 +119,17 @@ def test_all_contenders_compute_the_same(tested):
             result = ours.array(ours.call())
             for peer in theirs:
                 check(result, peer.array(peer.call()), exact)
+
+
+def test_dense_calls_stand_beside_factored_ones():
+    tested = row("cp_conv2d", input=[2, 3, 7, 8], weight=[4, 3, 3, 2], rank=2, stride=2)
+    arrays = tested.arrays()
+    y = tested.fastconv("forward", arrays).call()
+    for dense in (tested.dense_call("forward", arrays), peers.dense(tested, "forward", arrays)):
+        np.testing.assert_allclose(np.asarray(dense.call()), y, rtol=1e-4, atol=1e-5)
+    grad_x = tested.fastconv("backward", arrays).call().input
+    for dense in (tested.dense_call("backward", arrays), peers.dense(tested, "backward", arrays)):
+        np.testing.assert_allclose(np.asarray(dense.call()[0]), grad_x, rtol=1e-4, atol=1e-5)
 
 
 def test_channels_last_rows_lie_in_memory_that_way():

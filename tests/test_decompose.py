@@ -193,6 +193,7 @@ def test_input_is_not_written_to():
         ({"rank": 0}, ValueError, "rank: expected at least 1, got 0"),
         ({"rank": 1.5}, TypeError, "rank: expected an int, got 1.5"),
         ({"max_iter": 0}, ValueError, "max_iter: expected at least 1, got 0"),
+        ({"starts": 0}, ValueError, "starts: expected at least 1, got 0"),
         ({"tol": -1e-3}, ValueError, "tol: expected a finite number, not negative, got -0.001"),
         ({"tol": np.nan}, ValueError, "tol: expected a finite number"),
     ],
@@ -201,3 +202,51 @@ def test_wrong_arguments_are_named(arguments, error, message):
     arguments = {"weight": np.ones((2, 2, 3)), "rank": 1, **arguments}
     with pytest.raises(error, match=message):
         F.cp_decompose(**arguments)
+
+
+def test_more_starts_never_hurt_and_report_their_sweeps():
+    weight = low_rank((12, 8, 3, 3), 6, noise=0.5)
+    heard = []
+    one = F.cp_decompose(weight, 5, max_iter=20, seed=0)[1]
+    many = F.cp_decompose(weight, 5, max_iter=20, starts=4, seed=0, callback=lambda *args: heard.append(args))[1]
+    assert many <= one
+    assert [sweep for sweep, _ in heard] == list(range(1, len(heard) + 1))
+    assert min(error for _, error in heard) == pytest.approx(many, rel=1e-6)
+
+
+def test_callback_can_stop_a_run():
+    def stop(sweep, error):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        F.cp_decompose(low_rank((6, 5, 3), 2), 2, callback=stop)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rank_for_a_budget_is_the_kernels_own(shape):
+    factors, error = F.cp_rank(low_rank(shape, 3, seed=2), 1e-4, seed=0)
+    assert factors[0].shape[1] == 3
+    assert error <= 1e-4
+
+
+def test_rank_for_a_budget_falls_as_the_budget_grows():
+    weight = low_rank((12, 8, 3, 3), 6, noise=0.3)
+    found = [F.cp_rank(weight, budget, seed=0) for budget in (0.6, 0.4, 0.2)]
+    assert all(error <= budget for (_, error), budget in zip(found, (0.6, 0.4, 0.2), strict=True))
+    ranks = [factors[0].shape[1] for factors, _ in found]
+    assert ranks == sorted(ranks) and ranks[0] < ranks[-1]
+    for (_, _), rank, budget in zip(found, ranks, (0.6, 0.4, 0.2), strict=True):
+        assert rank == 1 or F.cp_decompose(weight, rank - 1, seed=0)[1] > budget
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"relative_error": 0.01, "max_rank": 2}, "relative_error: expected a budget .* max_rank = 2 keeps, got 0.01; rank 2"),
+        ({"relative_error": -0.1}, "relative_error: expected a finite number, not negative, got -0.1"),
+        ({"relative_error": 0.1, "max_rank": 0}, "max_rank: expected at least 1, got 0"),
+    ],
+)
+def test_wrong_arguments_of_cp_rank_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        F.cp_rank(low_rank((6, 5, 3, 3), 4), **arguments)

@@ -1,5 +1,6 @@
 """The main job, `python -m fastconv demo`: once as a user runs it, then its parts."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -143,3 +144,19 @@ def test_examples_run(name, expected):
     finished = run_python("-W", "error", str(ROOT / "examples" / f"{name}.py"))
     assert finished.returncode == 0, finished.stderr
     assert re.findall("|".join(sorted(set(expected))), finished.stdout) == expected
+
+
+def test_low_rank_example(digits, tmp_path, monkeypatch):
+    """Two ranks and few digits: parameters and the kernel's error go opposite ways, and fine-tuning helps."""
+    location = importlib.util.spec_from_file_location("low_rank_digits", ROOT / "examples" / "low_rank_digits.py")
+    example = importlib.util.module_from_spec(location)
+    location.loader.exec_module(example)
+    monkeypatch.setattr(example, "RANKS", (8, 1))
+    few = digits._replace(train_images=digits.train_images[:640], train_labels=digits.train_labels[:640])
+    dense, eight, one = points = example.compare(few, 4, 2)
+    assert [dense.parameters, eight.parameters, one.parameters] == [4640, 8 * 54 + 32, 54 + 32]
+    assert 0 == dense.error < eight.error < one.error < 1
+    assert eight.accuracy > eight.decomposed and one.accuracy > one.decomposed
+    assert "rank 8" in example.table(points)
+    example.plot(points, tmp_path / "picture.png")
+    assert imread(tmp_path / "picture.png").shape[2] == 4

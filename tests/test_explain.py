@@ -202,3 +202,82 @@ def test_wrong_arguments():
         fastconv.explain(F.conv2d, None, (8, 8, 3, 3))
     with pytest.raises(ValueError, match="stride"):
         fastconv.explain(F.conv2d, *good, stride=0)
+
+
+# ---- factored convolutions ---------------------------------------------------------------------
+
+CP_DIRECTIONS = ("forward", "input", "weight", "backward")
+
+
+def cp_shapes(rank, out_channels=256, channels=256, kernel=(3, 3)):
+    return tuple((size, rank) for size in (out_channels, channels, *kernel))
+
+
+@pytest.mark.parametrize("direction", CP_DIRECTIONS)
+def test_orders_of_a_low_rank_convolution(direction):
+    told = fastconv.explain(F.cp_conv2d, (1, 256, 56, 56), cp_shapes(64), padding=1, direction=direction)
+    orders = {option.name: option for option in told.options}
+    assert list(orders) == ["folded", "split", "dense"]
+    assert told.algorithm == min(orders.values(), key=lambda order: order.cost).name != "dense"
+    assert told.output_shape == (1, 256, 56, 56)
+    assert (told.flops, told.bytes) == (orders[told.algorithm].flops, orders[told.algorithm].bytes)
+    for order in told.options:
+        assert f"{order.flops:,}" in str(told) and f"{order.bytes:,}" in str(told)
+
+
+def test_counts_of_a_low_rank_convolution():
+    told = fastconv.explain(F.cp_conv2d, (2, 16, 20, 30), cp_shapes(4, 24, 16), padding=1)
+    folded, split, dense = told.options
+    pixels = 2 * 20 * 30
+    arrays = 4 * pixels * (16 + 24)
+    assert folded.flops == 2 * 4 * pixels * (16 + 9 + 24) and folded.bytes == arrays + 4 * 4 * (16 + 9 + 24)
+    assert split.flops == 2 * 4 * pixels * (16 + 6 + 24) and split.bytes == arrays + 4 * 4 * (16 + 6 + 24)
+    assert dense.flops == 2 * 24 * 16 * 9 * (pixels + 4) and dense.bytes == arrays + 4 * 24 * 16 * 9
+
+
+@pytest.mark.parametrize("direction", CP_DIRECTIONS)
+def test_a_rank_too_high_takes_the_dense_path(direction):
+    told = fastconv.explain(F.cp_conv2d, (8, 16, 28, 28), cp_shapes(256, 16, 16), padding=1, direction=direction)
+    assert told.algorithm == "dense"
+
+
+def test_the_order_told_is_the_one_taken(rng):
+    for rank, x_shape in ((2, (1, 8, 20, 20)), (96, (2, 8, 12, 12))):
+        x, factors = rng.standard_normal(x_shape), [rng.standard_normal(shape) for shape in cp_shapes(rank, 8, 8)]
+        told = fastconv.explain(F.cp_conv2d, x_shape, cp_shapes(rank, 8, 8), dtype=np.float64)
+        asked_for = F.cp_conv2d(x, factors, algorithm=told.algorithm)
+        np.testing.assert_array_equal(F.cp_conv2d(x, factors), asked_for)
+
+
+def test_workspace_is_far_below_what_lies_between_the_links():
+    fastconv.set_num_threads(1)
+    for direction in CP_DIRECTIONS:
+        told = fastconv.explain(F.cp_conv2d, (8, 256, 112, 112), cp_shapes(64), padding=1, direction=direction)
+        assert told.workspace < 4 * 8 * 64 * 112 * 112 / 8
+        told = fastconv.explain(F.cp_conv1d, (1, 64, 10**7), cp_shapes(16, 64, 64, (9,)), padding=4, direction=direction)
+        assert told.workspace < 2 << 20
+
+
+def test_separable_and_one_dimensional_ones():
+    told = fastconv.explain(F.separable_conv2d, (64, 56, 56), ((128, 1, 3, 3), (32, 128, 1, 1)), 2, 1)
+    assert (told.algorithm, told.output_shape) == ("fused", (32, 28, 28))
+    fused, dense = told.options
+    assert fused.flops == 2 * 128 * 28 * 28 * (9 + 32) and dense.reason
+    told = fastconv.explain(F.cp_conv1d, (64, 5000), cp_shapes(8, 64, 64, (3,)))
+    assert told.options[1].reason == "the kernel has one axis"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"weight_shape": (256, 256, 3, 3)}, TypeError, "weight_shape: expected a tuple of shapes"),
+        ({"weight_shape": cp_shapes(64)[:3]}, ValueError, "factors: expected 4 arrays"),
+        ({"direction": "sideways"}, ValueError, "direction: expected one of .*'backward'.* got 'sideways'"),
+        ({"groups": 2}, ValueError, "groups, output_padding: expected none for cp_conv2d, got 2, 0"),
+        ({"input_shape": (1, 8, 56, 56)}, ValueError, r"factors\[1\] \(b\): expected 8 rows"),
+    ],
+)
+def test_wrong_arguments_for_factored_convolutions_are_named(arguments, error, message):
+    arguments = {"input_shape": (1, 256, 56, 56), "weight_shape": cp_shapes(64), **arguments}
+    with pytest.raises(error, match=message):
+        fastconv.explain(F.cp_conv2d, **arguments)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import assert_close
 
+import fastconv
 from fastconv import functional as F
 
 CP_CONV = {1: F.cp_conv1d, 2: F.cp_conv2d}
@@ -99,6 +100,12 @@ CP_CASES = {
 }
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 cp_cases = pytest.mark.parametrize(("size", "kernel", "rank", "options"), CP_CASES.values(), ids=CP_CASES)
+ORDERS = {1: ("auto", "folded", "dense"), 2: ("auto", "folded", "split", "dense")}
+cp_orders = pytest.mark.parametrize(
+    ("size", "kernel", "rank", "options", "algorithm"),
+    [(*case, order) for case in CP_CASES.values() for order in ORDERS[len(case[0])]],
+    ids=[f"{name}, {order}" for name, case in CP_CASES.items() for order in ORDERS[len(case[0])]],
+)
 geometries = pytest.mark.parametrize("options", GEOMETRIES.values(), ids=GEOMETRIES)
 
 
@@ -106,24 +113,24 @@ geometries = pytest.mark.parametrize("options", GEOMETRIES.values(), ids=GEOMETR
 
 
 @dtypes
-@cp_cases
-def test_cp_equals_the_dense_convolution(size, kernel, rank, options, dtype):
+@cp_orders
+def test_cp_equals_the_dense_convolution(size, kernel, rank, options, algorithm, dtype):
     x, factors, bias = cp_arrays(size, kernel, rank, dtype=dtype)
-    y = CP_CONV[len(size)](x, factors, bias, **options)
+    y = CP_CONV[len(size)](x, factors, bias, **options, algorithm=algorithm)
     assert y.dtype == dtype
     assert y.flags.c_contiguous
     assert_close(y, judge.conv(x, F.cp_weight(factors), bias, **options))
-    without_bias = CP_CONV[len(size)](x, factors, **options)
+    without_bias = CP_CONV[len(size)](x, factors, **options, algorithm=algorithm)
     assert_close(without_bias, judged(dense_kernel, x, factors, None, **options))
 
 
 @dtypes
-@cp_cases
-def test_cp_gradients_equal_autograd_through_the_dense_kernel(size, kernel, rank, options, dtype):
+@cp_orders
+def test_cp_gradients_equal_autograd_through_the_dense_kernel(size, kernel, rank, options, algorithm, dtype):
     x, factors, bias = cp_arrays(size, kernel, rank, dtype=dtype)
     y = CP_CONV[len(size)](x, factors, bias, **options)
     grad = np.random.default_rng(1).standard_normal(y.shape).astype(dtype)
-    found = CP_CONV_BACKWARD[len(size)](grad, x, factors, **options)
+    found = CP_CONV_BACKWARD[len(size)](grad, x, factors, **options, algorithm=algorithm)
     expected = judged_gradients(dense_kernel, grad, x, factors, **options)
     assert found._fields == ("input", "factors", "bias")
     assert_close(found.input, expected[0])
@@ -148,17 +155,18 @@ def eighths(rng, shape):
     return rng.integers(-8, 9, shape) / 8
 
 
-@given(axes=st.lists(axis_options(), min_size=1, max_size=2), rank=st.integers(1, 3), seed=st.integers(0, 99))
-def test_cp_is_exact_on_dyadic_numbers(axes, rank, seed):
+@given(axes=st.lists(axis_options(), min_size=1, max_size=2), rank=st.integers(1, 3), seed=st.integers(0, 99), data=st.data())
+def test_cp_is_exact_on_dyadic_numbers(axes, rank, seed, data):
+    algorithm = data.draw(st.sampled_from(ORDERS[len(axes)]))
     size, kernel, stride, dilation, padding = zip(*axes, strict=True)
     options = {"stride": stride, "dilation": dilation, "padding": padding}
     rng = np.random.default_rng(seed)
     x = eighths(rng, (2, 2, *size))
     factors = [eighths(rng, (n, rank)) for n in (3, 2, *kernel)]
-    y = CP_CONV[len(axes)](x, factors, **options)
+    y = CP_CONV[len(axes)](x, factors, **options, algorithm=algorithm)
     np.testing.assert_array_equal(y, judged(dense_kernel, x, factors, None, **options))
     grad = eighths(rng, y.shape)
-    found = CP_CONV_BACKWARD[len(axes)](grad, x, factors, **options)
+    found = CP_CONV_BACKWARD[len(axes)](grad, x, factors, **options, algorithm=algorithm)
     grad_x, grad_factors, _ = judged_gradients(dense_kernel, grad, x, factors, **options)
     np.testing.assert_array_equal(found.input, grad_x)
     for gradient, judgement in zip(found.factors, grad_factors, strict=True):
@@ -196,15 +204,17 @@ def test_rank_one_kernel_of_the_homework():
     assert_close(found[3][:, 0], np.einsum("nopq,o,i,l,nipqlk->k", y, a, b, c, windows))
 
 
-def test_elements_that_the_stride_skips_have_no_part():
+@pytest.mark.parametrize("algorithm", ORDERS[2])
+def test_elements_that_the_stride_skips_have_no_part(algorithm):
     """Rows and columns that no tap reads: NaN there reaches nothing, and their gradient is zero."""
     x, factors, bias = cp_arrays((7, 9), (1, 2), rank=3)
     options = {"stride": (3, 2), "dilation": (1, 2)}
+    order = {"algorithm": algorithm}
     read = np.zeros((7, 9), bool)
     read[::3, ::2] = True
     x[:, :, ~read] = np.nan
-    y = F.cp_conv2d(x, factors, bias, **options)
-    found = F.cp_conv2d_backward(np.ones_like(y), x, factors, **options)
+    y = F.cp_conv2d(x, factors, bias, **options, **order)
+    found = F.cp_conv2d_backward(np.ones_like(y), x, factors, **options, **order)
     clean = np.where(read, x, 0.0)
     assert_close(y, judged(dense_kernel, clean, factors, bias, **options))
     grad_x, grad_factors, _ = judged_gradients(dense_kernel, np.ones_like(y), clean, factors, **options)
@@ -214,17 +224,62 @@ def test_elements_that_the_stride_skips_have_no_part():
         assert_close(gradient, judgement)
 
 
+@pytest.mark.parametrize("algorithm", ORDERS[2])
 @pytest.mark.parametrize("mask", [(True, False, False), (False, True, False), (False, False, True), (False,) * 3])
-def test_cp_output_mask(mask):
+def test_cp_output_mask(mask, algorithm):
     x, factors, _ = cp_arrays((6, 7), (3, 2), rank=3)
     grad = np.random.default_rng(1).standard_normal((2, 4, 4, 6))
-    everything = F.cp_conv2d_backward(grad, x, factors)
-    found = F.cp_conv2d_backward(grad, x, factors, output_mask=mask)
+    everything = F.cp_conv2d_backward(grad, x, factors, algorithm=algorithm)
+    found = F.cp_conv2d_backward(grad, x, factors, output_mask=mask, algorithm=algorithm)
     for needed, gradient, full in zip(mask, found, everything, strict=True):
         if not needed:
             assert gradient is None
         else:
             for one, other in zip(gradient, full, strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
+# Large enough for several bands, tiles of columns and groups of images, where these do not divide evenly.
+LARGE = {
+    "bands": ((2, 5, 61, 47), (3, 3), 96, {"padding": 1}),
+    "bands, strided": ((1, 5, 75, 67), (5, 3), 72, {"stride": 2, "padding": (2, 0)}),
+    "bands, dilated and pairs": ((1, 5, 70, 53), (3, 2), 80, {"dilation": (4, 3), "padding": ((9, 1), (0, 5))}),
+    "tiles": ((1, 3, 9, 1501), (3, 5), 48, {"padding": (1, 2)}),
+    "tiles, strided": ((1, 3, 11, 1900), (3, 5), 40, {"stride": (2, 3), "padding": 4}),
+    "bands and tiles": ((1, 3, 23, 977), (5, 7), 64, {"padding": (2, 9), "dilation": (2, 3)}),
+    "groups of images": ((23, 6, 9, 8), (3, 3), 40, {"padding": 1}),
+    "1-D tiles": ((2, 3, 9001), (31,), 24, {"padding": 15}),
+    "1-D tiles, strided": ((1, 3, 20011), (9,), 24, {"stride": 3, "dilation": 5, "padding": ((7, 40),)}),
+}
+large = pytest.mark.parametrize(("shape", "kernel", "rank", "options"), LARGE.values(), ids=LARGE)
+
+
+def everything(shape, kernel, rank, options, algorithm, dtype=np.float64):
+    """(y, gradients) of one order."""
+    x, factors, bias = cp_arrays(shape[2:], kernel, rank, shape[1], 4, shape[0], dtype=dtype)
+    axes = len(kernel)
+    y = CP_CONV[axes](x, factors, bias, **options, algorithm=algorithm)
+    found = CP_CONV_BACKWARD[axes](y, x, factors, **options, algorithm=algorithm)
+    return [y, found.input, *found.factors, found.bias]
+
+
+@large
+def test_bands_tiles_and_groups_equal_the_whole(shape, kernel, rank, options):
+    expected = everything(shape, kernel, rank, options, "dense")
+    for order in ORDERS[len(kernel)][1:-1]:
+        for one, other in zip(everything(shape, kernel, rank, options, order), expected, strict=True):
+            assert_close(one, other)
+
+
+@pytest.mark.usefixtures("restore_configuration")
+@large
+def test_same_bits_at_any_number_of_threads(shape, kernel, rank, options):
+    for order in ORDERS[len(kernel)][1:]:
+        fastconv.set_num_threads(1)
+        alone = everything(shape, kernel, rank, options, order, np.float32)
+        for threads in (2, 3, 8):
+            fastconv.set_num_threads(threads)
+            for one, other in zip(everything(shape, kernel, rank, options, order, np.float32), alone, strict=True):
                 np.testing.assert_array_equal(one, other)
 
 
@@ -268,6 +323,48 @@ def test_separable_is_exact_on_dyadic_numbers(axes, multiplier, out_channels, se
     grad_x, grad_weights, grad_bias = judged_gradients(separable_kernel, grad, x, weights, **options)
     for gradient, judgement in zip(found, (grad_x, *grad_weights, grad_bias), strict=True):
         np.testing.assert_array_equal(gradient, judgement)
+
+
+SEPARABLE_LARGE = {
+    "bands": ((2, 24, 61, 47), (3, 3), 2, {"padding": 1}),
+    "bands, strided": ((1, 48, 75, 67), (5, 3), 1, {"stride": 2, "padding": (2, 0)}),
+    "tiles": ((1, 24, 9, 1501), (3, 5), 2, {"padding": (1, 2), "dilation": (1, 2)}),
+    "groups of images": ((23, 12, 9, 8), (3, 3), 3, {"padding": 1, "stride": (2, 1)}),
+}
+
+
+def all_separable(shape, kernel, multiplier, options, dtype):
+    rng = np.random.default_rng(0)
+    channels, middle = shape[1], shape[1] * multiplier
+    shapes = [shape, (middle, 1, *kernel), (5, middle, 1, 1), (5,)]
+    x, depthwise, pointwise, bias = (rng.standard_normal(size).astype(dtype) for size in shapes)
+    y = F.separable_conv2d(x, depthwise, pointwise, bias, **options)
+    found = F.separable_conv2d_backward(y, x, depthwise, pointwise, **options)
+    z = F.conv2d(x, depthwise, groups=channels, **options)
+    mix = F.conv2d_backward(y, z, pointwise)
+    filters = F.conv2d_backward(mix.input, x, depthwise, groups=channels, **options)
+    return [y, *found], [F.conv2d(z, pointwise, bias), filters.input, filters.weight, mix.weight, mix.bias]
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "multiplier", "options"), SEPARABLE_LARGE.values(), ids=SEPARABLE_LARGE
+)
+def test_separable_bands_tiles_and_groups_equal_two_calls(shape, kernel, multiplier, options):
+    for one, other in zip(*all_separable(shape, kernel, multiplier, options, np.float64), strict=True):
+        assert_close(one, other)
+
+
+@pytest.mark.usefixtures("restore_configuration")
+@pytest.mark.parametrize(
+    ("shape", "kernel", "multiplier", "options"), SEPARABLE_LARGE.values(), ids=SEPARABLE_LARGE
+)
+def test_separable_has_the_same_bits_at_any_number_of_threads(shape, kernel, multiplier, options):
+    fastconv.set_num_threads(1)
+    alone, _ = all_separable(shape, kernel, multiplier, options, np.float32)
+    for threads in (2, 3, 8):
+        fastconv.set_num_threads(threads)
+        for one, other in zip(all_separable(shape, kernel, multiplier, options, np.float32)[0], alone, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 @geometries
@@ -425,6 +522,7 @@ _, (DEPTHWISE, POINTWISE), _ = separable_arrays((6, 7), (3, 2))
         ({"padding": 0.5}, TypeError, "padding: .* got 0.5"),
         ({"padding": ((True, 1), (1, 1))}, TypeError, "padding: .* got"),
         ({"padding": 2**62}, ValueError, f"padding: expected at most .* got {2**62}"),
+        ({"algorithm": "winograd"}, ValueError, r"algorithm: expected 'auto' or one of .* got 'winograd'"),
         ({"stride": True}, TypeError, "stride: expected .* got True"),
         ({"stride": b"12"}, TypeError, "stride: expected .* got b'12'"),
         ({"dilation": 2**63}, ValueError, f"dilation: expected .* got {2**63}"),

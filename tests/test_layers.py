@@ -385,6 +385,10 @@ def test_cp_layer_from_a_dense_one(axes, rng):
         cp_class.from_conv(dense_class(4, 6, 3, groups=2), 2)
     with pytest.raises(TypeError, match=f"layer must be a {dense_class.__name__}, got Linear"):
         cp_class.from_conv(nn.Linear(2, 3), 2)
+    within = cp_class.from_conv(conv, relative_error=0.01, seed=0)
+    assert within.rank == 2 and within.relative_error <= 0.01
+    with pytest.raises(ValueError, match="expected either rank or relative_error, got 2 and 0.1"):
+        cp_class.from_conv(conv, 2, relative_error=0.1)
 
 
 # ---- dropout -------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ typedef struct arena {
 static pthread_key_t key;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int key_status;
-static _Thread_local arena *own;
+static _Thread_local arena *own, lent;
 
 static void release(void *pointer)
 {
@@ -40,8 +40,15 @@ static arena *own_arena(void)
     return own = a;
 }
 
+void fc_arena_lend(void *block, int64_t bytes)
+{
+    lent = (arena){block, bytes};
+}
+
 void *fc_arena_take(int64_t bytes)
 {
+    if (lent.block)
+        return bytes >= 0 && bytes <= lent.size ? lent.block : NULL;
     arena *a = own_arena();
     if (!a || bytes < 0 || bytes > INT64_MAX - FC_ALIGN)
         return NULL;
@@ -59,7 +66,7 @@ void *fc_arena_take(int64_t bytes)
 void fc_arena_give(void)
 {
     arena *a = own;
-    if (a && a->size > FC_ARENA_KEEP) {
+    if (!lent.block && a && a->size > FC_ARENA_KEEP) {
         free(a->block);
         a->block = NULL;
         a->size = 0;

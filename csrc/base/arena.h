@@ -16,6 +16,10 @@ enum { FC_ALIGN = 64, FC_ARENA_KEEP = 128 << 20 };
 void *fc_arena_take(int64_t bytes);
 void fc_arena_give(void);
 
+/* Until it is called with NULL: this thread's takes come from here, and fail where it is too small.  So an operation whose
+ * tasks run other operations books their scratch with its own. */
+void fc_arena_lend(void *block, int64_t bytes);
+
 /* The size rounded up to whole cache lines, for carving a block into parts. */
 static inline int64_t fc_arena_round(int64_t bytes)
 {

@@ -32,7 +32,7 @@ static struct {
 } pool = {.owner = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 
 static _Atomic int threads_wanted;
-static _Thread_local int inside;
+static _Thread_local int inside, limit;
 
 static inline void relax(void)
 {
@@ -234,6 +234,11 @@ int fc_threads_default(void)
     return cpus < 1 ? 1 : cpus > FC_THREADS_MAX ? FC_THREADS_MAX : cpus;
 }
 
+void fc_threads_limit(int most)
+{
+    limit = most;
+}
+
 int fc_threads_get(void)
 {
     int threads = atomic_load_explicit(&threads_wanted, memory_order_relaxed);
@@ -241,7 +246,7 @@ int fc_threads_get(void)
         threads = fc_threads_default();
         atomic_store(&threads_wanted, threads);
     }
-    return threads;
+    return limit && limit < threads ? limit : threads;
 }
 
 void fc_threads_set(int threads)

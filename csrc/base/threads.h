@@ -16,6 +16,9 @@ enum { FC_THREADS_MAX = 256 };
 /* `worker` is below the `threads` given to fc_parallel and unique among the tasks that run at one time. */
 typedef void (*fc_task)(void *context, int64_t task, int worker);
 
+/* Until it is called with 0: operations that this thread plans use at most `most` threads. */
+void fc_threads_limit(int most);
+
 void fc_parallel(int threads, int64_t tasks, fc_task run, void *context);
 
 #endif

@@ -111,6 +111,7 @@ static int plan_together(fc_conv_plan *plan, int64_t largest, const char *algori
     together.algorithm = phase.algorithm;
     together.chosen = algorithm != NULL;
     together.threads = phase.threads;
+    together.cost = (double)fc_adjoint_phases(&plan->problem) * phase.cost;
     if (!fc_depthwise_adjoint_plan(&together))
         return 0;
     *plan = together;
@@ -134,11 +135,25 @@ fc_status fc_adjoint_plan(fc_conv_plan *plan, const char *algorithm)
         if (status)
             return status;
         plan->scratch = fc_max(plan->scratch, phase.scratch);
-        if (i == largest)
+        if (i == largest) {
             plan->algorithm = phase.algorithm;
+            plan->cost = (double)phases * phase.cost;
+        }
     }
     plan->chosen = algorithm != NULL;
     return FC_OK;
+}
+
+int64_t fc_adjoint_scratch(const fc_conv_plan *plan)
+{
+    int64_t most = plan->scratch, w, x;
+    for (int64_t i = 0; i < fc_adjoint_phases(&plan->problem) && !fc_adjoint_together(plan); i++) {
+        fc_conv q = fc_adjoint_problem(&plan->problem, i, &w, &x);
+        fc_conv_plan phase;
+        if (fc_reduction(&q) && !plan_phase(&phase, &q, plan->precision, NULL))
+            most = fc_max(most, phase.scratch);
+    }
+    return most;
 }
 
 /* Where some phase has nothing to sum, all of x is filled at once, in rows, before the others write their places. */

@@ -70,6 +70,7 @@ static fc_status choose(fc_conv_plan *plan, const char *name, int threads)
         least = cost;
         *plan = candidate;
         plan->algorithm = i;
+        plan->cost = cost;
     }
     if (plan->algorithm < 0)
         return FC_REFUSED;

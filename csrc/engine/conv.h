@@ -65,6 +65,8 @@ fc_conv fc_adjoint_problem(const fc_conv *problem, int64_t phase, int64_t *w_beg
 /* The phase with the most taps: the one that stands for the others where a choice is shown. */
 int64_t fc_adjoint_largest(const fc_conv *problem);
 fc_status fc_adjoint_plan(fc_conv_plan *plan, const char *algorithm);
+/* What the hungriest phase of a plan by cost takes: the plan itself knows only of the largest. */
+int64_t fc_adjoint_scratch(const fc_conv_plan *plan);
 /* Whether the phases of this plan are done at once: only then has it a tile of its own. */
 static inline int fc_adjoint_together(const fc_conv_plan *plan)
 {

@@ -5,6 +5,7 @@ void fc_gemm_plan(fc_gemm *g, const fc_kernels *kernels, int64_t m, int64_t colu
     int64_t vectors = fc_ceil_div(columns, kernels->lanes);
     g->kernels = kernels;
     g->columns = columns;
+    g->block = FC_KC;
     if (vectors <= 2)
         g->strip = vectors < 1 ? 1 : (int)vectors;
     else if (m <= kernels->mr[4] && vectors >= 4)
@@ -43,7 +44,7 @@ static void run_strips(const fc_gemm *g, int rows, const void *const *a, const v
     for (int m = 0; m < rows; m++)
         c_offset[m] = m * c_row;
     do {
-        int64_t k = fc_min(FC_KC, g->k - k0);
+        int64_t k = fc_min(g->block, g->k - k0);
         for (int m = 0; m < rows; m++)
             block[m] = fc_at(a[m], g->gather ? 0 : k0, size);
         const int64_t *a_offset = g->gather ? g->a_offset + k0 : NULL;

@@ -17,7 +17,7 @@ typedef struct fc_gemm {
     const fc_kernels *kernels;
     int gather;      /* A through a_offset */
     int strip, rows; /* vectors of a strip and rows of a tile, at most */
-    int64_t k, columns;
+    int64_t k, columns, block; /* block: terms summed at a time, at most; FC_KC */
     const int64_t *a_offset, *b_offset;
 } fc_gemm;
 

@@ -17,6 +17,8 @@
 #include "engine/output.h"
 #include "engine/weights.h"
 
+#include <string.h>
+
 enum { PIXELS, CHANNELS, TERMS }; /* plan->tile: pixels and output channels of a block, rows of patches at a time */
 
 /* Output pixels of the whole batch. */
@@ -74,15 +76,17 @@ typedef struct job {
     int64_t worker_bytes;
 } job;
 
-/* P[k][j] for terms k0 ... k0 + terms of the pixels from..., row by row of the output. */
+/* P[k][j] for terms k0 ... k0 + terms of the pixels from..., row by row of the output; zeros up to a whole vector, for what is
+ * left in scratch may be denormal and twenty times as slow to multiply. */
 static void pack_patches(const fc_conv_plan *plan, const fc_kernels *kernels, char *patches, const char *x, int64_t k0,
                          int64_t terms, int64_t pixel, int64_t count)
 {
     static const double zero = 0;
     const fc_window *w = &plan->problem.window;
     const fc_array_strides *s = &plan->problem.x;
-    int64_t size = kernels->size, width = w->out[2];
+    int64_t size = kernels->size, width = w->out[2], rest = -count & (kernels->lanes - 1);
     for (int64_t t = 0; t < terms; t++) {
+        memset(fc_at(patches, t * plan->tile[PIXELS] + count, size), 0, (size_t)(rest * size));
         int64_t k = k0 + t, kw = k % w->kernel[2], kh = k / w->kernel[2] % w->kernel[1];
         int64_t kd = k / w->kernel[2] / w->kernel[1] % w->kernel[0], c = k / w->kernel[2] / w->kernel[1] / w->kernel[0];
         for (int64_t done = 0, n; done < count; done += n) {

@@ -18,6 +18,7 @@
 #include "engine/gemm.h"
 #include "engine/output.h"
 #include "engine/source.h"
+#include "engine/sweep.h"
 #include "engine/weights.h"
 
 /* plan->tile: output rows of a band, blocks of output channels; positions of a band where x and y are both read and written in
@@ -151,6 +152,11 @@ static void run_task(void *context, int64_t task, int worker)
     const void *b = fc_source_take(&j->l.source, p, kernels, scratch, x, p->channels, od, oh);
     const char *w = fc_at(j->w, g * j->l.weights.g, size);
     char *y = fc_at(j->y, n * p->y.n + g * p->out_channels * p->y.c + od * p->y.s[0] + oh * p->y.s[1] + q, size);
+    if (j->l.in_place && fc_sweep_pays(p, kernels)) {
+        fc_sweep_run(&gemm, last - first, fc_at(w, first * j->l.weights.o, size), j->l.weights.o, b,
+                     fc_at(y, first * p->y.c, size), p->y.c, j->bias ? fc_at(j->bias, g * p->out_channels + first, size) : NULL);
+        return;
+    }
     for (int64_t o = first; o < last;) {
         int mr = (int)fc_min(gemm.rows, last - o);
         const void *a[FC_MR_MAX];
@@ -184,6 +190,8 @@ static fc_status run_pixels(const fc_conv_plan *plan, void *x, void *w, void *bi
     j.worker_bytes = j.l.source.bytes + j.l.tile_bytes;
     fc_gemm_plan(&j.gemm, j.l.kernels, p->out_channels / plan->tile[BLOCKS], j.l.columns);
     j.gemm.k = j.l.k;
+    if (fc_sweep_pays(p, j.l.kernels))
+        j.gemm.block = FC_SWEEP_TERMS;
     j.gemm.b_offset = offset;
     fc_parallel(plan->threads, p->batch * p->groups * p->window.out[0] * j.l.bands * plan->tile[BLOCKS], run_task, &j);
     fc_arena_give();

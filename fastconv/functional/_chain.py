@@ -1,8 +1,7 @@
 """Chains of small convolutions: what a factored convolution is made of.
 
-A `Stage` is one link, a convolution with its own weight and geometry; `chain_forward` and `chain_backward`
-run any chain. `Axis` holds the geometry of one spatial axis, so that a link can take the stride and padding
-of one axis alone.
+`Axis` holds the geometry of one spatial axis, `Chain` the weights of the links; the engine runs all links at once
+(csrc/engine/chain.c).
 """
 
 from collections.abc import Sequence
@@ -13,15 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .conv import conv1d, conv1d_input, conv1d_weight, conv2d, conv2d_input, conv2d_weight
+from fastconv import _core
+
 from ._types import Padding, Sizes
 from .decompose import as_array
 
 LARGEST = 2**63 - 1  # the engine counts in 64 bits
-
-_CONV = {1: conv1d, 2: conv2d}
-_CONV_INPUT = {1: conv1d_input, 2: conv2d_input}
-_CONV_WEIGHT = {1: conv1d_weight, 2: conv2d_weight}
 
 
 # ---- geometry ----------------------------------------------------------------------------------
@@ -55,16 +51,19 @@ class Axis(NamedTuple):
         The positions read are `o * stride + k * dilation - before`: all lie `gcd(stride, dilation)` apart,
         and the last one is the last tap of the last output.
         """
-        step = gcd(self.stride if self.out > 1 else 0, self.dilation if self.kernel > 1 else 0) or 1
-        start = -self.before % step
-        stop = min(self.size, (self.out - 1) * self.stride + self.reach - self.before)
+        size, kernel, stride, dilation, before, _ = self
+        if stride == 1 and (self.out - 1) + (kernel - 1) * dilation + 1 - before >= size:
+            return slice(None), self  # the common case: all of it
+        step = gcd(stride if self.out > 1 else 0, dilation if kernel > 1 else 0) or 1
+        start = -before % step
+        stop = min(size, (self.out - 1) * stride + self.reach - before)
         if stop <= start:  # only padding is read; a convolution wants an input all the same
             return slice(None), self
         size = len(range(start, stop, step))
-        stride, dilation = max(1, self.stride // step), max(1, self.dilation // step)
-        before = (self.before + start) // step
-        after = (self.out - 1) * stride + (self.kernel - 1) * dilation + 1 - size - before
-        return slice(start, stop, step), Axis(size, self.kernel, stride, dilation, before, after)
+        stride, dilation = max(1, stride // step), max(1, dilation // step)
+        before = (before + start) // step
+        after = (self.out - 1) * stride + (kernel - 1) * dilation + 1 - size - before
+        return slice(start, stop, step), Axis(size, kernel, stride, dilation, before, after)
 
 
 def geometry(
@@ -110,6 +109,8 @@ def _entries(value: object, count: int) -> list:
 
 def _per_axis(value: Sizes, count: int, name: str) -> tuple[int, ...]:
     """One positive int for each spatial axis."""
+    if type(value) is int and 1 <= value <= LARGEST:
+        return (value,) * count
     expected = f"an int from 1 to 2**63 - 1, or a tuple of {count}"
     try:
         values = tuple(_integer(entry) for entry in _entries(value, count))
@@ -128,6 +129,8 @@ def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[i
 
 def _padding_pairs(padding: Padding, count: int) -> list[tuple[int, int]]:
     """Zeros (before, after) for each axis, from every form of padding but "same"."""
+    if type(padding) is int and padding >= 0:
+        return [(padding, padding)] * count
     expected = f"'same', 'valid', an int, or a tuple of {count} ints or (before, after) pairs, none negative"
     if isinstance(padding, str):
         if padding != "valid":
@@ -150,65 +153,40 @@ def _padding_pairs(padding: Padding, count: int) -> list[tuple[int, int]]:
 # ---- chains ------------------------------------------------------------------------------------
 
 
-class Stage(NamedTuple):
-    """One convolution of a chain: its weight and its spatial axes."""
+class Chain(NamedTuple):
+    """A mix to `middle` channels (none where `first` is None), a filter for each of them, a mix to the output."""
 
-    weight: NDArray
     axes: Sequence[Axis]
-    groups: int = 1
+    first: NDArray | None  # (in_channels, middle)
+    filters: tuple[NDArray, ...]  # (middle, *kernel), or (middle, KH) and (middle, KW): one after the other
+    last: NDArray  # (out_channels, middle)
 
     @property
     def out(self) -> list[int]:
         return [axis.out for axis in self.axes]
 
-    @property
-    def options(self) -> dict:
-        return {
-            "stride": tuple(axis.stride for axis in self.axes),
-            "padding": tuple((axis.before, axis.after) for axis in self.axes),
-            "dilation": tuple(axis.dilation for axis in self.axes),
-            "groups": self.groups,
-        }
+    def forward(self, x: NDArray, bias: NDArray | None) -> NDArray:
+        contiguous = (None if array is None else np.ascontiguousarray(array) for array in (self.last, bias))
+        return _core.chain_forward(x, engine_axes(self.axes), self._first(), self._filters(), *contiguous)
 
-    def forward(self, x: NDArray, bias: NDArray | None = None) -> NDArray:
-        return _CONV[len(self.axes)](x, self.weight, bias, **self.options)
+    def backward(self, grad: NDArray, x: NDArray, needed: Sequence[bool]) -> tuple:
+        """Gradients of x, first, the filters (a list) and last; `needed`, in that order, says which to compute.
 
-    def input_gradient(self, grad: NDArray) -> NDArray:
-        shape = (len(grad), self.weight.shape[1] * self.groups, *(axis.size for axis in self.axes))
-        return _CONV_INPUT[len(self.axes)](shape, self.weight, grad, **self.options)
+        What lies between the links is computed again, band by band, rather than kept from the forward pass.
+        """
+        last = np.ascontiguousarray(self.last)
+        return _core.chain_backward(grad, x, engine_axes(self.axes), self._first(), self._filters(), last, needed)
 
-    def weight_gradient(self, grad: NDArray, x: NDArray) -> NDArray:
-        return _CONV_WEIGHT[len(self.axes)](x, self.weight.shape, grad, **self.options)
+    def _first(self) -> NDArray | None:
+        return None if self.first is None else np.ascontiguousarray(self.first)
 
-
-def chain_forward(stages: Sequence[Stage], x: NDArray, bias: NDArray | None) -> NDArray:
-    """Run `x` through the chain; the bias belongs to its last link."""
-    *inner, last = stages
-    for stage in inner:
-        x = stage.forward(x)
-    return last.forward(x, bias)
+    def _filters(self) -> list[NDArray]:
+        return [np.ascontiguousarray(taps) for taps in self.filters]
 
 
-def chain_backward(
-    stages: Sequence[Stage], grad: NDArray, x: NDArray, needed: Sequence[bool]
-) -> list[NDArray | None]:
-    """Gradients of `x` and of every stage's weight; `needed`, in that order, says which to compute.
-
-    What lies between the stages is computed again rather than kept from the forward pass.
-    """
-    found: list[NDArray | None] = [None] * len(needed)
-    inputs = [x]
-    for k, stage in enumerate(stages[:-1]):
-        if any(needed[k + 2 :]):  # the weight of a later stage
-            inputs.append(stage.forward(inputs[k]))
-    for k in reversed(range(len(stages))):
-        if needed[k + 1]:
-            found[k + 1] = stages[k].weight_gradient(grad, inputs[k])
-        if not any(needed[: k + 1]):
-            return found
-        grad = stages[k].input_gradient(grad)
-    found[0] = grad
-    return found
+def engine_axes(axes: Sequence[Axis]) -> list[tuple[int, ...]]:
+    """The axes as _core takes them."""
+    return [(axis.size, axis.kernel, axis.stride, axis.dilation, axis.before, axis.out) for axis in axes]
 
 
 # ---- arguments ---------------------------------------------------------------------------------
@@ -233,19 +211,21 @@ def check_input(input: ArrayLike, axes: int) -> tuple[NDArray, bool]:
     return (x if batched else x[np.newaxis]), batched
 
 
-def check_bias(bias: ArrayLike | None, last: Stage, x: NDArray) -> NDArray | None:
+def check_bias(bias: ArrayLike | None, out_channels: int, x: NDArray) -> NDArray | None:
     if bias is None:
         return None
     array = check_array(bias, "bias", like=x)
-    if array.shape != last.weight.shape[:1]:
-        raise ValueError(f"bias: expected shape {last.weight.shape[:1]}, got {array.shape}")
+    if array.shape != (out_channels,):
+        raise ValueError(f"bias: expected shape {(out_channels,)}, got {array.shape}")
     return array
 
 
-def check_grad_output(grad_output: ArrayLike, last: Stage, x: NDArray, batched: bool) -> NDArray:
-    """The gradient of the chain's output, with a batch axis."""
+def check_grad_output(
+    grad_output: ArrayLike, out_channels: int, out: Sequence[int], x: NDArray, batched: bool
+) -> NDArray:
+    """The gradient of an output of these channels and sizes, with a batch axis."""
     grad = check_array(grad_output, "grad_output", like=x)
-    expected = (len(x), len(last.weight), *last.out)[0 if batched else 1 :]
+    expected = (len(x), out_channels, *out)[0 if batched else 1 :]
     if grad.shape != expected:
         raise ValueError(f"grad_output: expected shape {expected}, got {grad.shape}")
     return grad if batched else grad[np.newaxis]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
+from itertools import count
 from math import isfinite, prod
 from operator import index
 
@@ -12,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 # By the number of spatial axes: output channels, input channels, then one for each kernel axis.
 FACTOR_NAMES = {1: ("a", "b", "d"), 2: ("a", "b", "c", "d"), 3: ("a", "b", "e", "c", "d")}
+
+REALS = frozenset((np.dtype(np.float32), np.dtype(np.float64)))
 
 # Singular values of a Gram matrix below this part of its largest are taken for rounding: about 1e4 epsilons.
 PINV_CUTOFF = 1e-12
@@ -63,7 +66,7 @@ def as_array(value: ArrayLike, name: str) -> NDArray:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors that track gradients
         raise TypeError(f"{name}: expected an array, got {type(value).__name__}: {error}") from error
-    if array.dtype not in (np.float32, np.float64):
+    if array.dtype not in REALS:
         raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}")
     return array
 
@@ -95,6 +98,8 @@ def cp_decompose(
     *,
     max_iter: int = 500,
     tol: float = 1e-8,
+    starts: int = 1,
+    callback: Callable[[int, float], object] | None = None,
     seed: int | np.random.Generator | None = None,
 ) -> tuple[tuple[NDArray, ...], float]:
     """CP factors of a dense kernel, by alternating least squares.
@@ -120,6 +125,11 @@ def cp_decompose(
     tol : float
         Stop when a sweep changes the relative error (see Returns) by less than this. The error is followed
         through its expanded square, so differences below about 1e-8 are rounding.
+    starts : int
+        How often to begin: once as described above, then from random columns; the best end is returned.
+    callback : callable, optional
+        Called as ``callback(sweep, error)`` after every sweep, with the sweep's number, from 1 on through all starts,
+        and the relative error it reached: for a progress bar, or to raise an exception that stops a long run.
     seed : int or numpy.random.Generator, optional
         For the random columns.
 
@@ -133,9 +143,13 @@ def cp_decompose(
     Raises
     ------
     ValueError
-        Where the number of axes, rank, max_iter or tol does not fit, or the weight has NaN or infinite elements.
+        Where the number of axes, rank, max_iter, tol or starts does not fit, or the weight has NaN or infinite elements.
     TypeError
-        Where the weight is neither float32 nor float64, or rank or max_iter not an int.
+        Where the weight is neither float32 nor float64, or rank, max_iter or starts not an int.
+
+    See Also
+    --------
+    cp_rank : the lowest rank that keeps an error.
 
     Notes
     -----
@@ -157,12 +171,23 @@ def cp_decompose(
     (True, True)
     """
     array = as_array(weight, "weight")
-    _check_decompose(array, rank, max_iter, tol)
+    _check_decompose(array, tol, rank=rank, max_iter=max_iter, starts=starts)
     scale = float(np.max(np.abs(array), initial=0.0))
     if scale == 0.0:
         return tuple(np.zeros((size, rank), array.dtype) for size in array.shape), 0.0
     scaled = array.astype(np.float64) / scale  # no square overflows or vanishes
-    factors, sizes = _alternating_least_squares(scaled, rank, max_iter, tol, np.random.default_rng(seed))
+    rng, sweeps = np.random.default_rng(seed), count(1)
+
+    def report(error: float) -> None:
+        if callback is not None:
+            callback(next(sweeps), error)
+
+    ends = []
+    for again in range(starts):
+        directions = _random_directions if again else _leading_directions
+        start = [directions(scaled, mode, rank, rng) for mode in range(scaled.ndim)]
+        ends.append(_alternating_least_squares(scaled, start, max_iter, tol, report))
+    factors, sizes, _ = min(ends, key=lambda end: end[2])
     order = np.argsort(-sizes)
     share = 1 / array.ndim
     balanced = tuple((f[:, order] * (sizes[order] ** share * scale**share)).astype(array.dtype) for f in factors)
@@ -170,12 +195,84 @@ def cp_decompose(
     return balanced, float(np.linalg.norm(scaled - returned) / np.linalg.norm(scaled))
 
 
-def _check_decompose(weight: NDArray, rank: int, max_iter: int, tol: float) -> None:
+def cp_rank(
+    weight: ArrayLike,
+    relative_error: float,
+    *,
+    max_rank: int | None = None,
+    **options: object,
+) -> tuple[tuple[NDArray, ...], float]:
+    """CP factors of the lowest rank found whose error is within a budget.
+
+    Ranks 1, 2, 4, ... are tried until one keeps the budget, then those between it and the last by bisection. Each is one
+    run of `cp_decompose`; since that finds local minima, a lower rank that would do may be missed.
+
+    Parameters
+    ----------
+    weight : array of shape (OC, IC, *kernel), 1 to 3 kernel axes, float32 or float64
+    relative_error : float
+        The budget for ``||W - cp_weight(factors)|| / ||W||``, not negative.
+    max_rank : int, optional
+        Where to give up; by default the product of all sizes but the largest, which is enough for any kernel.
+    **options
+        `max_iter`, `tol`, `starts`, `callback` and `seed` of `cp_decompose`.
+
+    Returns
+    -------
+    factors : tuple of arrays (OC, R), (IC, R) and (K, R) for each kernel axis, dtype of weight
+    relative_error : float
+        As `cp_decompose` returns it.
+
+    Raises
+    ------
+    ValueError
+        Where no rank up to max_rank keeps the budget, and as `cp_decompose`.
+    TypeError
+        As `cp_decompose`.
+
+    References
+    ----------
+    J. Kruskal, "Rank, decomposition, and uniqueness for 3-way and N-way arrays", 1989: bounds of the rank.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> weight = cp_weight([np.random.default_rng(0).standard_normal((size, 3)) for size in (8, 6, 3, 3)])
+    >>> factors, error = cp_rank(weight, 1e-3, seed=0)
+    >>> factors[0].shape[1], error < 1e-3
+    (3, True)
+    """
+    array = as_array(weight, "weight")
+    if not (isfinite(relative_error) and relative_error >= 0):
+        raise ValueError(f"relative_error: expected a finite number, not negative, got {relative_error}")
+    enough = max(1, prod(sorted(array.shape)[:-1]))
+    largest = enough if max_rank is None else index(max_rank)
+    if largest < 1:
+        raise ValueError(f"max_rank: expected at least 1, got {max_rank}")
+    too_low, rank = 0, 1
+    found = cp_decompose(array, rank, **options)
+    while found[1] > relative_error:
+        if rank == largest:
+            raise ValueError(f"relative_error: expected a budget that some rank up to max_rank = {largest} keeps, got "
+                             f"{relative_error}; rank {rank} reaches {found[1]:.3g}")
+        too_low, rank = rank, min(2 * rank, largest)
+        found = cp_decompose(array, rank, **options)
+    while rank - too_low > 1:
+        middle = (too_low + rank) // 2
+        attempt = cp_decompose(array, middle, **options)
+        if attempt[1] <= relative_error:
+            rank, found = middle, attempt
+        else:
+            too_low = middle
+    return found
+
+
+def _check_decompose(weight: NDArray, tol: float, **counts: int) -> None:
     if weight.ndim not in (3, 4, 5):
         raise ValueError(f"weight: expected shape (OC, IC, *kernel) with 1 to 3 kernel axes, got {weight.shape}")
     if not np.isfinite(weight).all():
         raise ValueError("weight: expected finite elements, got NaN or infinity")
-    for name, value in (("rank", rank), ("max_iter", max_iter)):
+    for name, value in counts.items():
         try:
             if index(value) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
@@ -186,16 +283,15 @@ def _check_decompose(weight: NDArray, rank: int, max_iter: int, tol: float) -> N
 
 
 def _alternating_least_squares(
-    weight: NDArray, rank: int, max_iter: int, tol: float, rng: np.random.Generator
-) -> tuple[list[NDArray], NDArray]:
-    """Factors with columns of length one (or zero), and the size of each term.
+    weight: NDArray, factors: list[NDArray], max_iter: int, tol: float, report: Callable[[float], None]
+) -> tuple[list[NDArray], NDArray, float]:
+    """Factors with columns of length one (or zero), the size of each term, and the relative error, from a start.
 
     A sweep reads the kernel twice: for the first factor, and to contract it with that factor; all the
     others work on the result of that.
     """
     unfolded = weight.reshape(len(weight), -1)
-    norm = np.linalg.norm(weight)
-    factors = [_leading_directions(weight, mode, rank, rng) for mode in range(weight.ndim)]
+    norm, rank = np.linalg.norm(weight), factors[0].shape[1]
     grams = [factor.T @ factor for factor in factors]
     error = np.inf
     for _ in range(max_iter):
@@ -212,10 +308,15 @@ def _alternating_least_squares(
             grams[mode] = factors[mode].T @ factors[mode]
         # ||W - V||^2 = ||W||^2 - 2 <W, V> + ||V||^2, both products at hand from the last factor's step
         squared = norm**2 - 2 * np.sum(product * solution) + sizes @ prod(grams) @ sizes
-        previous, error = error, np.sqrt(max(0.0, squared)) / norm
+        previous, error = error, float(np.sqrt(max(0.0, squared)) / norm)
+        report(error)
         if abs(previous - error) < tol:
             break
-    return factors, sizes
+    return factors, sizes, error
+
+
+def _random_directions(weight: NDArray, mode: int, rank: int, rng: np.random.Generator) -> NDArray:
+    return _normalised(rng.standard_normal((weight.shape[mode], rank)))[0]
 
 
 def _leading_directions(weight: NDArray, mode: int, rank: int, rng: np.random.Generator) -> NDArray:
@@ -235,6 +336,14 @@ def _normalised(columns: NDArray) -> tuple[NDArray, NDArray]:
 def _khatri_rao(factors: Sequence[NDArray]) -> NDArray:
     """Column-wise Kronecker product of (I1, R), (I2, R), ...: shape (I1 I2 ..., R), the last index fastest."""
     return reduce(lambda left, right: (left[:, np.newaxis] * right).reshape(len(left) * len(right), -1), factors)
+
+
+def contract_others(tensor: NDArray, factors: Sequence[NDArray]) -> list[NDArray]:
+    """For each axis of `tensor` (I1, I2, ...): the others contracted with their factors (I, R), shape (I, R)."""
+    first, *others = factors
+    unfolded = tensor.reshape(len(tensor), -1)
+    contracted = (first.T @ unfolded).reshape(-1, *tensor.shape[1:])
+    return [unfolded @ _khatri_rao(others), *(_contract_others(contracted, others, k) for k in range(len(others)))]
 
 
 def _contract_others(tensor: NDArray, factors: Sequence[NDArray], keep: int) -> NDArray:

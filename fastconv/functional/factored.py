@@ -5,27 +5,17 @@ The functions here check their arguments, build the chain and give its gradients
 """
 
 from collections.abc import Sequence
-from math import prod
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._chain import (
-    Axis,
-    Padding,
-    Sizes,
-    Stage,
-    chain_backward,
-    chain_forward,
-    check_array,
-    check_bias,
-    check_grad_output,
-    check_input,
-    check_mask,
-    geometry,
-)
-from .decompose import check_factors, cp_decompose, cp_weight
+from fastconv import _core
+
+from ._chain import Chain, check_array, check_bias, check_grad_output, check_input, check_mask, geometry
+from ._cp import cp_convolve, cp_gradients, cp_problem
+from ._types import Padding, Sizes
+from .decompose import cp_decompose, cp_rank, cp_weight
 
 __all__ = [
     "CPGradients",
@@ -35,6 +25,7 @@ __all__ = [
     "cp_conv2d",
     "cp_conv2d_backward",
     "cp_decompose",
+    "cp_rank",
     "cp_weight",
     "separable_conv2d",
     "separable_conv2d_backward",
@@ -117,9 +108,8 @@ def separable_conv2d(
     >>> separable_conv2d(x, depthwise, np.ones((1, 2, 1, 1)))
     array([[[11., 22.]]])
     """
-    x, batched = check_input(input, 2)
-    stages = _separable_stages(x, depthwise_weight, pointwise_weight, stride, padding, dilation)
-    y = chain_forward(stages, x, check_bias(bias, stages[-1], x))
+    chain, x, batched = separable_problem(input, depthwise_weight, pointwise_weight, stride, padding, dilation)
+    y = chain.forward(x, check_bias(bias, len(chain.last), x))
     return y if batched else y[0]
 
 
@@ -184,23 +174,27 @@ def separable_conv2d_backward(
     array([4.])
     """
     mask = check_mask(output_mask, 4)
-    x, batched = check_input(input, 2)
-    stages = _separable_stages(x, depthwise_weight, pointwise_weight, stride, padding, dilation)
-    grad = check_grad_output(grad_output, stages[-1], x, batched)
-    grad_x, *grad_weights = chain_backward(stages, grad, x, mask[:3])
-    if grad_x is not None and not batched:
-        grad_x = grad_x[0]
-    return SeparableGradients(grad_x, *grad_weights, grad.sum(axis=(0, 2, 3)) if mask[3] else None)
+    chain, x, batched = separable_problem(input, depthwise_weight, pointwise_weight, stride, padding, dilation)
+    grad = check_grad_output(grad_output, len(chain.last), chain.out, x, batched)
+    grad_x, _, (grad_filter,), grad_last = chain.backward(grad, x, (mask[0], False, mask[1], mask[2]))
+    return SeparableGradients(
+        grad_x if grad_x is None or batched else grad_x[0],
+        None if grad_filter is None else grad_filter[:, np.newaxis],
+        None if grad_last is None else grad_last[:, :, np.newaxis, np.newaxis],
+        _core.channel_sums(grad) if mask[3] else None,
+    )
 
 
-def _separable_stages(
-    x: NDArray,
+def separable_problem(
+    input: ArrayLike,
     depthwise_weight: ArrayLike,
     pointwise_weight: ArrayLike,
     stride: Sizes,
     padding: Padding,
     dilation: Sizes,
-) -> list[Stage]:
+) -> tuple[Chain, NDArray, bool]:
+    """The chain, the input with a batch axis, and whether it came with one."""
+    x, batched = check_input(input, 2)
     depthwise = check_array(depthwise_weight, "depthwise_weight", like=x)
     pointwise = check_array(pointwise_weight, "pointwise_weight", like=x)
     channels = x.shape[1]
@@ -214,8 +208,7 @@ def _separable_stages(
     if pointwise.ndim != 4 or pointwise.shape[1:] != (len(depthwise), 1, 1):
         raise ValueError(f"pointwise_weight: expected shape (OC, {len(depthwise)}, 1, 1), got {pointwise.shape}")
     axes = geometry(x.shape[2:], depthwise.shape[2:], stride, padding, dilation)
-    first = Stage(depthwise, axes, groups=channels)
-    return [first, Stage(pointwise, [Axis(size) for size in first.out])]
+    return Chain(axes, None, (depthwise[:, 0],), pointwise[:, :, 0, 0]), x, batched
 
 
 # ---- CP ----------------------------------------------------------------------------------------
@@ -228,6 +221,8 @@ def cp_conv1d(
     stride: Sizes = 1,
     padding: Padding = 0,
     dilation: Sizes = 1,
+    *,
+    algorithm: str = "auto",
 ) -> NDArray:
     """1-D convolution with a kernel in CP form, ``W[o,i,k] = sum_r a[o,r] b[i,r] d[k,r]``.
 
@@ -245,6 +240,9 @@ def cp_conv1d(
     stride, dilation : int or tuple of 1 int
     padding : int, tuple of 1 int, tuple of 1 pair (before, after), "same" or "valid"
         As in `conv1d`.
+    algorithm : {"auto", "folded", "dense"}
+        "folded" runs the links band by band, "dense" expands the kernel with `cp_weight` and calls `conv1d`; "auto"
+        takes what `explain` estimates to be faster.
 
     Returns
     -------
@@ -279,7 +277,7 @@ def cp_conv1d(
     array([[11., 22.],
            [22., 44.]])
     """
-    return _cp_conv(_cp_problem(1, input, factors, stride, padding, dilation), bias)
+    return cp_convolve(cp_problem(1, input, factors, stride, padding, dilation), bias, algorithm)
 
 
 def cp_conv1d_backward(
@@ -291,6 +289,7 @@ def cp_conv1d_backward(
     dilation: Sizes = 1,
     *,
     output_mask: Sequence[bool] = (True, True, True),
+    algorithm: str = "auto",
 ) -> CPGradients:
     """Gradients of `cp_conv1d`.
 
@@ -314,6 +313,8 @@ def cp_conv1d_backward(
         As given to `cp_conv1d`.
     output_mask : sequence of 3 bools
         Which gradients to compute: of input, of the factors, of bias.
+    algorithm
+        As `cp_conv1d`'s.
 
     Returns
     -------
@@ -342,7 +343,8 @@ def cp_conv1d_backward(
     array([[-3.,  0.,  3.],
            [-3.,  0.,  3.]])
     """
-    return _cp_conv_backward(_cp_problem(1, input, factors, stride, padding, dilation), grad_output, output_mask)
+    problem = cp_problem(1, input, factors, stride, padding, dilation)
+    return CPGradients(*cp_gradients(problem, grad_output, output_mask, algorithm))
 
 
 def cp_conv2d(
@@ -352,6 +354,8 @@ def cp_conv2d(
     stride: Sizes = 1,
     padding: Padding = 0,
     dilation: Sizes = 1,
+    *,
+    algorithm: str = "auto",
 ) -> NDArray:
     """2-D convolution with a kernel in CP form, ``W[o,i,l,k] = sum_r a[o,r] b[i,r] c[l,r] d[k,r]``.
 
@@ -363,8 +367,9 @@ def cp_conv2d(
         y[n,o,p,q] = bias[o] + sum_r  a[o,r] t[n,r,p,q]             to OC channels
 
     At stride 1 that is ``R (IC + KH + KW + OC)`` instead of ``OC IC KH KW`` multiplications for each pixel,
-    fewer where the rank R is low enough; the order is fixed, whatever the rank. Elements of the input that no
-    tap reads, because the stride skips them, are left out from the start.
+    fewer where the rank R is low enough. All links run on a band of rows before the next, so that the R channels
+    between them stay in cache. Elements of the input that no tap reads, because the stride skips them, are left
+    out from the start.
 
     Parameters
     ----------
@@ -374,6 +379,9 @@ def cp_conv2d(
     stride, dilation : int or tuple of 2 ints
     padding : int, tuple of 2 ints, tuple of 2 pairs (before, after), "same" or "valid"
         As in `conv2d`.
+    algorithm : {"auto", "folded", "split", "dense"}
+        "split" runs the links as above band by band, "folded" with both filters as one, ``c[l,r] d[k,r]``; "dense"
+        expands the kernel with `cp_weight` and calls `conv2d`; "auto" takes what `explain` estimates to be fastest.
 
     Returns
     -------
@@ -406,7 +414,7 @@ def cp_conv2d(
     >>> cp_conv2d(x, (one, one, smooth, difference))
     array([[[80., 96.]]])
     """
-    return _cp_conv(_cp_problem(2, input, factors, stride, padding, dilation), bias)
+    return cp_convolve(cp_problem(2, input, factors, stride, padding, dilation), bias, algorithm)
 
 
 def cp_conv2d_backward(
@@ -418,6 +426,7 @@ def cp_conv2d_backward(
     dilation: Sizes = 1,
     *,
     output_mask: Sequence[bool] = (True, True, True),
+    algorithm: str = "auto",
 ) -> CPGradients:
     """Gradients of `cp_conv2d`.
 
@@ -451,6 +460,8 @@ def cp_conv2d_backward(
         As given to `cp_conv2d`.
     output_mask : sequence of 3 bools
         Which gradients to compute: of input, of the factors, of bias.
+    algorithm
+        As `cp_conv2d`'s.
 
     Returns
     -------
@@ -480,70 +491,5 @@ def cp_conv2d_backward(
     array([[ 5.],
            [21.]])
     """
-    return _cp_conv_backward(_cp_problem(2, input, factors, stride, padding, dilation), grad_output, output_mask)
-
-
-class _CPProblem(NamedTuple):
-    """A CP convolution: its input, the part of it that is read, and the chain that convolves that part."""
-
-    x: NDArray
-    batched: bool
-    read: tuple[slice, ...]
-    stages: list[Stage]
-
-
-def _cp_problem(
-    axes: int, input: ArrayLike, factors: Sequence[ArrayLike], stride: Sizes, padding: Padding, dilation: Sizes
-) -> _CPProblem:
-    """The chain b, then the filter of each kernel axis, then a.
-
-    The first link runs before any stride, so the input is cut down to the elements that the kernel can read;
-    each filter takes the stride of its own axis, so that the next link sees only what is kept.
-    """
-    x, batched = check_input(input, axes)
-    a, b, *filters = check_factors(factors, (axes,))
-    if a.dtype != x.dtype:
-        raise TypeError(f"factors: expected {x.dtype}, the dtype of input, got {a.dtype}")
-    if len(b) != x.shape[1]:
-        raise ValueError(
-            f"factors[1] (b): expected {x.shape[1]} rows, the channels of an input of shape {x.shape}, "
-            f"got shape {b.shape}"
-        )
-    whole = geometry(x.shape[2:], [len(taps) for taps in filters], stride, padding, dilation)
-    read, parts = zip(*(axis.read_part() for axis in whole), strict=True)
-    rank, ones = a.shape[1], (1,) * axes
-    stages = [Stage(b.T.reshape(rank, len(b), *ones), [Axis(part.size) for part in parts])]
-    for k, (taps, part) in enumerate(zip(filters, parts, strict=True)):
-        link = [Axis(size) for size in stages[-1].out]
-        link[k] = part
-        kernel = (*ones[:k], len(taps), *ones[k + 1 :])
-        stages.append(Stage(taps.T.reshape(rank, 1, *kernel), link, groups=rank))
-    stages.append(Stage(a.reshape(len(a), rank, *ones), [Axis(size) for size in stages[-1].out]))
-    return _CPProblem(x, batched, read, stages)
-
-
-def _cp_conv(problem: _CPProblem, bias: ArrayLike | None) -> NDArray:
-    x, batched, read, stages = problem
-    y = chain_forward(stages, x[(..., *read)], check_bias(bias, stages[-1], x))
-    return y if batched else y[0]
-
-
-def _cp_conv_backward(problem: _CPProblem, grad_output: ArrayLike, output_mask: Sequence[bool]) -> CPGradients:
-    need_input, need_factors, need_bias = check_mask(output_mask, 3)
-    x, batched, read, stages = problem
-    part = x[(..., *read)]
-    grad = check_grad_output(grad_output, stages[-1], x, batched)
-    grad_part, *grad_weights = chain_backward(stages, grad, part, [need_input] + [need_factors] * len(stages))
-    grad_x = grad_factors = grad_bias = None
-    if need_input:
-        grad_x = grad_part
-        if part.shape != x.shape:  # what is never read has no gradient
-            grad_x = np.zeros_like(grad_part, shape=x.shape)
-            grad_x[(..., *read)] = grad_part
-        grad_x = grad_x if batched else grad_x[0]
-    if need_factors:
-        by_rank = [weight.reshape(len(weight), prod(weight.shape[1:])) for weight in grad_weights]
-        grad_factors = tuple(np.ascontiguousarray(g) for g in (by_rank[-1], *(g.T for g in by_rank[:-1])))
-    if need_bias:
-        grad_bias = grad.sum(axis=(0, *range(2, grad.ndim)))
-    return CPGradients(grad_x, grad_factors, grad_bias)
+    problem = cp_problem(2, input, factors, stride, padding, dilation)
+    return CPGradients(*cp_gradients(problem, grad_output, output_mask, algorithm))

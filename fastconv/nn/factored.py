@@ -157,7 +157,8 @@ class _CPConv(Layer):
             self._draw("bias", (self.out_channels,), 1 / sqrt(fan_in), generator)
 
     @classmethod
-    def from_conv(cls, layer: Conv1d | Conv2d, rank: int, **options: Any) -> Self:
+    def from_conv(cls, layer: Conv1d | Conv2d, rank: int | None = None, *, relative_error: float | None = None,
+                  **options: Any) -> Self:
         """The CP layer closest to a dense one: its weight is decomposed, its bias and geometry are taken over.
 
         Parameters
@@ -165,9 +166,11 @@ class _CPConv(Layer):
         layer : Conv1d or Conv2d
             Without groups; it is left as it is.
         rank : int
-            Number of terms.
+            Number of terms; or instead of it:
+        relative_error : float
+            The budget for the kernel's error, for which `fastconv.cp_rank` looks for the lowest rank.
         **options
-            `max_iter`, `tol` and `seed` of `fastconv.cp_decompose`.
+            `max_iter`, `tol`, `starts`, `callback` and `seed` of `fastconv.cp_decompose`.
 
         Returns
         -------
@@ -179,16 +182,24 @@ class _CPConv(Layer):
         TypeError
             If `layer` is of another kind.
         ValueError
-            If `layer` has groups.
+            If `layer` has groups, or not one of rank and relative_error is given.
         """
         if not isinstance(layer, cls._dense):
             raise TypeError(f"layer must be a {cls._dense.__name__}, got {type(layer).__name__}")
         if layer.groups != 1:
             raise ValueError(f"layer must have groups=1 to be written as a CP convolution, got groups={layer.groups}")
+        if (rank is None) == (relative_error is None):
+            raise ValueError(f"expected either rank or relative_error, got {rank!r} and {relative_error!r}")
+        weight = layer.params["weight"]
+        if rank is None:
+            factors, error = F.cp_rank(weight, relative_error, **options)
+        else:
+            factors, error = F.cp_decompose(weight, rank, **options)
         bias = "bias" in layer.params
         sizes = layer.in_channels, layer.out_channels, layer.kernel_size
-        result = cls(*sizes, rank, layer.stride, layer.padding, layer.dilation, bias, dtype=layer.dtype)
-        factors, result.relative_error = F.cp_decompose(layer.params["weight"], rank, **options)
+        geometry = layer.stride, layer.padding, layer.dilation
+        result = cls(*sizes, factors[0].shape[1], *geometry, bias, dtype=layer.dtype)
+        result.relative_error = error
         for name, factor in zip(cls._names, factors, strict=True):
             result.params[name][...] = factor
         if bias:

@@ -167,6 +167,21 @@ static void *use_arena(void *argument)
     if (!fc_arena_take(64))
         wrong = "no block after a refusal";
     fc_arena_give();
+    char *own = fc_arena_take(256);
+    fc_arena_lend(own + 64, 128);
+    if (fc_arena_take(128) != own + 64 || fc_arena_take(0) != own + 64 || fc_arena_take(129) || fc_arena_take(-1))
+        wrong = "what was lent is not what is taken";
+    fc_arena_give();
+    fc_arena_lend(NULL, 0);
+    if (fc_arena_take(256) != own)
+        wrong = "what was lent is still taken";
+    fc_arena_give();
+    int threads = fc_threads_get();
+    fc_threads_limit(1);
+    int limited = fc_threads_get();
+    fc_threads_limit(0);
+    if (limited != 1 || fc_threads_get() != threads)
+        wrong = "the limit of a thread is not kept, or not lifted";
     return NULL;
 }
 

@@ -1,0 +1,514 @@
+/* Chains: mix, filter and join a band of rows at a time, so that the `middle` channels between them stay in cache.
+ *
+ *     u[n, r] = sum_i first[i, r] x[n, i];   t[n, r] = filter[r] * u[n, r];   y[n, o] = bias[o] + sum_r last[o, r] t[n, r]
+ *
+ *     for each group of images, tile of columns, run of bands      a task
+ *         for each band of output rows
+ *             keep the rows of u that the band before left; mix the new ones
+ *             filter them, once or column by row
+ *             join them into y
+ *
+ * Every link is a convolution of the band, planned and run as any other: strides, dilations, layouts and precision are solved
+ * where they are for all.  A separable chain filters x in place.
+ *
+ * Where there are fewer tasks than threads, bands follow each other and each link runs on all threads.
+ *
+ * Scratch: the first mix transposed; per worker u and t of a band, and what the hungriest link takes.  Bands depend on the
+ * shape alone, so that bits do not depend on the number of threads.
+ */
+#include "engine/chain.h"
+
+#include <string.h>
+
+/* A band of the middle channels.  CP 256-256@56 at rank 64, 64 KiB to 800 KiB: 1820, 1643, 1603, 1602, 1649, 1628, 1658 us;
+ * separable 128@56: 1111, 1099, 879, 917, 848, 948, 874; the gradients gain more from few bands. */
+enum { BAND_BYTES = 256 << 10, ROWS_MIN = 4, COLUMNS_MIN = 128 };
+enum { PARTS_WANTED = 8, PART_BYTES_MAX = 8 << 20, SERIAL_MULTIPLICATIONS = 400000 };
+
+/* ---- geometry -------------------------------------------------------------------------------- */
+
+static int64_t clamp(int64_t i, int64_t low, int64_t high)
+{
+    return i < low ? low : i > high ? high : i;
+}
+
+fc_span fc_chain_reads(const fc_window *w, int axis, fc_span out)
+{
+    int64_t first = out.first * w->stride[axis] - w->offset[axis];
+    int64_t last = (out.last - 1) * w->stride[axis] + (w->kernel[axis] - 1) * w->dilation[axis] - w->offset[axis] + 1;
+    fc_span in = {clamp(first, 0, w->in[axis]), clamp(last, 0, w->in[axis])};
+    return in;
+}
+
+int64_t fc_chain_touches(const fc_window *w, int axis, int64_t in, int64_t most)
+{
+    int64_t reach = in + w->offset[axis] - (w->kernel[axis] - 1) * w->dilation[axis];
+    return reach <= 0 ? 0 : fc_min(most, fc_ceil_div(reach, w->stride[axis]));
+}
+
+fc_span fc_chain_completes(const fc_window *w, int axis, fc_span out)
+{
+    fc_span own = {0, w->in[axis]};
+    if (out.first > 0)
+        own.first = clamp(out.first * w->stride[axis] - w->offset[axis], 0, w->in[axis]);
+    if (out.last < w->out[axis])
+        own.last = clamp(out.last * w->stride[axis] - w->offset[axis], 0, w->in[axis]);
+    return own;
+}
+
+fc_span fc_chain_rows(const fc_chain_layout *l, int64_t band)
+{
+    int64_t rows = l->plan->rows;
+    fc_span out = {band * rows, fc_min((band + 1) * rows, l->plan->problem.window.out[1])};
+    return out;
+}
+
+fc_chain_region fc_chain_region_at(const fc_chain_layout *l, int64_t index)
+{
+    const fc_chain_plan *plan = l->plan;
+    const fc_window *w = &plan->problem.window;
+    int64_t tile = index % l->tiles, n = index / l->tiles * plan->images;
+    fc_chain_region r = {.n = n, .images = fc_min(plan->images, plan->problem.batch - n)};
+    r.out = (fc_span){tile * plan->columns, fc_min((tile + 1) * plan->columns, w->out[2])};
+    r.in = fc_chain_reads(w, 2, r.out);
+    r.own = fc_chain_completes(w, 2, r.out);
+    r.reach = (fc_span){fc_chain_touches(w, 2, r.own.first, r.out.first), r.out.last};
+    return r;
+}
+
+/* ---- layout ---------------------------------------------------------------------------------- */
+
+static int64_t bytes_of(int64_t count, int64_t size)
+{
+    return fc_arena_round(fc_min(INT64_MAX / 16, fc_mul(count, size)));
+}
+
+/* Channels begin at cache lines, and not all in the same sets of the cache. */
+static fc_chain_buffer buffer_of(const fc_chain_plan *plan, int64_t size, int64_t rows, int64_t columns)
+{
+    int64_t line = FC_ALIGN / size, channel = fc_ceil_div(fc_min(fc_mul(rows, columns), INT64_MAX / 16), line) * line;
+    if (channel * size % 1024 == 0)
+        channel += line;
+    fc_chain_buffer b = {channel, bytes_of(fc_mul(fc_mul(plan->images, plan->problem.middle), channel), size)};
+    return b;
+}
+
+static int64_t longest_rows(const fc_chain_layout *l, int backward)
+{
+    const fc_window *w = &l->plan->problem.window;
+    int64_t most = 0;
+    for (int64_t band = 0; band < l->bands; band++) {
+        fc_span out = fc_chain_rows(l, band);
+        fc_span in = backward ? (fc_span){fc_chain_touches(w, 1, fc_chain_completes(w, 1, out).first, out.first), out.last}
+                              : fc_chain_reads(w, 1, out);
+        most = fc_max(most, fc_length(in));
+    }
+    return most;
+}
+
+/* The columns that a tile has at most: of x for its outputs, of x that it completes, of y that have a part in those. */
+static void widest(const fc_chain_layout *l, int64_t *in, int64_t *own, int64_t *reach)
+{
+    *in = *own = *reach = 0;
+    for (int64_t tile = 0; tile < l->tiles; tile++) {
+        fc_chain_region r = fc_chain_region_at(l, tile);
+        *in = fc_max(*in, fc_length(r.in));
+        *own = fc_max(*own, fc_length(r.own));
+        *reach = fc_max(*reach, fc_length(r.reach));
+    }
+}
+
+static int64_t most_completed(const fc_chain_layout *l)
+{
+    int64_t most = 0;
+    for (int64_t band = 0; band < l->bands; band++)
+        most = fc_max(most, fc_length(fc_chain_completes(&l->plan->problem.window, 1, fc_chain_rows(l, band))));
+    return most;
+}
+
+static void lay_out_buffers(fc_chain_layout *l)
+{
+    const fc_chain_plan *plan = l->plan;
+    const fc_chain *p = &plan->problem;
+    int64_t size = l->kernels->size, rows = plan->rows, in, own, reach, wanted = plan->gradients;
+    widest(l, &in, &own, &reach);
+    if (p->mixed && (!wanted || wanted & (FC_CHAIN_FILTER | FC_CHAIN_LAST)))
+        l->buffer[FC_CHAIN_U] = buffer_of(plan, size, longest_rows(l, 0), in);
+    if (p->split && (!wanted || wanted & (FC_CHAIN_FILTER | FC_CHAIN_LAST)))
+        l->buffer[FC_CHAIN_V] = buffer_of(plan, size, rows, in);
+    if (!wanted || wanted & FC_CHAIN_LAST)
+        l->buffer[FC_CHAIN_T] = buffer_of(plan, size, rows, plan->columns);
+    if (wanted & ~FC_CHAIN_LAST) {
+        l->buffer[FC_CHAIN_DT] = buffer_of(plan, size, p->split ? rows : longest_rows(l, 1), reach);
+        if (p->split)
+            l->buffer[FC_CHAIN_DV] = buffer_of(plan, size, longest_rows(l, 1), own);
+    }
+    if (p->mixed && wanted & (FC_CHAIN_INPUT | FC_CHAIN_FIRST))
+        l->buffer[FC_CHAIN_DU] = buffer_of(plan, size, most_completed(l), own);
+}
+
+static void lay_out_sums(fc_chain_layout *l)
+{
+    const fc_chain *p = &l->plan->problem;
+    int64_t size = l->kernels->size, wanted = l->plan->gradients, row = fc_chain_sum_row(l->kernels, p->middle), in, own, reach;
+    if (wanted & FC_CHAIN_FIRST)
+        l->sum_bytes[0] = bytes_of(fc_mul(p->channels, row), size);
+    if (wanted & FC_CHAIN_FILTER)
+        for (int i = 0; i < l->stages; i++)
+            l->sum_bytes[1 + i] = bytes_of(fc_mul(p->middle, fc_taps(&l->stage[i])), size);
+    if (wanted & FC_CHAIN_LAST)
+        l->sum_bytes[3] = bytes_of(fc_mul(p->out_channels, row), size);
+    l->part_bytes = fc_max(l->sum_bytes[1], l->sum_bytes[2]);
+    widest(l, &in, &own, &reach);
+    int64_t pixels = wanted & FC_CHAIN_LAST ? fc_mul(l->plan->rows, l->plan->columns) : 0;
+    if (wanted & FC_CHAIN_FIRST)
+        pixels = fc_max(pixels, fc_mul(most_completed(l), own));
+    l->panel_bytes = bytes_of(fc_mul(row, pixels), size);
+    l->tile_bytes = pixels ? fc_chain_sum_tile(l->kernels) * (l->plan->outer ? 1 : l->plan->threads) : 0;
+}
+
+fc_chain_layout fc_chain_lay_out(const fc_chain_plan *plan)
+{
+    const fc_chain *p = &plan->problem;
+    fc_chain_layout l = {.plan = plan, .kernels = fc_dispatch(p->real), .stages = p->split ? 2 : 1};
+    l.stage[0] = l.stage[1] = p->window;
+    for (int i = 0; i < 2 && p->split; i++) { /* stage 0 leaves the columns as they are, stage 1 the rows */
+        fc_window *w = &l.stage[i];
+        int axis = 2 - i;
+        w->in[axis] = w->out[axis] = i ? p->window.out[axis] : p->window.in[axis];
+        w->kernel[axis] = w->stride[axis] = w->dilation[axis] = 1;
+        w->offset[axis] = 0;
+    }
+    l.groups = fc_ceil_div(p->batch, plan->images);
+    l.tiles = fc_ceil_div(p->window.out[2], plan->columns);
+    l.bands = fc_ceil_div(p->window.out[1], plan->rows);
+    lay_out_buffers(&l);
+    lay_out_sums(&l);
+    if (p->mixed && l.buffer[FC_CHAIN_U].bytes)
+        l.first_bytes = bytes_of(fc_mul(p->channels, p->middle), l.kernels->size);
+    if (plan->gradients & ~FC_CHAIN_LAST)
+        l.last_bytes = bytes_of(fc_mul(p->out_channels, p->middle), l.kernels->size);
+    int64_t sums = l.sum_bytes[0] + l.sum_bytes[1] + l.sum_bytes[2] + l.sum_bytes[3];
+    l.shared_bytes = fc_add(fc_add(l.first_bytes, l.last_bytes), fc_mul(sums, plan->parts));
+    l.worker_bytes = fc_add(l.part_bytes, fc_add(l.panel_bytes, l.tile_bytes));
+    for (int i = 0; i < FC_CHAIN_BUFFERS; i++)
+        l.worker_bytes = fc_add(l.worker_bytes, l.buffer[i].bytes);
+    return l;
+}
+
+/* ---- links ----------------------------------------------------------------------------------- */
+
+void fc_chain_link(fc_chain_walk *walk, int link, const fc_conv *problem, fc_direction direction, const void *x,
+                   const void *w, const void *bias, const void *y)
+{
+    fc_conv_plan *plan = &walk->link[link];
+    if (walk->status)
+        return;
+    if (memcmp(&plan->problem, problem, sizeof *problem)) {
+        walk->status = fc_conv_plan_make(plan, problem, direction, walk->l->plan->precision, NULL);
+        if (walk->dry && !walk->status)
+            walk->lent = fc_max(walk->lent, direction == FC_ADJOINT ? fc_adjoint_scratch(plan) : plan->scratch);
+    }
+    walk->multiplications = fc_add(walk->multiplications, plan->multiplications);
+    walk->cost += plan->cost;
+    if (!walk->dry && !walk->status)
+        walk->status = fc_conv_execute(plan, fc_at(x, 0, 1), fc_at(w, 0, 1), fc_at(bias, 0, 1), fc_at(y, 0, 1));
+}
+
+fc_chain_view fc_chain_image(const fc_chain_walk *walk, const void *array, const fc_array_strides *stride, int64_t n,
+                             int64_t row, int64_t column)
+{
+    fc_chain_view v = {NULL, *stride};
+    if (!walk->dry)
+        v.at = fc_at(array, n * stride->n + row * stride->s[1] + column * stride->s[2], walk->l->kernels->size);
+    return v;
+}
+
+fc_chain_view fc_chain_part(const fc_chain_walk *walk, int buffer, int64_t width, int64_t row, int64_t column)
+{
+    int64_t channel = walk->l->buffer[buffer].channel;
+    fc_chain_view v = {NULL, {.n = channel * walk->l->plan->problem.middle, .c = channel, .s = {0, width, 1}}};
+    if (!walk->dry)
+        v.at = fc_at(walk->buffer[buffer], row * width + column, walk->l->kernels->size);
+    return v;
+}
+
+static void set_axis(fc_window *w, int axis, const fc_window *whole, fc_span in, fc_span out)
+{
+    w->in[axis] = fc_length(in);
+    w->out[axis] = fc_length(out);
+    w->kernel[axis] = whole->kernel[axis];
+    w->stride[axis] = whole->stride[axis];
+    w->dilation[axis] = whole->dilation[axis];
+    w->offset[axis] = whole->offset[axis] + in.first - out.first * whole->stride[axis];
+}
+
+fc_conv fc_chain_pointwise(const fc_chain_walk *walk, const fc_chain_region *r, int64_t channels, int64_t out_channels,
+                           int64_t rows, int64_t columns, const fc_chain_view *x, const fc_chain_view *y)
+{
+    return (fc_conv){.real = walk->l->plan->problem.real, .batch = r->images, .groups = 1, .channels = channels,
+                     .out_channels = out_channels, .x = x->stride, .y = y->stride,
+                     .window = {.in = {1, rows, columns}, .out = {1, rows, columns}, .kernel = {1, 1, 1},
+                                .stride = {1, 1, 1}, .dilation = {1, 1, 1}},
+                     .w = {.g = channels * out_channels, .o = channels, .c = 1, .k = {1, 1, 1}}};
+}
+
+fc_conv fc_chain_filter(const fc_chain_walk *walk, const fc_chain_region *r, int stage, fc_span in_rows, fc_span out_rows,
+                        fc_span in_columns, fc_span out_columns, const fc_chain_view *x, const fc_chain_view *y)
+{
+    const fc_chain *p = &walk->l->plan->problem;
+    const fc_window *whole = &walk->l->stage[stage];
+    int64_t groups = p->mixed ? p->middle : p->channels, each = p->mixed ? 1 : p->middle / p->channels;
+    int64_t taps = fc_taps(whole);
+    fc_conv q = {.real = p->real, .batch = r->images, .groups = groups, .channels = 1, .out_channels = each,
+                 .window = {.in = {1}, .out = {1}, .kernel = {1}, .stride = {1}, .dilation = {1}},
+                 .x = x->stride, .y = y->stride,
+                 .w = {.g = each * taps, .o = taps, .c = taps, .k = {taps, whole->kernel[2], 1}}};
+    set_axis(&q.window, 1, whole, in_rows, out_rows);
+    set_axis(&q.window, 2, whole, in_columns, out_columns);
+    return q;
+}
+
+void fc_chain_carry(const fc_chain_walk *walk, int buffer, int64_t images, int64_t width, int64_t begin, int64_t from,
+                    int64_t to)
+{
+    int64_t size = walk->l->kernels->size, channel = walk->l->buffer[buffer].channel * size;
+    if (walk->dry || from >= to || from == begin)
+        return;
+    for (int64_t i = 0; i < images * walk->l->plan->problem.middle; i++) {
+        char *rows = walk->buffer[buffer] + i * channel;
+        memmove(rows, fc_at(rows, (from - begin) * width, size), (size_t)((to - from) * width * size));
+    }
+}
+
+/* ---- the forward pass ------------------------------------------------------------------------ */
+
+void fc_chain_mix(fc_chain_walk *walk, const fc_chain_region *r, fc_span in)
+{
+    const fc_chain *p = &walk->l->plan->problem;
+    int64_t width = fc_length(r->in), kept = fc_max(in.first, walk->u.last);
+    fc_chain_carry(walk, FC_CHAIN_U, r->images, width, walk->u.first, in.first, walk->u.last);
+    if (kept < in.last) {
+        fc_chain_view x = fc_chain_image(walk, walk->arrays->x, &p->x, r->n, kept, r->in.first);
+        fc_chain_view u = fc_chain_part(walk, FC_CHAIN_U, width, kept - in.first, 0);
+        fc_conv mix = fc_chain_pointwise(walk, r, p->channels, p->middle, in.last - kept, width, &x, &u);
+        fc_chain_link(walk, FC_LINK_MIX, &mix, FC_FORWARD, x.at, walk->first, NULL, u.at);
+    }
+    walk->u = in;
+}
+
+void fc_chain_filters(fc_chain_walk *walk, const fc_chain_region *r, fc_span in, fc_span out, int stages)
+{
+    const fc_chain *p = &walk->l->plan->problem;
+    int64_t width = fc_length(r->in);
+    fc_span columns = p->split ? r->in : r->out, from = r->in;
+    fc_chain_view x = fc_chain_part(walk, FC_CHAIN_U, width, 0, 0);
+    fc_chain_view y = fc_chain_part(walk, p->split ? FC_CHAIN_V : FC_CHAIN_T, fc_length(columns), 0, 0);
+    if (!p->mixed) { /* x in place, where rows above and below are at hand too */
+        x = fc_chain_image(walk, walk->arrays->x, &p->x, r->n, 0, 0);
+        in = (fc_span){0, p->window.in[1]};
+        from = (fc_span){0, p->window.in[2]};
+    }
+    fc_conv filter = fc_chain_filter(walk, r, 0, in, out, from, columns, &x, &y);
+    fc_chain_link(walk, FC_LINK_FILTER, &filter, FC_FORWARD, x.at, walk->arrays->filter[0], NULL, y.at);
+    if (stages < 2)
+        return;
+    fc_chain_view t = fc_chain_part(walk, FC_CHAIN_T, fc_length(r->out), 0, 0);
+    filter = fc_chain_filter(walk, r, 1, out, out, r->in, r->out, &y, &t);
+    fc_chain_link(walk, FC_LINK_ROW_FILTER, &filter, FC_FORWARD, y.at, walk->arrays->filter[1], NULL, t.at);
+}
+
+static void forward(fc_chain_walk *walk, const fc_chain_region *r, int64_t first, int64_t last)
+{
+    const fc_chain_layout *l = walk->l;
+    const fc_chain *p = &l->plan->problem;
+    walk->u = (fc_span){0};
+    for (int64_t band = first; band < last; band++) {
+        fc_span out = fc_chain_rows(l, band), in = fc_chain_reads(&p->window, 1, out);
+        if (p->mixed)
+            fc_chain_mix(walk, r, in);
+        fc_chain_filters(walk, r, in, out, l->stages);
+        fc_chain_view t = fc_chain_part(walk, FC_CHAIN_T, fc_length(r->out), 0, 0);
+        fc_chain_view y = fc_chain_image(walk, walk->arrays->y, &p->y, r->n, out.first, r->out.first);
+        fc_conv join = fc_chain_pointwise(walk, r, p->middle, p->out_channels, fc_length(out), fc_length(r->out), &t, &y);
+        fc_chain_link(walk, FC_LINK_JOIN, &join, FC_FORWARD, t.at, walk->arrays->last, walk->arrays->bias, y.at);
+    }
+}
+
+/* ---- plan and execute ------------------------------------------------------------------------ */
+
+/* As many parts of a balanced whole as pieces of at most `most` make. */
+static int64_t balanced(int64_t whole, int64_t most)
+{
+    most = clamp(most, 1, fc_max(whole, 1));
+    return fc_max(1, fc_ceil_div(whole, fc_max(1, fc_ceil_div(whole, most))));
+}
+
+static void choose_band(fc_chain_plan *plan, int64_t size)
+{
+    const fc_chain *p = &plan->problem;
+    const fc_window *w = &p->window;
+    int64_t down = p->mixed ? w->stride[1] : 1, across = p->mixed ? w->stride[2] : 1;
+    int64_t column = fc_max(1, fc_mul(fc_mul(p->middle, size), fc_mul(down, across))), row = fc_mul(column, w->out[2]);
+    plan->columns = w->out[2];
+    if (BAND_BYTES / row < fc_min(ROWS_MIN, w->out[1]))
+        plan->columns = balanced(w->out[2], fc_max(COLUMNS_MIN, BAND_BYTES / fc_mul(column, fc_min(ROWS_MIN, w->out[1]))));
+    plan->rows = balanced(w->out[1], BAND_BYTES / fc_mul(column, fc_max(plan->columns, 1)));
+    plan->images = 1;
+    if (plan->rows == w->out[1] && plan->columns == w->out[2])
+        plan->images = balanced(p->batch, BAND_BYTES / fc_max(1, fc_mul(row, w->out[1])));
+    plan->columns = fc_max(plan->columns, 1);
+    plan->rows = fc_max(plan->rows, 1);
+}
+
+/* Parts of the sums: by the shape, whatever the threads.  Runs of the forward pass: as many as threads want. */
+static void choose_parts(fc_chain_plan *plan)
+{
+    plan->parts = 1;
+    fc_chain_layout l = fc_chain_lay_out(plan);
+    int64_t regions = fc_mul(l.groups, l.tiles), tasks;
+    int64_t sums = l.sum_bytes[0] + l.sum_bytes[1] + l.sum_bytes[2] + l.sum_bytes[3];
+    if (plan->gradients) {
+        plan->parts = tasks = clamp(PART_BYTES_MAX / fc_max(sums, 1), 1, clamp(regions, 1, PARTS_WANTED));
+    } else {
+        if (plan->threads > 1 && regions < 4 * plan->threads && l.bands >= 2 * plan->threads)
+            plan->parts = fc_min(l.bands / 2, fc_ceil_div(plan->threads, fc_max(regions, 1)));
+        tasks = fc_mul(regions, plan->parts);
+    }
+    plan->outer = plan->threads > 1 && tasks > 0 && (tasks % plan->threads == 0 || tasks >= 4 * plan->threads);
+    if (!plan->outer && !plan->gradients)
+        plan->parts = 1;
+}
+
+/* Every link of the first and the last region, to know what they cost and take. */
+static fc_status rehearse(fc_chain_plan *plan)
+{
+    static const fc_chain_arrays none;
+    fc_chain_layout l = fc_chain_lay_out(plan);
+    fc_threads_limit(plan->outer ? 1 : plan->threads);
+    fc_status status = FC_OK;
+    for (int64_t tile = 0; tile < l.tiles && l.groups && !status; tile++)
+        for (int64_t group = 0; group < l.groups && !status; group += fc_max(1, l.groups - 1)) {
+            fc_chain_walk walk = {.l = &l, .dry = 1, .arrays = &none, .gradients = &none};
+            fc_chain_region r = fc_chain_region_at(&l, group * l.tiles + tile);
+            int64_t times = group || l.groups == 1 ? 1 : l.groups - 1;
+            if (plan->gradients)
+                fc_chain_backward(&walk, &r);
+            else
+                forward(&walk, &r, 0, l.bands);
+            status = walk.status;
+            plan->lent = fc_max(plan->lent, fc_arena_round(walk.lent));
+            plan->multiplications = fc_add(plan->multiplications, fc_mul(times, walk.multiplications));
+            plan->cost += (double)times * walk.cost;
+        }
+    fc_threads_limit(0);
+    int64_t workers = plan->outer ? plan->threads : 1;
+    plan->scratch = fc_add(l.shared_bytes, fc_mul(workers, fc_add(l.worker_bytes, plan->lent)));
+    return status;
+}
+
+static int valid(const fc_chain *p)
+{
+    const fc_window *w = &p->window;
+    int64_t bound = INT64_MAX / 8, images = fc_mul(p->batch, fc_max(p->middle, fc_max(p->channels, p->out_channels)));
+    for (int i = 1; i < FC_AXES; i++)
+        if (w->in[i] > bound || w->offset[i] > bound || fc_mul(w->out[i], w->stride[i]) > bound ||
+            fc_mul(w->kernel[i], w->dilation[i]) > bound)
+            return 0;
+    return fc_mul(images, fc_mul(w->in[1], w->in[2])) < bound && fc_mul(images, fc_mul(w->out[1], w->out[2])) < bound;
+}
+
+fc_status fc_chain_plan_make(fc_chain_plan *plan, const fc_chain *p, int gradients, fc_precision precision)
+{
+    *plan = (fc_chain_plan){.problem = *p, .precision = precision, .gradients = gradients, .threads = 1};
+    if (!valid(p))
+        return FC_INVALID;
+    const fc_window *w = &p->window;
+    int64_t in = p->mixed ? fc_mul(p->channels, fc_mul(w->in[1], w->in[2])) : 0;
+    int64_t out = fc_mul(fc_add(p->out_channels, fc_taps(w)), fc_outputs(w));
+    if (fc_mul(fc_mul(p->batch, p->middle), fc_add(in, out)) >= SERIAL_MULTIPLICATIONS)
+        plan->threads = fc_threads_get();
+    choose_band(plan, fc_dispatch(p->real)->size);
+    choose_parts(plan);
+    return rehearse(plan);
+}
+
+typedef struct job {
+    const fc_chain_layout *l;
+    const fc_chain_arrays *arrays, *gradients;
+    char *shared, *scratch;
+    fc_status *status; /* of each worker */
+} job;
+
+static fc_chain_walk start(const job *j, char *scratch, int64_t part)
+{
+    const fc_chain_layout *l = j->l;
+    fc_chain_walk walk = {.l = l, .arrays = j->arrays, .gradients = j->gradients, .first = j->shared,
+                          .last = j->shared + l->first_bytes};
+    for (int i = 0; i < FC_CHAIN_BUFFERS; i++) {
+        walk.buffer[i] = scratch;
+        scratch += l->buffer[i].bytes;
+    }
+    walk.part = scratch;
+    walk.panel = walk.part + l->part_bytes;
+    walk.tile = walk.panel + l->panel_bytes;
+    if (l->plan->problem.middle % l->kernels->lanes) /* what is left of the last vector is multiplied, and may be denormal */
+        memset(walk.panel, 0, (size_t)l->panel_bytes);
+    char *sums = j->shared + l->first_bytes + l->last_bytes;
+    for (int i = 0; i < 4; i++) {
+        walk.sum[i] = sums + part * l->sum_bytes[i];
+        sums += l->plan->parts * l->sum_bytes[i];
+    }
+    return walk;
+}
+
+static void run_task(void *context, int64_t task, int worker)
+{
+    const job *j = context;
+    const fc_chain_layout *l = j->l;
+    const fc_chain_plan *plan = l->plan;
+    char *scratch = j->scratch + worker * (l->worker_bytes + plan->lent);
+    int64_t regions = l->groups * l->tiles, parts = plan->parts;
+    fc_arena_lend(scratch + l->worker_bytes, plan->lent);
+    fc_threads_limit(plan->outer ? 1 : plan->threads);
+    fc_chain_walk walk = start(j, scratch, plan->gradients ? task : 0);
+    if (plan->gradients) {
+        for (int64_t i = regions * task / parts; i < regions * (task + 1) / parts; i++) {
+            fc_chain_region r = fc_chain_region_at(l, i);
+            fc_chain_backward(&walk, &r);
+        }
+        for (int i = 0; i < 4; i++)
+            if (!walk.begun[i])
+                memset(walk.sum[i], 0, (size_t)l->sum_bytes[i]);
+    } else {
+        fc_chain_region r = fc_chain_region_at(l, task / parts);
+        forward(&walk, &r, l->bands * (task % parts) / parts, l->bands * (task % parts + 1) / parts);
+    }
+    if (walk.status)
+        j->status[worker] = walk.status;
+    fc_arena_lend(NULL, 0);
+    fc_threads_limit(0);
+}
+
+fc_status fc_chain_execute(const fc_chain_plan *plan, const fc_chain_arrays *arrays, const fc_chain_arrays *gradients)
+{
+    const fc_chain *p = &plan->problem;
+    fc_chain_layout l = fc_chain_lay_out(plan);
+    fc_status status[FC_THREADS_MAX] = {FC_OK}, worst = FC_OK;
+    char *scratch = fc_arena_take(plan->scratch);
+    if (!scratch)
+        return FC_NO_MEMORY;
+    job j = {&l, arrays, gradients, scratch, scratch + l.shared_bytes, status};
+    if (l.first_bytes)
+        l.kernels->transpose(scratch, p->channels, arrays->first, p->middle, p->channels, p->middle);
+    if (l.last_bytes)
+        l.kernels->transpose(scratch + l.first_bytes, p->out_channels, arrays->last, p->middle, p->out_channels, p->middle);
+    int workers = plan->outer ? plan->threads : 1;
+    fc_parallel(workers, plan->gradients ? plan->parts : l.groups * l.tiles * plan->parts, run_task, &j);
+    if (plan->gradients)
+        fc_chain_store_sums(&l, scratch + l.first_bytes + l.last_bytes, gradients);
+    fc_arena_give();
+    for (int i = 0; i < workers; i++)
+        worst = status[i] ? status[i] : worst;
+    return worst;
+}

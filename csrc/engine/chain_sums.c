@@ -1,0 +1,124 @@
+/* The gradients of a chain's mixes: sums over the pixels of a band.
+ *
+ *     sum[c][r] += sum_p far[c][p] near[r][p]          c < channels, r < middle
+ *
+ * `far` is an image, x or dy, that is read where it stands; `near` is a band of the middle channels, the few, which are
+ * transposed into panels, pixels by a strip of channels, that the gemm kernel takes for its B.
+ *
+ *     for each image of the band
+ *         transpose near
+ *         for each run of pixels:  for each strip of r:  for each tile of c:  gemm kernel, added
+ *
+ * A run is as long as leaves its part of a panel in the first-level cache.  The weight gradient's driver does the same for any
+ * window; here no tap needs an offset, sums stay where they are from band to band, and rows of the gradient are rows of them.
+ */
+#include "engine/chain.h"
+#include "engine/gemm.h"
+
+enum { RUN = 128 };
+
+typedef struct job {
+    const fc_chain_walk *walk;
+    const fc_kernels *kernels;
+    const fc_chain_view *far;
+    char *sum;
+    int64_t image, channels, rows, width, tasks, strip, panel_row; /* strip: vectors; panel_row: elements of a sum's row */
+    int flat, add; /* rows of far follow each other without gaps */
+} job;
+
+static int64_t strip_of(const fc_kernels *kernels)
+{
+    return kernels->mr[4] >= 6 ? 4 : kernels->nv;
+}
+
+int64_t fc_chain_sum_row(const fc_kernels *kernels, int64_t middle)
+{
+    return fc_ceil_div(middle, kernels->lanes) * kernels->lanes;
+}
+
+int64_t fc_chain_sum_tile(const fc_kernels *kernels)
+{
+    return FC_MR_MAX * RUN * kernels->size;
+}
+
+/* Strip s of the panels: pixels by its channels. */
+static void transpose_strip(const job *j, const fc_chain_view *near, int64_t s)
+{
+    int64_t size = j->kernels->size, width = j->strip * j->kernels->lanes, first = s * width, pixels = j->rows * j->width;
+    int64_t middle = j->walk->l->plan->problem.middle;
+    j->kernels->transpose(fc_at(j->walk->panel, first * pixels, size), fc_min(width, j->panel_row - first),
+                          fc_at(near->at, j->image * near->stride.n + first * near->stride.c, size), near->stride.c,
+                          fc_min(width, middle - first), pixels);
+}
+
+/* Rows of A for one tile: in place, or gathered where pixels are no neighbours. */
+static void take_rows(const job *j, const void **a, char *tile, int64_t c, int64_t mr, int64_t pixel, int64_t k)
+{
+    static const double zero = 0;
+    const fc_array_strides *s = &j->far->stride;
+    int64_t size = j->kernels->size, at = j->image * s->n + c * s->c;
+    at += j->flat ? pixel : pixel / j->width * s->s[1] + pixel % j->width * s->s[2];
+    for (int64_t m = 0; m < mr; m++, at += s->c) {
+        a[m] = fc_at(j->far->at, at, size);
+        if (s->s[2] == 1 || k == 1)
+            continue;
+        j->kernels->gather_row(fc_at(tile, m * RUN, size), k, a[m], s->s[2], 0, 1, k, &zero);
+        a[m] = fc_at(tile, m * RUN, size);
+    }
+}
+
+/* One run of pixels for channels first ... last. */
+static void add_run(const job *j, char *tile, int64_t first, int64_t last, int64_t pixel, int64_t k, int add)
+{
+    const fc_kernels *kernels = j->kernels;
+    int64_t size = kernels->size, pixels = j->rows * j->width, width = j->strip * kernels->lanes, offset[RUN];
+    for (int64_t column = 0; column < j->panel_row; column += width) {
+        int64_t own = fc_min(width, j->panel_row - column), nv = own / kernels->lanes;
+        int64_t tiles = fc_ceil_div(last - first, kernels->mr[nv]), height = fc_ceil_div(last - first, tiles);
+        const void *b = fc_at(j->walk->panel, column * pixels + pixel * own, size);
+        for (int64_t i = 0; i < k; i++)
+            offset[i] = i * own;
+        for (int64_t c = first, mr; c < last; c += mr) {
+            const void *a[FC_MR_MAX];
+            mr = fc_min(height, last - c);
+            take_rows(j, a, tile, c, mr, pixel, k);
+            kernels->gemm[nv][mr](k, a, NULL, b, offset, fc_at(j->sum, c * j->panel_row + column, size), j->panel_row, NULL,
+                                  add);
+        }
+    }
+}
+
+static void run_task(void *context, int64_t task, int worker)
+{
+    const job *j = context;
+    int64_t first = j->channels * task / j->tasks, last = j->channels * (task + 1) / j->tasks, pixels = j->rows * j->width, k;
+    char *tile = j->walk->tile + worker * fc_chain_sum_tile(j->kernels);
+    for (int64_t pixel = 0; pixel < pixels; pixel += k) {
+        k = fc_min(RUN, (j->flat ? pixels : (pixel / j->width + 1) * j->width) - pixel);
+        add_run(j, tile, first, last, pixel, k, j->add || pixel);
+    }
+}
+
+void fc_chain_add_sum(fc_chain_walk *walk, int i, const fc_chain_region *r, int64_t channels, const fc_chain_view *far,
+                      const fc_chain_view *near, int64_t rows, int64_t width)
+{
+    const fc_chain_plan *plan = walk->l->plan;
+    const fc_kernels *kernels = walk->l->kernels;
+    int64_t pixels = fc_mul(rows, width), middle = plan->problem.middle;
+    int threads = plan->outer ? 1 : plan->threads;
+    if (!pixels || !channels || walk->status)
+        return;
+    job j = {.walk = walk, .kernels = kernels, .far = far, .sum = walk->sum[i], .channels = channels, .rows = rows,
+             .width = width, .strip = strip_of(kernels), .panel_row = fc_chain_sum_row(kernels, middle)};
+    j.flat = (far->stride.s[2] == 1 || width == 1) && (far->stride.s[1] == width || rows == 1);
+    j.tasks = threads == 1 ? 1 : fc_max(1, fc_min(4 * threads, channels / kernels->mr[kernels->nv]));
+    walk->multiplications = fc_add(walk->multiplications, fc_mul(fc_mul(r->images, pixels), fc_mul(channels, middle)));
+    walk->cost += (double)r->images * (fc_gemm_cost(kernels, channels, middle, pixels) + 0.25 * (double)(pixels * middle));
+    for (j.image = 0; j.image < r->images && !walk->dry; j.image++) {
+        for (int64_t s = 0; s * j.strip * kernels->lanes < middle; s++)
+            transpose_strip(&j, near, s);
+        j.add = walk->begun[i];
+        fc_parallel(threads, j.tasks, run_task, &j);
+        walk->begun[i] = 1;
+    }
+}

@@ -1,0 +1,256 @@
+# Chains: the links of a low-rank or separable convolution in one call (csrc/engine/chain.c).
+#
+# The axes of a chain come checked from fastconv/functional/_chain.py: (size, kernel, stride, dilation, padding before, out)
+# each. Arrays but the input and its gradient are C-contiguous and of its dtype.
+
+cdef int read_chain(object axes, object batch, object channels, object middle, object out_channels, bint mixed,
+                    bint split, object dtype, fc_chain *p) except -1:
+    """Sizes into a problem; strides are those of contiguous arrays."""
+    cdef int i, at
+    p.real = FC_FLOAT32 if dtype == np.float32 else FC_FLOAT64
+    p.mixed, p.split = mixed, split
+    p.batch, p.channels, p.middle, p.out_channels = batch, channels, middle, out_channels
+    for i in range(3):
+        p.window.in_[i] = p.window.out[i] = p.window.kernel[i] = p.window.stride[i] = p.window.dilation[i] = 1
+        p.window.offset[i] = 0
+    for i in range(len(axes)):
+        at = 3 - len(axes) + i
+        (p.window.in_[at], p.window.kernel[at], p.window.stride[at], p.window.dilation[at], p.window.offset[at],
+         p.window.out[at]) = axes[i]
+    contiguous_strides(p.batch, p.channels, p.window.in_, &p.x)
+    contiguous_strides(p.batch, p.out_channels, p.window.out, &p.y)
+    p.dx = p.x
+    return 0
+
+
+cdef fc_chain_arrays chain_arrays(Image *x, object first, object filters, object last, object bias, Image *y) except *:
+    """Pointers; what is None or missing is NULL."""
+    cdef fc_chain_arrays arrays
+    cdef int i
+    arrays.x = NULL if x == NULL else x.data
+    arrays.y = NULL if y == NULL else y.data
+    arrays.first = data_or_null(first)
+    arrays.last = data_or_null(last)
+    arrays.bias = data_or_null(bias)
+    arrays.filter[0] = arrays.filter[1] = NULL
+    for i in range(len(filters)):
+        arrays.filter[i] = data_or_null(filters[i])
+    return arrays
+
+
+cdef void *data_or_null(object array) except? NULL:
+    if array is None:
+        return NULL
+    if not cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray?>array):
+        raise ValueError("expected a contiguous array")
+    return cnp.PyArray_DATA(<cnp.ndarray>array)
+
+
+cdef int run_chain(const fc_chain *p, int wanted, const fc_chain_arrays *arrays, const fc_chain_arrays *gradients) except -1:
+    cdef fc_chain_plan plan
+    cdef fc_status status
+    with nogil:
+        status = fc_chain_plan_make(&plan, p, wanted, precision)
+        if status == FC_OK:
+            status = fc_chain_execute(&plan, arrays, gradients)
+    return raise_status(status)
+
+
+def chain_forward(cnp.ndarray input, axes, first, filters, last, bias):
+    """The output, of the input's layout; `first` is None where channels are filtered as they are."""
+    cdef Image x, y
+    cdef fc_chain p
+    cdef fc_chain_arrays arrays
+    cdef int64_t size[5]
+    cdef int count = len(axes), i
+    input = read_array(input, "input")
+    view_image(input, count, &x)
+    read_chain(axes, x.size[0], x.size[1], len(filters[0]), len(last), first is not None, len(filters) == 2, input.dtype, &p)
+    size[0], size[1] = p.batch, p.out_channels
+    for i in range(3):
+        size[2 + i] = p.window.out[i]
+    output = new_image(size, count, x.kind, x.batched, is_channels_last(&x, count))
+    view_image(output, count, &y)
+    p.x, p.y = x.stride, y.stride
+    arrays = chain_arrays(&x, first, filters, last, bias, &y)
+    run_chain(&p, 0, &arrays, NULL)
+    return output
+
+
+def chain_backward(cnp.ndarray grad_output, cnp.ndarray input, axes, first, filters, last, wanted):
+    """Gradients (input, first, filters, last), None where `wanted`, four bools, says so."""
+    cdef Image x, g, d
+    cdef fc_chain p
+    cdef fc_chain_arrays arrays, gradients
+    cdef int64_t size[5]
+    cdef int count = len(axes), i, bits = 0
+    input, grad_output = read_array(input, "input"), read_array(grad_output, "grad_output")
+    view_image(input, count, &x)
+    view_image(grad_output, count, &g)
+    read_chain(axes, x.size[0], x.size[1], len(filters[0]), len(last), first is not None, len(filters) == 2, input.dtype, &p)
+    p.x, p.y = x.stride, g.stride
+    for i in range(4):
+        bits |= <int>bool(wanted[i]) << i
+    d_input = None
+    if wanted[0]:
+        for i in range(5):
+            size[i] = x.size[i]
+        d_input = new_image(size, count, x.kind, x.batched, is_channels_last(&x, count))
+        view_image(d_input, count, &d)
+        p.dx = d.stride
+    d_first = np.empty_like(first) if wanted[1] else None
+    d_filters = [np.empty_like(taps) if wanted[2] else None for taps in filters]
+    d_last = np.empty_like(last) if wanted[3] else None
+    arrays = chain_arrays(&x, first, filters, last, None, &g)
+    gradients = chain_arrays(&d if wanted[0] else NULL, d_first, d_filters, d_last, None, NULL)
+    if bits:
+        run_chain(&p, bits, &arrays, &gradients)
+    return d_input, d_first, d_filters, d_last
+
+
+def channel_sums(cnp.ndarray array):
+    """The sum of each channel of (N, C, *spatial)."""
+    cdef Image image
+    cdef cnp.ndarray sums
+    array = read_array(array, "grad_output")
+    view_image(array, cnp.PyArray_NDIM(array) - 2, &image)
+    sums = np.empty(image.size[1], array.dtype)
+    sum_channels(&image, cnp.PyArray_DATA(sums))
+    return sums
+
+
+def describe_chain(axes, batch, channels, middle, out_channels, bint mixed, bint split, dtype, wanted):
+    """What a chain costs: a dict for the chooser and for ChainExplanation."""
+    cdef fc_chain p
+    cdef fc_chain_plan plan
+    read_chain(axes, batch, channels, middle, out_channels, mixed, split, dtype, &p)
+    raise_status(fc_chain_plan_make(&plan, &p, wanted, precision))
+    return {"flops": 2 * plan.multiplications, "cost": plan.cost, "workspace": plan.scratch, "threads": plan.threads,
+            "tiles": (plan.images, plan.rows, plan.columns, plan.parts), "outer": bool(plan.outer)}
+
+
+# The orders in which a CP convolution's products can be taken.
+cdef tuple CHAIN_ORDERS = ("folded", "split", "dense")
+
+ctypedef struct Order:
+    double cost            # estimated nanoseconds, infinite where refused
+    int64_t flops
+    int64_t workspace
+    int64_t elements       # of the arrays read and written, gradients not counted
+    int threads
+    int64_t tile[4]
+
+
+cdef int cost_chain(const fc_chain *p, int wanted, Order *order) except -1:
+    cdef fc_chain_plan plan
+    cdef int i
+    raise_status(fc_chain_plan_make(&plan, p, wanted, precision))
+    order.cost, order.flops, order.workspace, order.threads = plan.cost, 2 * plan.multiplications, plan.scratch, plan.threads
+    order.tile = [plan.images, plan.rows, plan.columns, plan.parts]
+    return 0
+
+
+cdef fc_conv dense_problem(const fc_chain *p) noexcept:
+    """The convolution with the dense kernel that a chain stands for."""
+    cdef fc_conv q
+    q.real, q.batch, q.groups, q.channels, q.out_channels = p.real, p.batch, 1, p.channels, p.out_channels
+    q.window, q.x, q.y = p.window, p.x, p.y
+    q.w.k[2], q.w.k[1] = 1, q.window.kernel[2]
+    q.w.k[0] = q.w.c = q.window.kernel[1] * q.window.kernel[2]
+    q.w.o = q.w.c * q.channels
+    q.w.g = q.w.o * q.out_channels
+    return q
+
+
+cdef int cost_dense(const fc_chain *p, int wanted, Order *order) except -1:
+    """Expanding the kernel, or contracting its gradient, is NumPy's: a few calls and about 100 GFLOPS."""
+    cdef fc_conv q = dense_problem(p)
+    cdef fc_conv_plan plan
+    cdef fc_direction directions[2]
+    cdef int count = 1, i
+    cdef int64_t products = mul(p.middle, mul(q.w.o, p.out_channels)), times = 1
+    directions[0] = FC_FORWARD
+    if wanted:
+        count = 0
+        if wanted & FC_CHAIN_INPUT:
+            directions[count], count = FC_ADJOINT, count + 1
+        if wanted & ~FC_CHAIN_INPUT:
+            directions[count], count, times = FC_WEIGHT, count + 1, 3
+    order.cost, order.flops, order.workspace, order.threads = 2e4 * count, 2 * mul(times, products), 0, 1
+    for i in range(count):
+        raise_status(fc_conv_plan_make(&plan, &q, directions[i], precision, NULL))
+        order.cost += plan.cost + (times if i == count - 1 else 1) * products / 50.0
+        order.flops += 2 * plan.multiplications
+        order.workspace = max(order.workspace, plan.scratch)
+        order.threads = max(order.threads, plan.threads)
+        order.tile = plan.tile
+    return 0
+
+
+cdef int cost_orders(object axes, int64_t batch, int64_t channels, int64_t rank, int64_t out_channels, object dtype, int wanted,
+                     Order *orders) except -1:
+    """All three, and the number of the cheapest."""
+    cdef fc_chain p
+    cdef int i, best = 0
+    read_chain(axes, batch, channels, rank, out_channels, True, False, dtype, &p)
+    cost_chain(&p, wanted, &orders[0])
+    cost_dense(&p, wanted, &orders[2])
+    orders[1].cost = INFINITY
+    if p.window.kernel[1] > 1 and p.window.kernel[2] > 1:
+        p.split = True
+        cost_chain(&p, wanted, &orders[1])
+    x = p.batch * p.channels * p.window.in_[1] * p.window.in_[2]
+    y = p.batch * p.out_channels * p.window.out[1] * p.window.out[2]
+    taps = p.window.kernel[1] * p.window.kernel[2]
+    orders[0].elements = x + y + rank * (channels + taps + out_channels)
+    orders[1].elements = x + y + rank * (channels + p.window.kernel[1] + p.window.kernel[2] + out_channels)
+    orders[2].elements = x + y + channels * taps * out_channels
+    for i in range(1, 3):
+        if orders[i].cost < orders[best].cost:
+            best = i
+    return best
+
+
+def choose_order(axes, int64_t batch, int64_t channels, int64_t rank, int64_t out_channels, dtype, int wanted):
+    """The cheapest order's name, without estimates where a small kernel's rank is far too low for anything but the first."""
+    cdef Order orders[3]
+    cdef int64_t taps = 1, inside = 1, outside = 1
+    for axis in axes:
+        taps, inside, outside = mul(taps, axis[1]), mul(inside, axis[0]), mul(outside, axis[5])
+    chain = mul(rank, mul(channels, inside)) / 1.0 + mul(rank, mul(taps + out_channels, outside))
+    if taps <= 9 and 6 * chain < mul(mul(channels, taps), mul(out_channels, outside)):
+        return CHAIN_ORDERS[0]
+    return CHAIN_ORDERS[cost_orders(axes, batch, channels, rank, out_channels, dtype, wanted, orders)]
+
+
+def describe_orders(axes, batch, channels, rank, out_channels, dtype, int wanted):
+    """What `explain` tells of a CP convolution: the order taken, and all of them."""
+    cdef Order orders[3]
+    cdef int best = cost_orders(axes, batch, channels, rank, out_channels, dtype, wanted, orders), i
+    item = np.dtype(dtype).itemsize
+    rows = []
+    for i in range(3):
+        refused = orders[i].cost == INFINITY
+        rows.append((CHAIN_ORDERS[i], "the kernel has one axis" if refused else None, orders[i].cost,
+                     0 if refused else orders[i].workspace, 0 if refused else orders[i].flops,
+                     0 if refused else item * orders[i].elements))
+    return {"algorithm": CHAIN_ORDERS[best], "options": rows, "flops": orders[best].flops,
+            "bytes": item * orders[best].elements, "workspace": orders[best].workspace, "threads": orders[best].threads,
+            "tiles": tuple([orders[best].tile[i] for i in range(4)])}
+
+
+def describe_separable(axes, batch, channels, middle, out_channels, dtype, int wanted):
+    """What `explain` tells of a separable convolution; the dense kernel's figures are for comparison."""
+    cdef fc_chain p
+    cdef Order fused, dense
+    read_chain(axes, batch, channels, middle, out_channels, False, False, dtype, &p)
+    cost_chain(&p, wanted, &fused)
+    cost_dense(&p, wanted, &dense)
+    item = np.dtype(dtype).itemsize
+    taps = p.window.kernel[1] * p.window.kernel[2]
+    arrays = p.batch * (p.channels * p.window.in_[1] * p.window.in_[2] + p.out_channels * p.window.out[1] * p.window.out[2])
+    rows = [("fused", None, fused.cost, fused.workspace, fused.flops, item * (arrays + p.middle * (taps + p.out_channels))),
+            ("dense", "a separable kernel is not expanded", INFINITY, dense.workspace, dense.flops,
+             item * (arrays + p.channels * taps * p.out_channels))]
+    return {"algorithm": "fused", "options": rows, "flops": fused.flops, "bytes": rows[0][5], "workspace": fused.workspace,
+            "threads": fused.threads, "tiles": tuple([fused.tile[i] for i in range(4)])}
