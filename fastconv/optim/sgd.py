@@ -23,6 +23,8 @@ class SGD(Optimizer):
     momentum, dampening, weight_decay : float
     nesterov : bool
         Needs momentum, and no dampening.
+    l1 : float
+        Factor of the penalty ``sum |w|``.
 
     Raises
     ------
@@ -57,8 +59,10 @@ class SGD(Optimizer):
         dampening: float = 0,
         weight_decay: float = 0,
         nesterov: bool = False,
+        *,
+        l1: float = 0,
     ) -> None:
-        super().__init__(net, lr, weight_decay)
+        super().__init__(net, lr, weight_decay, l1)
         self.momentum = nonnegative(momentum, "momentum")
         self.dampening = dampening
         self.nesterov = bool(nesterov)
