@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from shapes import normal
+from threadpoolctl import threadpool_limits
 
 from fastconv import nn, optim
 
@@ -261,36 +262,77 @@ def test_summary_of_a_single_layer_and_of_a_block():
 # ---- fifty steps ---------------------------------------------------------------------------------
 
 
-def network_n1(module, dropout):
+def network_n1(module, **options):
     """N1 with an eighth of its channels; the blocks' order, kernels, strides and the rest are N1's."""
     blocks, channels = [], 3
     for first, second in ((4, 8), (16, 16), (32, 32)):
-        blocks += [module.Conv2d(channels, first, 3, padding=1), module.ReLU(),
-                   module.Conv2d(first, second, 3, padding=1), module.ReLU(), module.MaxPool2d(2),
-                   module.BatchNorm2d(second), *dropout()]
+        blocks += [module.Conv2d(channels, first, 3, padding=1, **options), module.ReLU(),
+                   module.Conv2d(first, second, 3, padding=1, **options), module.ReLU(), module.MaxPool2d(2),
+                   module.BatchNorm2d(second, **options)]
         channels = second
-    return module.Sequential(*blocks, module.Flatten(), module.Linear(512, 128), module.ReLU(), module.Linear(128, 64),
-                             module.ReLU(), module.Linear(64, 10))
+    return module.Sequential(
+        *blocks, module.Flatten(), module.Linear(512, 128, **options), module.ReLU(),
+        module.Linear(128, 64, **options), module.ReLU(), module.Linear(64, 10, **options))
 
 
-def test_fifty_steps_have_the_losses_of_torch(rng):
-    """Single precision, same weights, same batches: the same loss in each of 50 steps, to 1e-4 of itself."""
-    theirs, ours = network_n1(torch.nn, list), network_n1(nn, list)
+def network_n2(module, **options):
+    """N2 without its dropout, whose masks PyTorch draws from another generator."""
+    return module.Sequential(
+        module.Conv2d(1, 16, 3, padding=1, **options), module.ReLU(), module.MaxPool2d(2),
+        module.Conv2d(16, 32, 3, padding=1, **options), module.ReLU(), module.MaxPool2d(2),
+        module.Flatten(), module.Linear(32 * 7 * 7, 1024, **options), module.ReLU(), module.Linear(1024, 10, **options),
+        module.LogSoftmax(1))
+
+
+@pytest.fixture
+def one_thread():
+    """OpenMP's and OpenBLAS's threads wait by spinning: on a busy machine networks this small would take tenfold."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1, user_api="blas"):
+        yield
+    torch.set_num_threads(threads)
+
+
+def training_losses(network, criterion, size, batch, dtype, steps):
+    """The losses of every step here and in PyTorch, from the same weights and batches."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    theirs, ours = network(torch.nn, dtype=getattr(torch, dtype.__name__)), network(nn, dtype=dtype)
     ours.load_state_dict(theirs.state_dict())
-    optimizer = optim.SGD(ours, lr=0.001, momentum=0.9, weight_decay=1e-3)
-    judge = torch.optim.SGD(theirs.parameters(), lr=0.001, momentum=0.9, weight_decay=1e-3)
-    criterion, worst = nn.CrossEntropyLoss(), 0
-    templates = normal(rng, (10, 3, 32, 32), np.float32)
-    for _ in range(50):
-        target = rng.integers(0, 10, 32)
-        x = templates[target] + normal(rng, (32, 3, 32, 32), np.float32)
+    options = {"lr": 0.005, "momentum": 0.9, "weight_decay": 1e-3}
+    optimizer, judge = optim.SGD(ours, **options), torch.optim.SGD(theirs.parameters(), **options)
+    our_criterion, their_criterion = getattr(nn, criterion)(), getattr(torch.nn, criterion)()
+    templates, losses = normal(rng, (10, *size), dtype), []
+    for _ in range(steps):
+        target = rng.integers(0, 10, batch)
+        x = templates[target] + normal(rng, (batch, *size), dtype)
         judge.zero_grad()
-        expected = torch.nn.functional.cross_entropy(theirs(torch.from_numpy(x)), torch.from_numpy(target))
+        expected = their_criterion(theirs(torch.from_numpy(x)), torch.from_numpy(target))
         expected.backward()
         judge.step()
-        loss = criterion(ours(x), target)
-        ours.backward(criterion.backward(), input_gradient=False)
+        losses.append((our_criterion(ours(x), target), expected.item()))
+        ours.backward(our_criterion.backward(), input_gradient=False)
         optimizer.step()
-        worst = max(worst, abs(loss / expected.item() - 1))
-    print(worst, loss); assert worst <= 1e-4, worst
-    assert expected.item() < 2    # and it has learnt something since the first 2.3
+    return np.array(losses).T
+
+
+RUNS = {"N1": (network_n1, "CrossEntropyLoss", (3, 32, 32)), "N2": (network_n2, "NLLLoss", (1, 28, 28))}
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", RUNS)
+def test_fifty_steps_have_the_losses_of_torch(name):
+    ours, theirs = training_losses(*RUNS[name], 4, np.float64, 50)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+    assert ours[-5:].mean() < 0.95 * ours[:5].mean()
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name, batch, steps", [("N2", 8, 50), ("N1", 32, 10)])
+def test_steps_in_single_precision(name, batch, steps):
+    """To 1e-4 of each loss. N1 for ten steps: where two pixels of a maximum or a zero of ReLU are a rounding apart the
+    gradient goes elsewhere, and batch normalisation spreads it; PyTorch's own float32 run leaves its float64 run by
+    6e-5 to 6e-4 within 50 steps (four seeds)."""
+    ours, theirs = training_losses(*RUNS[name], batch, np.float32, steps)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
