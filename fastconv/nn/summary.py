@@ -35,7 +35,8 @@ class Summary(NamedTuple):
         cells += [(row.name, row.layer, str(row.output_size), str(row.parameters)) for row in self.rows]
         cells.append(("", "total", "", str(self.parameters)))
         name, layer, size, count = (max(map(len, column)) for column in zip(*cells, strict=True))
-        return "\n".join(f"{a:<{name}}  {b:<{layer}}  {c:>{size}}  {d:>{count}}" for a, b, c, d in cells)
+        lines = (f"{a:<{name}}  {b:<{layer}}  {c:>{size}}  {d:>{count}}" for a, b, c, d in cells)
+        return "\n".join(line.rstrip() for line in lines)
 
 
 def summary(net: Layer, input_size: tuple[int, ...], dtype: DTypeLike = None) -> Summary:

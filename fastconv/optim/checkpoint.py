@@ -1,7 +1,7 @@
 """A training run in one file, from which it goes on to the same bits.
 
-The file is a `.npz`: arrays as they are, and one string of JSON for all that is no array. Nothing is pickled, so a checkpoint from
-somebody else can be opened without running his code.
+The file is a `.npz`: arrays as they are, and one string of JSON for all that is no array. Nothing is pickled, so a
+checkpoint from somebody else can be opened without running his code.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Learning rates that decay, and the decision to stop.
 
-A schedule's rate is a formula in the number of its steps so far, not a chain of multiplications, so a run that resumes at step
-t has the very rate that it would have had.
+A schedule's rate is a formula in the number of its steps so far, not a chain of multiplications, so a run that resumes at
+step t has the very rate that it would have had.
 """
 
 from __future__ import annotations
