@@ -167,6 +167,14 @@ def test_without_matplotlib_and_tqdm(program, monkeypatch, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_step_time_compares_with_torch(program):
+    """How long it takes is no matter of a test; that both networks are built in PyTorch and timed by layers is."""
+    shown, _ = program("step_time.py", "--batch-size", 2, "--rounds", 1)
+    assert len(re.findall(r"^N[12] (?:training step|inference), batch 2: fastconv .* ms, PyTorch .* ms: x ", shown, re.M)) == 4
+    for kind in ("Conv2d", "ReLU", "MaxPool2d", "Linear"):
+        assert len(re.findall(rf"^  {kind} +(?:forward|backward) +[\d.]+ ms$", shown, re.M)) == 4
+
+
 def test_template_matching_equals_opencv(program, tmp_path):
     _, names = program("template_matching.py", "--out", tmp_path)
     image = names["photograph"]("flower.jpg").astype(np.float64).transpose(2, 0, 1)
