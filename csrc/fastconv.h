@@ -185,6 +185,30 @@ fc_status fc_unfold(const fc_patches *problem, const void *x, void *columns);
 fc_status fc_fold(const fc_patches *problem, const void *columns, void *x);
 
 /* Threads: the number used by the following calls of every thread of this process. */
+/* Elementwise, over contiguous arrays (equations in engine/elementwise.c). */
+typedef struct fc_momentum {
+    double keep, fraction, momentum, lr;
+    int nesterov;
+} fc_momentum;
+
+/* x, y and their gradients are (batch, channels, pixels); what is per channel is double. */
+typedef struct fc_batch_norm {
+    fc_real real;
+    int64_t batch, channels, pixels;
+    int from_batch; /* mean and variance are those of the batch: written forwards, differentiated backwards */
+    double eps;
+    double *mean, *variance;
+    const double *weight, *bias;
+} fc_batch_norm;
+
+/* dst = gradient where low < y < high, else 0; comparisons with NaN close nothing. */
+void fc_gate(fc_real real, int64_t count, double low, double high, const void *y, const void *gradient, void *dst);
+void fc_momentum_step(fc_real real, int64_t count, const fc_momentum *rule, const void *gradient, void *velocity, void *parameter);
+void fc_batch_norm_forward(const fc_batch_norm *problem, const void *x, void *y);
+/* dx may be NULL. */
+void fc_batch_norm_gradient(const fc_batch_norm *problem, const void *x, const void *gradient, double *grad_weight,
+                            double *grad_bias, void *dx);
+
 int fc_threads_get(void);
 void fc_threads_set(int threads);
 int fc_threads_default(void); /* affinity mask and cgroup quota */

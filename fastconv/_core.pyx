@@ -1,7 +1,7 @@
 # cython: language_level=3, cdivision=True
 """The one extension module: NumPy arrays and Python options in, one call of the C engine, exceptions out.
 
-_args.pxi reads arguments, _conv.pxi, _chain.pxi and _pool.pxi are the operations; what stands here is the C interface and the
+_args.pxi reads arguments; _conv.pxi, _chain.pxi, _pool.pxi and _elementwise.pxi are the operations; here are the C interface and the
 configuration. Public functions, with their documentation, are in fastconv/functional and fastconv/_config.py.
 """
 cimport cython
@@ -154,6 +154,7 @@ include "_args.pxi"
 include "_conv.pxi"
 include "_chain.pxi"
 include "_pool.pxi"
+include "_elementwise.pxi"
 
 
 # Configuration: process-wide, read by every call.

@@ -351,51 +351,41 @@ def test_e4_a_1x1_convolution_is_a_dense_layer_on_every_pixel(rng):
 
 # ---- E5 -----------------------------------------------------------------------------------------
 
-NETWORK_E5 = [
-    lambda: nn.Conv2d(3, 96, 11, stride=4),
-    lambda: nn.MaxPool2d(3, stride=2),
-    lambda: nn.Conv2d(96, 256, 1),
-    lambda: nn.MaxPool2d(3, stride=2),
-    lambda: nn.Conv2d(256, 384, 3, padding=1),
-    lambda: nn.Conv2d(384, 384, 3, padding=1),
-    lambda: nn.Conv2d(384, 256, 3, padding=1),
-    lambda: nn.MaxPool2d(3, stride=2),
-    lambda: nn.Flatten(),
-    lambda: nn.Linear(9216, 4096, bias=False),
-    lambda: nn.Linear(4096, 4096, bias=False),
-    lambda: nn.Linear(4096, 1000, bias=False),
-]
-
 SUMMARY_E5 = """\
-layer                    output size  parameters
-Conv2d            (1, 96, 55, 55)       34944
-MaxPool2d         (1, 96, 27, 27)           0
-Conv2d           (1, 256, 27, 27)       24832
-MaxPool2d        (1, 256, 13, 13)           0
-Conv2d           (1, 384, 13, 13)      885120
-Conv2d           (1, 384, 13, 13)     1327488
-Conv2d           (1, 256, 13, 13)      884992
-MaxPool2d          (1, 256, 6, 6)           0
-Flatten                 (1, 9216)           0
-Linear                  (1, 4096)    37748736
-Linear                  (1, 4096)    16777216
-Linear                  (1, 1000)     4096000
+       layer       output size  parameters
+       input     (3, 227, 227)
+0   Conv2d      (96, 55, 55)       34944
+1   MaxPool2d   (96, 27, 27)           0
+2   Conv2d     (256, 27, 27)       24832
+3   MaxPool2d  (256, 13, 13)           0
+4   Conv2d     (384, 13, 13)      885120
+5   Conv2d     (384, 13, 13)     1327488
+6   Conv2d     (256, 13, 13)      884992
+7   MaxPool2d    (256, 6, 6)           0
+8   Flatten          (9216,)           0
+9   Linear           (4096,)    37748736
+10  Linear           (4096,)    16777216
+11  Linear           (1000,)     4096000
+    total                       61779328
 """
 
 
-def summary(makers, x):
-    """Run a network layer by layer, each made and dropped in turn, and print what every one returns and holds."""
-    lines = ["layer                    output size  parameters"]
-    for make in makers:
-        layer = make()
-        x = layer(x)
-        count = sum(a.size for a in layer.params.values())
-        lines.append(f"{type(layer).__name__:<12}{x.shape!s:>21}{count:>12}")
-    return "\n".join(lines) + "\n"
+def network_e5(module):
+    return module.Sequential(
+        module.Conv2d(3, 96, 11, stride=4), module.MaxPool2d(3, stride=2),
+        module.Conv2d(96, 256, 1), module.MaxPool2d(3, stride=2),
+        module.Conv2d(256, 384, 3, padding=1), module.Conv2d(384, 384, 3, padding=1),
+        module.Conv2d(384, 256, 3, padding=1), module.MaxPool2d(3, stride=2),
+        module.Flatten(), module.Linear(9216, 4096, bias=False), module.Linear(4096, 4096, bias=False),
+        module.Linear(4096, 1000, bias=False),
+    )
 
 
 def test_e5_model_summary(capsys):
     """Sizes (n + 2p - k)/s + 1: (227 - 11)/4 + 1 = 55, (55 - 3)/2 + 1 = 27, (27 - 3)/2 + 1 = 13, (13 - 3)/2 + 1 = 6.
     Parameters in*out*k*k + out: 3*96*121 + 96 = 34944, and so on; 256*6*6 = 9216 inputs to the first dense layer."""
-    print(summary(NETWORK_E5, np.zeros((1, 3, 227, 227), np.float32)))
+    print(nn.summary(network_e5(nn), (3, 227, 227)))
     assert capsys.readouterr().out.split() == SUMMARY_E5.split()
+    with torch.device("meta"):    # shapes without numbers
+        sizes = [tuple(p.shape) for p in network_e5(torch.nn).parameters()]
+    assert sum(int(np.prod(size)) for size in sizes) == 61779328

@@ -95,6 +95,8 @@ WITHOUT_PARAMETERS = [
     case("Flatten", start_dim=-3, end_dim=-2, shape=(2, 3, 4, 5)),
     case("ReLU", shape=(4, 5)),
     case("ReLU", shape=()),
+    case("ReLU6", shape=(40, 5)),
+    case("Identity", shape=(4, 5)),
     case("LeakyReLU", shape=(4, 5)),
     case("LeakyReLU", 0.2, shape=(2, 4, 5)),
     case("LeakyReLU", -0.5, shape=(20,)),
@@ -389,6 +391,63 @@ def test_cp_layer_from_a_dense_one(axes, rng):
     assert within.rank == 2 and within.relative_error <= 0.01
     with pytest.raises(ValueError, match="expected either rank or relative_error, got 2 and 0.1"):
         cp_class.from_conv(conv, 2, relative_error=0.1)
+
+
+# ---- maxout --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape, pieces, dim", [((4, 6), 2, 1), ((6,), 3, 0), ((2, 3, 8, 5), 4, -2), ((2, 4), 1, 1)])
+def test_maxout_against_torch(shape, pieces, dim, dtype, rng):
+    layer, x = nn.Maxout(pieces, dim), normal(rng, shape, dtype)
+    leaf = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    axis = dim % len(shape)
+    expected = leaf.unflatten(axis, (-1, pieces)).max(axis + 1).values
+    y = layer(x)
+    assert y.dtype == dtype
+    assert_close(y, expected.detach().numpy())
+    grad_output = normal(rng, y.shape, dtype)
+    expected.backward(torch.tensor(grad_output, dtype=torch.float64))
+    assert_close(layer.backward(grad_output), leaf.grad.numpy())
+
+
+def test_maxout_takes_nan_for_the_largest_and_refuses_what_does_not_divide():
+    np.testing.assert_array_equal(nn.Maxout(2)(np.array([[np.nan, 1, 2, np.nan, -np.inf, -3]])), [[np.nan, np.nan, -3]])
+    with pytest.raises(ValueError, match=r"axis 1 of the input of Maxout must be a multiple of pieces=4, got .* \(2, 6\)"):
+        nn.Maxout(4)(np.zeros((2, 6)))
+    with pytest.raises(ValueError, match="pieces must be at least 1, got 0"):
+        nn.Maxout(0)
+
+
+# ---- initial values by scheme --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme, deviation", [("zeros", 0), ("small", 0.01), ("large", 1), ("xavier", None), ("he", None)])
+def test_initialize(scheme, deviation):
+    """Xavier and He as PyTorch has them: gain / sqrt(fan in), the gain being 1 for linear units and sqrt(2) for ReLU."""
+    net = nn.Sequential(nn.Conv2d(8, 64, (3, 5), groups=2), nn.BatchNorm2d(64), nn.Sequential(nn.Linear(100, 300)))
+    before = net.state_dict()
+    nn.initialize(net, scheme, seed=3)
+    for name in ("0.weight", "2.0.weight"):
+        weight = net.params[name]
+        fan_in = torch.nn.init._calculate_fan_in_and_fan_out(torch.from_numpy(weight))[0]
+        gain = torch.nn.init.calculate_gain("relu" if scheme == "he" else "linear")
+        expected = gain / np.sqrt(fan_in) if deviation is None else deviation
+        assert abs(weight.std() - expected) <= 4 * expected / np.sqrt(2 * weight.size)
+        assert abs(weight.mean()) <= 4 * expected / np.sqrt(weight.size)
+    assert not net.params["0.bias"].any() and not net.params["2.0.bias"].any()
+    for name in ("1.weight", "1.bias"):
+        np.testing.assert_array_equal(net.params[name], before[name])
+    first = net.state_dict()
+    nn.initialize(net, scheme, seed=3)
+    assert all((net.state_dict()[name] == value).all() for name, value in first.items())
+
+
+def test_initialize_refuses():
+    with pytest.raises(ValueError, match="scheme must be one of 'zeros', 'small', 'large', 'xavier', 'he', got 'kaiming'"):
+        nn.initialize(nn.Linear(2, 3), "kaiming")
+    with pytest.raises(TypeError, match="net must be a Layer, got dict"):
+        nn.initialize({}, "he")
 
 
 # ---- dropout -------------------------------------------------------------------------------------

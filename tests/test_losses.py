@@ -51,6 +51,36 @@ def test_squared_error_against_torch(shape, reduction, dtype, rng):
     assert_same("MSELoss", reduction, normal(rng, shape, dtype), normal(rng, shape, dtype))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3, 4)], ids=str)
+def test_binary_cross_entropy_against_torch(shape, reduction, dtype, rng):
+    x = 5 * normal(rng, shape, dtype)
+    for target in (rng.integers(0, 2, shape).astype(dtype), rng.random(shape, dtype)):
+        assert_same("BCEWithLogitsLoss", reduction, np.asarray(x, dtype), np.asarray(target))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", [{}, {"p": 2}, {"margin": 0.25}, {"p": 2, "margin": 3.0, "reduction": "sum"}], ids=str)
+@pytest.mark.parametrize("shape", [(6, 5), (5,), (1, 1)], ids=str)
+def test_hinge_loss_against_torch(shape, options, dtype, rng):
+    x = normal(rng, shape, dtype)
+    target = rng.integers(0, shape[-1], shape[:-1])
+    criterion, leaf = nn.MultiMarginLoss(**options), torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    expected = torch.nn.MultiMarginLoss(**options)(leaf, torch.tensor(target))
+    expected.backward()
+    assert_close(dtype(criterion(x, target)), expected.item(), scale=max(1.0, expected.item()))
+    assert criterion.backward().dtype == dtype
+    assert_close(criterion.backward(), leaf.grad.numpy(), scale=1.0)
+
+
+def test_hinge_loss_refuses():
+    with pytest.raises(ValueError, match="p must be 1 or 2, got 3"):
+        nn.MultiMarginLoss(p=3)
+    with pytest.raises(ValueError, match=r"input of MultiMarginLoss must have shape \(N, C\) or \(C,\), got \(2, 3, 4\)"):
+        nn.MultiMarginLoss()(np.zeros((2, 3, 4)), np.zeros((2, 4), int))
+
+
 @pytest.mark.parametrize("kind", [np.int8, np.uint16, np.int32, np.int64])
 def test_any_integers_name_classes(kind, rng):
     x, target = normal(rng, (6, 5), np.float64), targets(rng, (6, 5), 5)

@@ -32,7 +32,21 @@ ADAM = [
     {"lr": 0.1, "weight_decay": 0.05},
     {"lr": 0.1, "betas": (0.7, 0.9), "eps": 1e-3, "weight_decay": 0.05},
 ]
-OPTIMIZERS = [("SGD", options) for options in SGD] + [("Adam", options) for options in ADAM]
+ADAGRAD = [
+    {},
+    {"lr": 0.1, "lr_decay": 0.3},
+    {"lr": 0.1, "initial_accumulator_value": 0.5, "weight_decay": 0.05},
+    {"lr": 0.1, "eps": 0.1},
+]
+RMSPROP = [
+    {},
+    {"lr": 0.1, "alpha": 0.5, "eps": 0.1},
+    {"lr": 0.01, "momentum": 0.9},
+    {"lr": 0.01, "centered": True, "alpha": 0.9, "eps": 1e-3},
+    {"lr": 0.01, "centered": True, "momentum": 0.7, "weight_decay": 0.05, "eps": 1e-3},
+]
+ALL = {"SGD": SGD, "Adam": ADAM, "Adagrad": ADAGRAD, "RMSprop": RMSPROP}
+OPTIMIZERS = [(name, options) for name, several in ALL.items() for options in several]
 
 
 class Parameters:
@@ -79,10 +93,10 @@ def test_the_learning_rate_may_change_on_the_way(rng):
     assert_close(net.params["a"], tensor.numpy())
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adam"])
+@pytest.mark.parametrize("name", ALL)
 def test_gradients_are_left_alone(name, rng):
     net = Parameters(a=normal(rng, (4,), np.float64))
-    options = {"lr": 0.1, "weight_decay": 0.1, **({"momentum": 0.9} if name == "SGD" else {})}
+    options = {"lr": 0.1, "weight_decay": 0.1, "l1": 0.1, **({"momentum": 0.9} if name == "SGD" else {})}
     optimizer = getattr(optim, name)(net, **options)
     net.grads["a"] = normal(rng, (4,), np.float64)
     net.grads["a"].flags.writeable = False
@@ -168,7 +182,7 @@ def train_torch(net, criterion, optimizer, x, target, steps):
     return losses
 
 
-TRAINING = {"SGD": {"lr": 0.01, "momentum": 0.9}, "Adam": {"lr": 1e-3}}
+TRAINING = {"SGD": {"lr": 0.01, "momentum": 0.9}, "Adam": {"lr": 1e-3}, "RMSprop": {"lr": 1e-4}, "Adagrad": {}}
 
 
 @pytest.mark.parametrize("name, options", TRAINING.items(), ids=TRAINING)
@@ -229,6 +243,9 @@ REFUSED = {
     ),
     "beta": (lambda net: optim.Adam(net, betas=(0.9, 1.0)), r"betas must be two numbers in \[0, 1\), got \(0.9, 1.0\)"),
     "betas": (lambda net: optim.Adam(net, betas=(0.9,)), r"betas must be two numbers in \[0, 1\), got \(0.9,\)"),
+    "l1": (lambda net: optim.SGD(net, l1=-1), "l1 must not be negative, got -1"),
+    "lr_decay": (lambda net: optim.Adagrad(net, lr_decay=-1), "lr_decay must not be negative, got -1"),
+    "alpha": (lambda net: optim.RMSprop(net, alpha=1.0), r"alpha must be in \[0, 1\), got 1.0"),
     "eps": (lambda net: optim.Adam(net, eps=-1e-8), "eps must not be negative, got -1e-08"),
 }
 

@@ -71,7 +71,9 @@ static void take_rows(const job *j, const void **a, char *tile, int64_t c, int64
 static void add_run(const job *j, char *tile, int64_t first, int64_t last, int64_t pixel, int64_t k, int add)
 {
     const fc_kernels *kernels = j->kernels;
-    int64_t size = kernels->size, pixels = j->rows * j->width, width = j->strip * kernels->lanes, offset[RUN];
+    int64_t size = kernels->size, pixels = j->rows * j->width, width = j->strip * kernels->lanes, offset[RUN], c_offset[FC_MR_MAX];
+    for (int m = 0; m < FC_MR_MAX; m++)
+        c_offset[m] = m * j->panel_row;
     for (int64_t column = 0; column < j->panel_row; column += width) {
         int64_t own = fc_min(width, j->panel_row - column), nv = own / kernels->lanes;
         int64_t tiles = fc_ceil_div(last - first, kernels->mr[nv]), height = fc_ceil_div(last - first, tiles);
@@ -82,7 +84,7 @@ static void add_run(const job *j, char *tile, int64_t first, int64_t last, int64
             const void *a[FC_MR_MAX];
             mr = fc_min(height, last - c);
             take_rows(j, a, tile, c, mr, pixel, k);
-            kernels->gemm[nv][mr](k, a, NULL, b, offset, fc_at(j->sum, c * j->panel_row + column, size), j->panel_row, NULL,
+            kernels->gemm[nv][mr](k, a, NULL, b, offset, fc_at(j->sum, c * j->panel_row + column, size), c_offset, NULL,
                                   add);
         }
     }

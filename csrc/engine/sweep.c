@@ -43,13 +43,16 @@ static void run_block(const fc_gemm *g, int64_t rows, const char *a, int64_t a_r
                       const void *init, int64_t k0, int64_t k, int64_t column, int nv)
 {
     int64_t size = g->kernels->size, tiles = fc_ceil_div(rows, g->kernels->mr[nv]), height = fc_ceil_div(rows, tiles);
+    int64_t c_offset[FC_MR_MAX];
+    for (int m = 0; m < FC_MR_MAX; m++)
+        c_offset[m] = m * c_row;
     for (int64_t o = 0, mr; o < rows; o += mr) {
         mr = fc_min(height, rows - o);
         const void *block[FC_MR_MAX];
         for (int m = 0; m < mr; m++)
             block[m] = fc_at(a, (o + m) * a_row + k0, size);
         g->kernels->gemm[nv][mr](k, block, NULL, fc_at(b, column, size), g->b_offset + k0, fc_at(c, o * c_row + column, size),
-                                 c_row, init ? fc_at(init, o, size) : NULL, k0 > 0);
+                                 c_offset, init ? fc_at(init, o, size) : NULL, k0 > 0);
     }
 }
 

@@ -201,6 +201,25 @@ typedef struct fc_winograd_gradient_kernels {
     int (*weights)(void *dst, int64_t dst_row, const void *src, int64_t step, int64_t count);
 } fc_winograd_gradient_kernels;
 
+/* Elementwise: one pass over contiguous memory, any count; dst may be no other array.
+ *
+ * gate:         dst[j] = gradient[j] where low < y[j] < high, else 0; comparisons with NaN are false, and close nothing
+ * momentum:     u[j] = keep u[j] + fraction g[j],  w[j] -= lr u[j]  (nesterov: w[j] -= lr (g[j] + momentum u[j]))
+ * square_row:   *sum += sum_j (x[j] - mean)^2, in double
+ * product_row:  *sum += sum_j g[j],  *product += sum_j g[j] (x[j] - mean), in double
+ * affine_row:   y[j] = (x[j] - mean) factor + shift
+ * combine_row:  dst[j] = (g[j] - shift - (x[j] - mean) slope) factor */
+typedef struct fc_elementwise_kernels {
+    void (*gate)(void *dst, const void *gradient, const void *y, double low, double high, int64_t count);
+    void (*momentum)(void *w, void *u, const void *g, double keep, double fraction, double momentum, double lr, int nesterov,
+                     int64_t count);
+    void (*square_row)(double *sum, const void *x, double mean, int64_t count);
+    void (*product_row)(double *sum, double *product, const void *g, const void *x, double mean, int64_t count);
+    void (*affine_row)(void *y, const void *x, double mean, double factor, double shift, int64_t count);
+    void (*combine_row)(void *dst, const void *g, const void *x, double mean, double shift, double slope, double factor,
+                        int64_t count);
+} fc_elementwise_kernels;
+
 typedef struct fc_kernels {
     const char *isa;
     int64_t size;                     /* of the real type, in bytes */
@@ -223,6 +242,7 @@ typedef struct fc_kernels {
     fc_winograd_gradient_kernels winograd_gradient;
     fc_winograd_kernels winograd[2]; /* cells of a vector of pixels, and of half a one */
     fc_pool_kernels pool;
+    fc_elementwise_kernels elementwise;
 } fc_kernels;
 
 /* Defined by the ISA files that were compiled in. */

@@ -1,7 +1,18 @@
 """Layers and losses, each with its gradient written out; names, shapes and semantics follow `torch.nn`."""
 
-from .activation import ELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
-from .containers import Sequential
+from .activation import (
+    ELU,
+    Identity,
+    LeakyReLU,
+    LogSoftmax,
+    Maxout,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    Softmax,
+    Tanh,
+)
+from .containers import Residual, Sequential
 from .convolution import (
     Conv1d,
     Conv2d,
@@ -12,9 +23,11 @@ from .convolution import (
 )
 from .dropout import Dropout, Dropout2d
 from .factored import CPConv1d, CPConv2d, SeparableConv2d
+from .fold import fold_batch_norm
+from .initialize import initialize
 from .layer import Layer
 from .linear import Flatten, Linear
-from .loss import CrossEntropyLoss, MSELoss, NLLLoss
+from .loss import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss, MultiMarginLoss, NLLLoss
 from .normalization import BatchNorm1d, BatchNorm2d, LayerNorm
 from .pooling import (
     AdaptiveAvgPool1d,
@@ -30,6 +43,8 @@ from .pooling import (
     MaxPool2d,
     MaxPool3d,
 )
+from .safetensors import load_safetensors
+from .summary import Summary, summary
 
 __all__ = [
     "ELU",
@@ -42,6 +57,7 @@ __all__ = [
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BCEWithLogitsLoss",
     "BatchNorm1d",
     "BatchNorm2d",
     "CPConv1d",
@@ -56,6 +72,7 @@ __all__ = [
     "Dropout",
     "Dropout2d",
     "Flatten",
+    "Identity",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
@@ -65,11 +82,20 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "MaxPool3d",
+    "Maxout",
+    "MultiMarginLoss",
     "NLLLoss",
     "ReLU",
+    "ReLU6",
+    "Residual",
     "SeparableConv2d",
     "Sequential",
     "Sigmoid",
     "Softmax",
+    "Summary",
     "Tanh",
+    "fold_batch_norm",
+    "initialize",
+    "load_safetensors",
+    "summary",
 ]

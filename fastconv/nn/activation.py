@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastconv import _core
+
 from ._arguments import axis_index, integer
 from .layer import Layer
 
@@ -30,19 +32,111 @@ class ReLU(Layer):
         return y, y
 
     def _backward(self, grad_output: np.ndarray, y: np.ndarray, input_gradient: bool) -> np.ndarray:
-        return _zero_where(y <= 0, grad_output)
+        return _core.gate(y, grad_output, 0, np.nan)
 
 
-def _zero_where(mask: np.ndarray, a: np.ndarray) -> np.ndarray:
-    """`a` with zeros where `mask` is true, without a branch: on irregular masks `numpy.where` takes ten times as long.
+class ReLU6(Layer):
+    """Rectified linear unit with a ceiling, ``y = min(max(x, 0), 6)``; ``dL/dx = dL/dy`` where ``0 < x < 6``, else 0.
 
-    A product with 0 or 1 would do, were it not NaN for infinite elements; so the bits are masked.
+    Input and output of any shape, float32 or float64.
+
+    References
+    ----------
+    Sandler et al., "MobileNetV2: inverted residuals and linear bottlenecks", CVPR 2018, arXiv:1801.04381.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> nn.ReLU6()(np.array([-1.0, 2.0, 7.0]))
+    array([0., 2., 6.])
     """
-    integers = np.dtype(f"i{a.itemsize}")
-    bits = mask.astype(integers)
-    bits -= 1  # all ones where the element stays, all zeros where it goes
-    bits &= a.view(integers)
-    return bits.view(a.dtype)
+
+    def _forward(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        y = np.minimum(np.maximum(x, 0), 6)
+        return y, y
+
+    def _backward(self, grad_output: np.ndarray, y: np.ndarray, input_gradient: bool) -> np.ndarray:
+        return _core.gate(y, grad_output, 0, 6)
+
+
+class Identity(Layer):
+    """``y = x``: what stands where an activation may be chosen and none is.
+
+    Input and output of any shape, float32 or float64.
+
+    References
+    ----------
+    `torch.nn.Identity`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> nn.Identity()(np.array([-1.0, 2.0]))
+    array([-1.,  2.])
+    """
+
+    def _forward(self, x: np.ndarray) -> tuple[np.ndarray, None]:
+        return x, None
+
+    def _backward(self, grad_output: np.ndarray, saved: None, input_gradient: bool) -> np.ndarray:
+        return grad_output
+
+
+class Maxout(Layer):
+    """The largest of every `pieces` neighbours along an axis, ``y_j = max_k x_{j pieces + k}``.
+
+    After a dense or convolution layer of ``pieces m`` outputs it is a unit that learns its own convex activation. The
+    gradient goes to the first of the largest. NaN is the largest of all.
+    Input of any shape, float32 or float64; output with ``C / pieces`` elements along axis `dim`, where the input has C.
+
+    Parameters
+    ----------
+    pieces : int
+    dim : int
+
+    Raises
+    ------
+    ValueError
+        If `pieces` is not positive; on a call whose input has no such axis, or a C that `pieces` does not divide.
+
+    References
+    ----------
+    Goodfellow et al., "Maxout networks", ICML 2013, arXiv:1302.4389.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> maxout = nn.Maxout(2)
+    >>> maxout(np.array([[1.0, 3.0, -2.0, -5.0]])), maxout.backward(np.array([[10.0, 20.0]]))
+    (array([[ 3., -2.]]), array([[ 0., 10., 20.,  0.]]))
+    """
+
+    def __init__(self, pieces: int, dim: int = 1) -> None:
+        super().__init__()
+        self.pieces = integer(pieces, "pieces")
+        self.dim = integer(dim, "dim", minimum=-64)
+
+    def _forward(self, x: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, int]]:
+        axis = axis_index(self.dim, x.shape)
+        if x.shape[axis] % self.pieces:
+            raise ValueError(
+                f"axis {axis} of the input of Maxout must be a multiple of pieces={self.pieces}, got shape {x.shape}"
+            )
+        pieces = x.reshape(*x.shape[:axis], x.shape[axis] // self.pieces, self.pieces, *x.shape[axis + 1 :])
+        largest = np.expand_dims(pieces.argmax(axis=axis + 1), axis + 1)
+        return np.take_along_axis(pieces, largest, axis + 1).squeeze(axis + 1), (largest, axis)
+
+    def _backward(
+        self, grad_output: np.ndarray, saved: tuple[np.ndarray, int], input_gradient: bool
+    ) -> np.ndarray:
+        largest, axis = saved
+        before, outputs, after = grad_output.shape[:axis], grad_output.shape[axis], grad_output.shape[axis + 1 :]
+        pieces = np.zeros((*before, outputs, self.pieces, *after), grad_output.dtype)
+        np.put_along_axis(pieces, largest, np.expand_dims(grad_output, axis + 1), axis + 1)
+        return pieces.reshape(*before, outputs * self.pieces, *after)
 
 
 class LeakyReLU(Layer):
@@ -111,6 +205,12 @@ class ELU(Layer):
         return np.where(x > 0, grad_output, grad_output * (self.alpha * np.exp(np.minimum(x, 0))))
 
 
+def logistic(x: np.ndarray) -> np.ndarray:
+    """``1 / (1 + exp(-x))`` without overflow."""
+    small = np.exp(-np.abs(x))  # in [0, 1], where exp(-x) itself could overflow
+    return np.where(x >= 0, 1, small) / (1 + small)
+
+
 class Sigmoid(Layer):
     """Logistic function, ``y = 1 / (1 + exp(-x))``; ``dL/dx = dL/dy y (1 - y)``.
 
@@ -129,8 +229,7 @@ class Sigmoid(Layer):
     """
 
     def _forward(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        small = np.exp(-np.abs(x))  # in [0, 1], where exp(-x) itself could overflow
-        y = np.where(x >= 0, 1, small) / (1 + small)
+        y = logistic(x)
         return y, y
 
     def _backward(self, grad_output: np.ndarray, y: np.ndarray, input_gradient: bool) -> np.ndarray:

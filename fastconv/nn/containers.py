@@ -1,8 +1,8 @@
-"""`Sequential`, the chain of layers, and the view that shows its layers' dicts as one."""
+"""`Sequential`, the chain of layers, `Residual`, the chain with a way around it, and the view that joins their dicts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Self
 
 import numpy as np
@@ -16,15 +16,15 @@ class _Joined(MutableMapping):
     A view: it holds the layers, not their arrays, so that reading, replacing and deleting reach the layers themselves.
     """
 
-    def __init__(self, layers: list[Layer], attribute: str) -> None:
-        self._layers = layers
+    def __init__(self, children: dict[str, Layer], attribute: str) -> None:
+        self._children = children
         self._attribute = attribute
 
     def _find(self, key: str) -> tuple[MutableMapping[str, np.ndarray], str]:
-        index, _, name = str(key).partition(".")
-        if not (index.isdecimal() and int(index) < len(self._layers) and index == str(int(index))):
+        child, _, name = str(key).partition(".")
+        if child not in self._children:
             raise KeyError(key)
-        return getattr(self._layers[int(index)], self._attribute), name
+        return getattr(self._children[child], self._attribute), name
 
     def __getitem__(self, key: str) -> np.ndarray:
         joined, name = self._find(key)
@@ -39,12 +39,12 @@ class _Joined(MutableMapping):
         del joined[name]
 
     def __iter__(self) -> Iterator[str]:
-        for index, layer in enumerate(self._layers):
+        for child, layer in self._children.items():
             for name in getattr(layer, self._attribute):
-                yield f"{index}.{name}"
+                yield f"{child}.{name}"
 
     def __len__(self) -> int:
-        return sum(len(getattr(layer, self._attribute)) for layer in self._layers)
+        return sum(len(getattr(layer, self._attribute)) for layer in self._children.values())
 
     def __repr__(self) -> str:
         return repr(dict(self))
@@ -57,12 +57,16 @@ class Sequential(Layer):
 
     Parameters
     ----------
-    *layers : Layer
-        Each object once, since a layer remembers one forward pass.
+    *layers : Layer, or one mapping of str to Layer
+        Each object once, since a layer remembers one forward pass. A mapping names the layers, which are numbered
+        otherwise: with the names of a PyTorch model its state dict loads as it is.
 
     Attributes
     ----------
+    children : dict of str to Layer
+        The layers by name, in order.
     layers : list of Layer
+        The same without their names.
     params, grads, buffers : mutable mapping of str to ndarray
         Those of all layers, under PyTorch's names ("0.weight": the index, a dot, the layer's own name). They hold the
         layers' very arrays, and an assignment reaches the layer, so any optimiser for a dict of arrays can work on
@@ -71,9 +75,9 @@ class Sequential(Layer):
     Raises
     ------
     TypeError
-        If an argument is no layer.
+        If an argument is no layer, or a name no str.
     ValueError
-        If a layer is there twice.
+        If a layer is there twice, or a name is empty or has a dot.
 
     Examples
     --------
@@ -90,30 +94,46 @@ class Sequential(Layer):
     ['0.weight', '0.bias', '4.weight', '4.bias']
     """
 
-    def __init__(self, *layers: Layer) -> None:
+    def __init__(self, *layers: Layer | Mapping[str, Layer]) -> None:
         super().__init__()
-        self.layers = list(layers)
+        named = layers[0] if len(layers) == 1 and isinstance(layers[0], Mapping) else dict(_numbered(layers))
+        self.children: dict[str, Layer] = dict(named)
+        self._check()
+        self.params = _Joined(self.children, "params")
+        self.grads = _Joined(self.children, "grads")
+        self.buffers = _Joined(self.children, "buffers")
+
+    def _check(self) -> None:
+        """Hold the children to what `__init__` promises."""
+        kind = type(self).__name__
         seen: dict[int, str] = {}
-        for name, layer in self._leaves():
+        for name, layer in self.children.items():
+            if not isinstance(name, str):
+                raise TypeError(f"names of layers of {kind} must be str, got {type(name).__name__}")
+            if not name or "." in name:
+                raise ValueError(f"names of layers of {kind} must not be empty nor have a dot, got {name!r}")
             if not isinstance(layer, Layer):
-                raise TypeError(f"layers of Sequential must be Layer objects, got {type(layer).__name__} at {name}")
+                raise TypeError(f"layers of {kind} must be Layer objects, got {type(layer).__name__} at {name}")
+        for name, layer in self._leaves():
             if id(layer) in seen:
                 raise ValueError(
-                    f"layers {seen[id(layer)]} and {name} of Sequential are the same {type(layer).__name__} object; "
+                    f"layers {seen[id(layer)]} and {name} of {kind} are the same {type(layer).__name__} object; "
                     "a layer remembers one forward pass, so make one for each place"
                 )
             seen[id(layer)] = name
-        self.params = _Joined(self.layers, "params")
-        self.grads = _Joined(self.layers, "grads")
-        self.buffers = _Joined(self.layers, "buffers")
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers in order, without their names."""
+        return list(self.children.values())
+
+    def _chain(self) -> list[Layer]:
+        """The layers that the input passes one after the other."""
+        return self.layers
 
     def _leaves(self) -> Iterator[tuple[str, Layer]]:
-        """All layers in the chain and in chains within it, with their names."""
-        for index, layer in enumerate(self.layers):
-            if isinstance(layer, Sequential):
-                yield from ((f"{index}.{name}", leaf) for name, leaf in layer._leaves())
-            else:
-                yield str(index), layer
+        for child, layer in self.children.items():
+            yield from ((f"{child}.{name}" if name else child, leaf) for name, leaf in layer._leaves())
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         """Apply the layers in order.
@@ -128,7 +148,7 @@ class Sequential(Layer):
         ndarray
             What the last layer returns.
         """
-        for layer in self.layers:
+        for layer in self._chain():
             input = layer.forward(input)
         return input
 
@@ -146,12 +166,11 @@ class Sequential(Layer):
         -------
         ndarray of the input's shape and dtype, or None if `input_gradient` is False
         """
-        first = (
-            0 if input_gradient else next((i for i, layer in enumerate(self.layers) if layer.params), len(self.layers))
-        )
-        for layer in reversed(self.layers[first + 1 :]):
+        chain = self._chain()
+        first = 0 if input_gradient else next((i for i, layer in enumerate(chain) if layer.params), len(chain))
+        for layer in reversed(chain[first + 1 :]):
             grad_output = layer.backward(grad_output)
-        for layer in self.layers[first : first + 1]:
+        for layer in chain[first : first + 1]:
             grad_output = layer.backward(grad_output, input_gradient=input_gradient)
         return grad_output if input_gradient else None
 
@@ -162,19 +181,97 @@ class Sequential(Layer):
         return super().train(mode)
 
     def _state(self) -> Iterator[tuple[str, np.ndarray]]:
-        for index, layer in enumerate(self.layers):
-            yield from ((f"{index}.{name}", array) for name, array in layer._state())
+        for child, layer in self.children.items():
+            yield from ((f"{child}.{name}", array) for name, array in layer._state())
 
     def __len__(self) -> int:
-        return len(self.layers)
+        return len(self.children)
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)
 
-    def __getitem__(self, index: int | slice) -> Layer:
-        """A layer, or for a slice the chain of those layers, which it shares with this one."""
-        return Sequential(*self.layers[index]) if isinstance(index, slice) else self.layers[index]
+    def __getitem__(self, index: int | str | slice) -> Layer:
+        """A layer by place or name, or for a slice the chain of those layers, which it shares with this one."""
+        if isinstance(index, slice):
+            return Sequential(dict(list(self.children.items())[index]))
+        return self.children[index] if isinstance(index, str) else self.layers[index]
 
     def __repr__(self) -> str:
-        lines = [f"({index}): {layer!r}".replace("\n", "\n  ") for index, layer in enumerate(self.layers)]
-        return "Sequential(" + "".join(f"\n  {line}" for line in lines) + ("\n)" if lines else ")")
+        lines = [f"({name}): {layer!r}".replace("\n", "\n  ") for name, layer in self.children.items()]
+        body = "".join(f"\n  {line}" for line in lines) + ("\n)" if lines else ")")
+        return f"{type(self).__name__}({body}"
+
+
+def _numbered(layers: tuple[Layer, ...]) -> Iterator[tuple[str, Layer]]:
+    """The names of layers that were given none: their places."""
+    return ((str(place), layer) for place, layer in enumerate(layers))
+
+
+class Residual(Sequential):
+    """A chain with a way around it, ``y = f(x) + s(x)``; ``dL/dx`` is the sum of what comes back along both.
+
+    f is the chain of layers and s the identity, or the layer `downsample` where f changes the shape.
+
+    Parameters
+    ----------
+    *layers : Layer, or one mapping of str to Layer
+        Those of f, as for `Sequential`.
+    downsample : Layer or None
+        s, under the name "downsample", as torchvision's ResNets have it; None for the identity.
+
+    Attributes
+    ----------
+    children, layers, params, grads, buffers
+        As those of `Sequential`, with `downsample` as the last layer.
+
+    Raises
+    ------
+    ValueError
+        As `Sequential`; and on a call where f(x) and s(x) differ in shape.
+
+    References
+    ----------
+    He, Zhang, Ren and Sun, "Deep residual learning for image recognition", CVPR 2016, arXiv:1512.03385.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> block = nn.Residual(nn.ReLU(), nn.ReLU())
+    >>> block(np.array([-1.0, 2.0])), block.backward(np.array([1.0, 1.0]))
+    (array([-1.,  4.]), array([1., 2.]))
+    >>> names = {"conv1": nn.Conv2d(4, 8, 3, 2, 1), "bn1": nn.BatchNorm2d(8)}
+    >>> block = nn.Residual(names, downsample=nn.Conv2d(4, 8, 1, 2, bias=False))
+    >>> list(block.params)
+    ['conv1.weight', 'conv1.bias', 'bn1.weight', 'bn1.bias', 'downsample.weight']
+    """
+
+    def __init__(self, *layers: Layer | Mapping[str, Layer], downsample: Layer | None = None) -> None:
+        super().__init__(*layers)
+        if "downsample" in self.children:
+            raise ValueError("layers of Residual must not be named 'downsample'; pass that one as downsample=")
+        if downsample is not None:
+            self.children["downsample"] = downsample
+            self._check()
+
+    def _chain(self) -> list[Layer]:
+        return [layer for name, layer in self.children.items() if name != "downsample"]
+
+    def forward(self, input: np.ndarray) -> np.ndarray:
+        """``f(input) + s(input)``; see `Sequential.forward`."""
+        y = super().forward(input)
+        around = self.children["downsample"].forward(input) if "downsample" in self.children else np.asarray(input)
+        if y.shape != around.shape:
+            raise ValueError(
+                f"the layers of Residual and its downsample must agree in shape, got {y.shape} and {around.shape} "
+                f"for an input of shape {np.shape(input)}"
+            )
+        return y + around
+
+    def backward(self, grad_output: np.ndarray, *, input_gradient: bool = True) -> np.ndarray | None:
+        """The sum of both ways' gradients; see `Sequential.backward`."""
+        grad_input = super().backward(grad_output, input_gradient=input_gradient)
+        around = np.asarray(grad_output)
+        if "downsample" in self.children:
+            around = self.children["downsample"].backward(grad_output, input_gradient=input_gradient)
+        return grad_input + around if input_gradient else None

@@ -163,6 +163,10 @@ class Layer:
         """Switch to evaluation mode: dropout off, running statistics used and left alone; returns the layer itself."""
         return self.train(False)
 
+    def _leaves(self) -> Iterator[tuple[str, Layer]]:
+        """The layers that are no chains of others, with their names: for a single layer itself, without a name."""
+        yield "", self
+
     def _state(self) -> Iterator[tuple[str, np.ndarray]]:
         """The names and arrays, not copies, that make up the state, in PyTorch's order."""
         yield from self.params.items()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ._arguments import _REAL
-from .activation import log_softmax
+from .activation import log_softmax, logistic
 
 
 class _Loss:
@@ -105,6 +105,14 @@ def _class_indices(x: np.ndarray, target: np.ndarray, name: str) -> tuple[int, n
     if outside.any():
         raise ValueError(f"target of {name} must be in 0 ... {classes - 1}, got {target[outside].flat[0]}")
     return axis, np.expand_dims(target, axis)
+
+
+def _same_form(x: np.ndarray, target: np.ndarray, name: str) -> None:
+    """Hold a target of real numbers to the input's shape and dtype."""
+    if target.shape != x.shape:
+        raise ValueError(f"target of {name} must have the input's shape {x.shape}, got {target.shape}")
+    if target.dtype != x.dtype:
+        raise TypeError(f"target of {name} must have the input's dtype {x.dtype}, got {target.dtype}")
 
 
 class CrossEntropyLoss(_Loss):
@@ -227,12 +235,107 @@ class MSELoss(_Loss):
     """
 
     def _forward(self, x: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, Any]:
-        if target.shape != x.shape:
-            raise ValueError(f"target of MSELoss must have the input's shape {x.shape}, got {target.shape}")
-        if target.dtype != x.dtype:
-            raise TypeError(f"target of MSELoss must have the input's dtype {x.dtype}, got {target.dtype}")
+        _same_form(x, target, "MSELoss")
         difference = x - target
         return difference * difference, difference
 
     def _backward(self, difference: np.ndarray, scale: float) -> np.ndarray:
         return difference * (2 * scale)
+
+
+class BCEWithLogitsLoss(_Loss):
+    """Binary cross-entropy of the logistic function, ``-t log p - (1 - t) log(1 - p)`` with ``p = 1 / (1 + exp(-x))``.
+
+    Gradient: ``p - t``. Computed as ``max(x, 0) - x t + log(1 + exp(-|x|))``, in which nothing overflows.
+    Input and target of one shape and one dtype, targets from 0 to 1; nothing is broadcast.
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum"}
+        Over all elements.
+
+    Raises
+    ------
+    ValueError, TypeError
+        On a call, for a target of another shape or dtype.
+
+    References
+    ----------
+    Goodfellow, Bengio and Courville, "Deep learning", 2016, section 6.2.2.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> criterion = nn.BCEWithLogitsLoss(reduction="sum")
+    >>> criterion(np.array([1000.0, 1000.0]), np.array([1.0, 0.0]))
+    1000.0
+    >>> criterion.backward()
+    array([0., 1.])
+    """
+
+    def _forward(self, x: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, Any]:
+        _same_form(x, target, "BCEWithLogitsLoss")
+        return np.maximum(x, 0) - x * target + np.log1p(np.exp(-np.abs(x))), (x, target)
+
+    def _backward(self, saved: Any, scale: float) -> np.ndarray:
+        x, target = saved
+        return (logistic(x) - target) * x.dtype.type(scale)
+
+
+class MultiMarginLoss(_Loss):
+    """Hinge loss of several classes, the linear SVM's: ``sum over j != t of max(0, margin - x_t + x_j)^p / C``.
+
+    Gradient: with ``h_j = p max(0, margin - x_t + x_j)^(p-1) / C`` for j != t where that maximum is positive, and else
+    0: ``h_j`` for j != t and ``-sum of all h`` for t.
+    Input ``(N, C)`` or ``(C,)``, scores without any softmax; target without the class axis C.
+
+    Parameters
+    ----------
+    p : {1, 2}
+    margin : float
+    reduction : {"mean", "sum"}
+        Over all targets.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For another `p`; on a call, for targets that are out of range, of another shape, or not integer.
+
+    References
+    ----------
+    Crammer and Singer, "On the algorithmic implementation of multiclass kernel-based vector machines", JMLR 2, 2001;
+    in this form Weston and Watkins, "Support vector machines for multi-class pattern recognition", ESANN 1999.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv import nn
+    >>> criterion = nn.MultiMarginLoss()
+    >>> criterion(np.array([[3.0, 2.5, 0.0, 1.0]]), [0])    # (0 + 0.5 + 0 + 0) / 4
+    0.125
+    >>> criterion.backward()
+    array([[-0.25,  0.25,  0.  ,  0.  ]])
+    """
+
+    def __init__(self, p: int = 1, margin: float = 1.0, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        if p not in (1, 2):
+            raise ValueError(f"p must be 1 or 2, got {p!r}")
+        self.p = p
+        self.margin = float(margin)
+
+    def _forward(self, x: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, Any]:
+        if x.ndim > 2:
+            raise ValueError(f"input of MultiMarginLoss must have shape (N, C) or (C,), got {x.shape}")
+        axis, indices = _class_indices(x, target, "MultiMarginLoss")
+        excess = np.maximum(x - np.take_along_axis(x, indices, axis) + x.dtype.type(self.margin), 0)
+        np.put_along_axis(excess, indices, 0, axis)
+        return (excess**self.p).sum(axis=axis) / x.shape[axis], (excess, indices, axis)
+
+    def _backward(self, saved: Any, scale: float) -> np.ndarray:
+        excess, indices, axis = saved
+        slope = (excess > 0).astype(excess.dtype) if self.p == 1 else 2 * excess
+        slope *= scale / excess.shape[axis]
+        np.put_along_axis(slope, indices, -slope.sum(axis=axis, keepdims=True), axis)
+        return slope

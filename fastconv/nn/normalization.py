@@ -12,6 +12,8 @@ from math import prod
 import numpy as np
 from numpy.typing import DTypeLike
 
+from fastconv import _core
+
 from ._arguments import integer, real_dtype
 from .layer import Layer
 
@@ -56,55 +58,56 @@ class _BatchNorm(Layer):
                 f"input of {type(self).__name__} must have shape {self._layout} with C={self.num_features}, "
                 f"got {x.shape}"
             )
-        rows = x.reshape(*x.shape[:2], prod(x.shape[2:]))
-        from_batch = self.training or not self.track_running_stats
-        mean, var = (
-            self._batch_statistics(rows) if from_batch else (self.buffers["running_mean"], self.buffers["running_var"])
-        )
-        scale = 1 / np.sqrt(var + self.eps)
-        xhat = (rows - mean[:, None]) * scale[:, None]
-        y = xhat * self.params["weight"][:, None] + self.params["bias"][:, None] if self.affine else xhat
-        return y.reshape(x.shape), (xhat, scale, from_batch)
-
-    def _batch_statistics(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and biased variance per channel; in training the running ones follow, the variance without bias."""
+        rows = _rows(x)
         count = rows.shape[0] * rows.shape[2]
-        if count == 1:
+        from_batch = self.training or not self.track_running_stats
+        if from_batch and count == 1:
             raise ValueError(
-                f"input of {type(self).__name__} must have more than one value per channel in training, "
-                f"got {rows.shape[0]} x {rows.shape[2]}"
+                f"input of {type(self).__name__} must have more than one value per channel in training, got 1 x 1"
             )
-        mean = _channel_sums(rows) / max(count, 1)
-        var = _channel_sums((rows - mean[:, None]) ** 2) / max(count, 1)
+        if from_batch:
+            mean, var = np.empty(self.num_features), np.empty(self.num_features)
+        else:
+            mean, var = (self.buffers[name].astype(np.float64) for name in ("running_mean", "running_var"))
+        y = _core.batch_norm(rows, mean, var, self._per_channel("weight", 1), self._per_channel("bias", 0), self.eps, from_batch)
         if self.training and self.track_running_stats:
-            self.buffers["num_batches_tracked"] += 1
-            if count:
-                weight = 1 / float(self.buffers["num_batches_tracked"]) if self.momentum is None else self.momentum
-                for name, value in (("running_mean", mean), ("running_var", var * (count / (count - 1)))):
-                    self.buffers[name] *= 1 - weight
-                    self.buffers[name] += weight * value
-        return mean, var
+            self._follow(mean, var, count)
+        return _shaped_as(y, x.shape), (rows, mean, var, from_batch)
+
+    def _per_channel(self, name: str, default: float) -> np.ndarray:
+        """A parameter in float64, or what stands for it in a layer without parameters."""
+        return self.params[name].astype(np.float64) if self.affine else np.full(self.num_features, float(default))
+
+    def _follow(self, mean: np.ndarray, var: np.ndarray, count: int) -> None:
+        """Let the running statistics follow those of a batch; their variance is the one without bias."""
+        self.buffers["num_batches_tracked"] += 1
+        if count:
+            weight = 1 / float(self.buffers["num_batches_tracked"]) if self.momentum is None else self.momentum
+            for name, value in (("running_mean", mean), ("running_var", var * (count / (count - 1)))):
+                self.buffers[name] *= 1 - weight
+                self.buffers[name] += weight * value
 
     def _backward(
-        self, grad_output: np.ndarray, saved: tuple[np.ndarray, np.ndarray, bool], input_gradient: bool
+        self, grad_output: np.ndarray, saved: tuple[np.ndarray, np.ndarray, np.ndarray, bool], input_gradient: bool
     ) -> np.ndarray | None:
-        xhat, scale, from_batch = saved
-        rows = grad_output.reshape(xhat.shape)
-        grad_bias, grad_weight = _channel_sums(rows), _channel_sums(rows * xhat)
+        rows, mean, var, from_batch = saved
+        weight = self._per_channel("weight", 1)
+        grad_input, grad_weight, grad_bias = _core.batch_norm_gradient(
+            rows, _rows(grad_output), mean, var, weight, self.eps, from_batch, input_gradient
+        )
         if self.affine:
-            self.grads["weight"], self.grads["bias"] = grad_weight, grad_bias
-            scale = scale * self.params["weight"]
-        if not input_gradient:
-            return None
-        if from_batch:
-            count = max(rows.shape[0] * rows.shape[2], 1)
-            rows = rows - (grad_bias / count)[:, None] - xhat * (grad_weight / count)[:, None]
-        return (rows * scale[:, None]).reshape(grad_output.shape)
+            self.grads["weight"], self.grads["bias"] = grad_weight.astype(self.dtype), grad_bias.astype(self.dtype)
+        return _shaped_as(grad_input, grad_output.shape) if input_gradient else None
 
 
-def _channel_sums(rows: np.ndarray) -> np.ndarray:
-    """Sums of an (N, C, L) array per channel, in float64: NumPy's own order is not accurate over two axes."""
-    return rows.sum(axis=(0, 2), dtype=np.float64).astype(rows.dtype)
+def _rows(x: np.ndarray) -> np.ndarray:
+    """(N, C, ...) as (N, C, pixels); (N, C), which has one pixel, as (1, C, N), so that a channel's numbers are neighbours."""
+    return x.T[np.newaxis] if x.ndim == 2 else x.reshape(*x.shape[:2], prod(x.shape[2:]))
+
+
+def _shaped_as(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The inverse of `_rows`."""
+    return np.ascontiguousarray(rows[0].T) if len(shape) == 2 else rows.reshape(shape)
 
 
 class BatchNorm1d(_BatchNorm):

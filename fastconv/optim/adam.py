@@ -26,6 +26,8 @@ class Adam(Optimizer):
     eps : float
     weight_decay : float
         Added to the gradient (the L2 penalty, not AdamW).
+    l1 : float
+        Factor of the penalty ``sum |w|``.
 
     Raises
     ------
@@ -58,8 +60,10 @@ class Adam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0,
+        *,
+        l1: float = 0,
     ) -> None:
-        super().__init__(net, lr, weight_decay)
+        super().__init__(net, lr, weight_decay, l1)
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}")
         self.betas = tuple(betas)

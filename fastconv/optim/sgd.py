@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from fastconv import _core
+
 from .optimizer import Network, Optimizer, nonnegative
 
 
@@ -23,6 +25,8 @@ class SGD(Optimizer):
     momentum, dampening, weight_decay : float
     nesterov : bool
         Needs momentum, and no dampening.
+    l1 : float
+        Factor of the penalty ``sum |w|``.
 
     Raises
     ------
@@ -57,8 +61,10 @@ class SGD(Optimizer):
         dampening: float = 0,
         weight_decay: float = 0,
         nesterov: bool = False,
+        *,
+        l1: float = 0,
     ) -> None:
-        super().__init__(net, lr, weight_decay)
+        super().__init__(net, lr, weight_decay, l1)
         self.momentum = nonnegative(momentum, "momentum")
         self.dampening = dampening
         self.nesterov = bool(nesterov)
@@ -68,11 +74,10 @@ class SGD(Optimizer):
             )
 
     def _update(self, param: np.ndarray, grad: np.ndarray, state: dict[str, Any]) -> None:
-        if self.momentum:
-            if "velocity" in state:
-                state["velocity"] *= self.momentum
-                state["velocity"] += (1 - self.dampening) * grad
-            else:
-                state["velocity"] = grad.copy()
-            grad = grad + self.momentum * state["velocity"] if self.nesterov else state["velocity"]
-        param -= self.lr * grad
+        if not self.momentum:
+            param -= self.lr * grad
+            return
+        keep, fraction = self.momentum, 1 - self.dampening
+        if "velocity" not in state:  # the first velocity is the gradient, undampened
+            state["velocity"], keep, fraction = np.zeros_like(param, order="C"), 0.0, 1.0
+        _core.momentum_step(param, state["velocity"], grad, keep, fraction, self.momentum, self.lr, self.nesterov)

@@ -48,6 +48,12 @@ static const struct row {
     {"pool.box_sum", check_pool_box_sum},
     {"pool.spread", check_pool_spread},
     {"pool.route", check_pool_route},
+    {"elementwise.gate", check_elementwise_gate},
+    {"elementwise.momentum", check_elementwise_momentum},
+    {"elementwise.square_row", check_elementwise_square_row},
+    {"elementwise.product_row", check_elementwise_product_row},
+    {"elementwise.affine_row", check_elementwise_affine_row},
+    {"elementwise.combine_row", check_elementwise_combine_row},
 };
 
 typedef struct job {

@@ -49,5 +49,11 @@ void check_pool_box_max_index(subject *s);
 void check_pool_box_sum(subject *s);
 void check_pool_spread(subject *s);
 void check_pool_route(subject *s);
+void check_elementwise_gate(subject *s);
+void check_elementwise_momentum(subject *s);
+void check_elementwise_square_row(subject *s);
+void check_elementwise_product_row(subject *s);
+void check_elementwise_affine_row(subject *s);
+void check_elementwise_combine_row(subject *s);
 
 #endif
