@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import report
+from . import drivers, report
 from .machine import cores
 from .rows import PASSES, load, select
 
@@ -55,6 +55,8 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--milliseconds", metavar="MS", type=float, default=3.0, help="shortest turn (default 3)")
     parser.add_argument("--isa", choices=ISAS, help="hold fastconv and PyTorch to this instruction set")
     parser.add_argument("--precision", choices=["high", "highest"], help="fastconv's float32 precision")
+    parser.add_argument("--drivers", action="store_true",
+                        help="time every algorithm of a row's forward pass and mark the wrong choices")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every figure, each round's time included")
     parser.add_argument("--picture", metavar="FILE", type=Path, help="draw the ratios, sorted")
     parser.add_argument("--load", metavar="FILE", type=Path, help="measure nothing: report on an earlier --json file")
@@ -89,8 +91,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     names = [row.name for row in select(load(), options.only, options.cls)]
     if not names:
         sys.exit(f"no row has a name with {options.only!r} and class {options.cls!r}")
-    task = {"names": names, "threads": options.threads, "passes": options.passes, "rounds": options.rounds,
-            "seconds": options.milliseconds / 1e3}
+    task = {"names": names, "threads": options.threads, "rounds": options.rounds, "drivers": options.drivers,
+            "seconds": options.milliseconds / 1e3} | ({} if options.drivers else {"passes": options.passes})
     width = max(map(len, names))
     result: dict[str, Any] = {"machine": None, "peaks": [], "records": []}
     for malloc in MALLOCS if options.malloc == "both" else [options.malloc]:
@@ -102,6 +104,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             elif kind == "peak":
                 result["peaks"].append({"malloc": malloc, **item})
                 print(f"\n{report.section(malloc, item)}\n{report.heading(width)}")
+            elif kind == "drivers":
+                print(drivers.line(item, width), flush=True)
             elif kind == "record":
                 result["records"].append({"malloc": malloc, **item})
                 print(report.line(item, width), flush=True)
@@ -123,6 +127,8 @@ def main(argv: Sequence[str]) -> int:
         print(report.describe(result["machine"]))
     else:
         result = {"command": shlex.join(["python", "-m", "benchmarks", *argv])} | run(options)
+    if options.drivers:
+        return 0
     summarise(result["records"])
     if options.json:
         ratios = [record | {"ratios": report.ratios(record)} for record in result["records"]]

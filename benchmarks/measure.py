@@ -12,7 +12,7 @@ from typing import Any
 import fastconv
 import numpy as np
 
-from . import machine, peak, peers, timing
+from . import drivers, machine, peak, peers, timing
 from .rows import Factored, Row, load
 
 # The contract's bound on max|error| / max|y|; where PyTorch itself is further off (long sums), twice its error.
@@ -85,6 +85,16 @@ def run(names: list[str], threads: list[int], passes: list[str], rounds: int, se
                 emit("record", **record)
 
 
+def run_drivers(names: list[str], threads: list[int], rounds: int, seconds: float) -> None:
+    """Our own algorithms against each other."""
+    emit("machine", **machine.describe())
+    for number in threads:
+        fastconv.set_num_threads(number)
+        for row in (row for row in load() if row.name in names and drivers.serves(row)):
+            emit("drivers", name=row.name, threads=number, **drivers.measure(row, rounds, seconds))
+
+
 if __name__ == "__main__":
+    task = json.load(sys.stdin)
     with peers.unrecorded():
-        run(**json.load(sys.stdin))
+        (run_drivers if task.pop("drivers") else run)(**task)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))
 
 from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import peak, peers, picture, report, timing  # noqa: E402
+from benchmarks import drivers, peak, peers, picture, report, timing  # noqa: E402
 from benchmarks.measure import WrongResult, check, measure  # noqa: E402
 from benchmarks.rows import load, row_from, select  # noqa: E402
 
@@ -340,3 +340,24 @@ def test_rows_run_under_pytest_benchmark_and_only_on_demand():
     assert timed.returncode == 0
     plain = pytest_benchmarks("--collect-only")
     assert plain.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, plain.stdout
+
+
+# algorithms against each other
+def test_every_algorithm_that_serves_a_row_is_timed():
+    record = drivers.measure(row("conv2d", input=(1, 4, 8, 8), weight=(8, 4, 3, 3)), 1, 1e-6)
+    assert record["chosen"] in record["seconds"]
+    assert set(record["seconds"]) <= set(record["costs"])
+    assert len(record["seconds"]) > 2
+
+
+def test_a_choice_beyond_the_slack_is_marked():
+    record = {"name": "r", "chosen": "b", "costs": {"a": 2e3, "b": 1e3}, "seconds": {"a": 1e-6, "b": 1.06e-6}}
+    assert drivers.line(record, 3).endswith("a 1.0 (2.0)  *b 1.1 (1.0)  WRONG: a is 1.06 x as fast")
+    record["seconds"]["b"] = 1.04e-6
+    assert "WRONG" not in drivers.line(record, 3)
+
+
+def test_only_forward_convolutions_take_an_algorithm_by_name():
+    assert drivers.serves(row("conv2d", input=(1, 4, 8, 8), weight=(8, 4, 3, 3)))
+    assert not drivers.serves(row("conv_transpose2d", input=(1, 4, 8, 8), weight=(4, 8, 3, 3)))
+    assert not drivers.serves(row("max_pool2d", input=(1, 4, 8, 8), kernel=2, stride=2))
