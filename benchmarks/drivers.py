@@ -17,8 +17,8 @@ HOPELESS = 20     # times the cheapest estimate; not timed
 
 
 def serves(row: Row) -> bool:
-    """Whether the row's function takes an algorithm by name."""
-    return type(row) is Convolution and not row.transposed
+    """Whether the row's function takes an algorithm by name, and `explain` speaks of its arrays: of contiguous ones."""
+    return type(row) is Convolution and not row.transposed and row.layout == "channels_first"
 
 
 def measure(row: Convolution, rounds: int, seconds: float) -> dict[str, Any]:

@@ -133,6 +133,21 @@ typedef struct job {
     int64_t worker_bytes;
 } job;
 
+/* The rows of `outputs` channels; of each row all channels at once where they are neighbours in y. */
+static void store_tile(const job *j, char *y, const char *tile, int outputs, int64_t rows)
+{
+    const fc_conv *p = &j->plan->problem;
+    const fc_kernels *kernels = j->l.kernels;
+    int64_t size = kernels->size, pitch = j->l.source.pitch;
+    if (p->y.c == 1 && p->y.s[2] != 1)
+        for (int64_t r = 0; r < rows; r++)
+            kernels->transpose(fc_at(y, r * p->y.s[1], size), p->y.s[2], fc_at(tile, r * pitch, size), j->l.tile_row, outputs,
+                               p->window.out[2]);
+    else
+        for (int m = 0; m < outputs; m++)
+            fc_output_store(p, kernels, fc_at(y, m * p->y.c, size), fc_at(tile, m * j->l.tile_row, size), rows, pitch);
+}
+
 static void run_task(void *context, int64_t task, int worker)
 {
     const job *j = context;
@@ -167,9 +182,7 @@ static void run_task(void *context, int64_t task, int worker)
             fc_gemm_run(&gemm, mr, a, b, fc_at(y, o * p->y.c, size), p->y.c, init, 0);
         } else {
             fc_gemm_run(&gemm, mr, a, b, tile, j->l.tile_row, init, 0);
-            for (int m = 0; m < mr; m++)
-                fc_output_store(p, kernels, fc_at(y, (o + m) * p->y.c, size), fc_at(tile, m * j->l.tile_row, size), rows,
-                                j->l.source.pitch);
+            store_tile(j, fc_at(y, o * p->y.c, size), tile, mr, rows);
         }
         o += mr;
     }
