@@ -173,6 +173,18 @@ def test_cp_is_exact_on_dyadic_numbers(axes, rank, seed, data):
         np.testing.assert_array_equal(gradient, judgement)
 
 
+def test_gradients_of_a_column_under_a_stride_across_it():
+    """Its pixels are neighbours in memory though the stride of its only column is two."""
+    rng = np.random.default_rng(0)
+    x, factors = eighths(rng, (2, 2, 2, 1)), [eighths(rng, (n, 1)) for n in (3, 2, 1, 1)]
+    options = {"stride": (1, 2), "padding": ((0, 0), (0, 2))}
+    grad = eighths(rng, (2, 3, 2, 2))
+    found = fastconv.cp_conv2d_backward(grad, x, factors, **options)
+    _, grad_factors, _ = judged_gradients(dense_kernel, grad, x, factors, **options)
+    for gradient, judgement in zip(found.factors, grad_factors, strict=True):
+        np.testing.assert_array_equal(gradient, judgement)
+
+
 @cp_cases
 def test_cp_backward_is_the_adjoint_in_every_argument(size, kernel, rank, options):
     """y is linear in each array: <g, y(.., v, ..)> = <dL/dv, v>, whichever array v replaces."""

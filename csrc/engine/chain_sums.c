@@ -60,7 +60,7 @@ static void take_rows(const job *j, const void **a, char *tile, int64_t c, int64
     at += j->flat ? pixel : pixel / j->width * s->s[1] + pixel % j->width * s->s[2];
     for (int64_t m = 0; m < mr; m++, at += s->c) {
         a[m] = fc_at(j->far->at, at, size);
-        if (s->s[2] == 1 || k == 1)
+        if (j->flat || s->s[2] == 1 || k == 1)
             continue;
         j->kernels->gather_row(fc_at(tile, m * RUN, size), k, a[m], s->s[2], 0, 1, k, &zero);
         a[m] = fc_at(tile, m * RUN, size);
