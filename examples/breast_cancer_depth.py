@@ -44,6 +44,7 @@ def picture(norms: dict[str, list[float]], title: str, path) -> str:
         style = "s--" if "batch norm" in name else "o-"
         axes.semilogy(range(1, len(values) + 1), values, style, markersize=3, color=f"C{number // 2}", label=name)
     axes.set(xlabel="layer, from the input", ylabel="norm of the weights' gradient", title=title)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend()
     return save(figure, path)

@@ -115,3 +115,31 @@ def test_chain_survives_pickle_and_copy(rng):
         twin.params["3.weight"] = np.zeros((2, 5))
         np.testing.assert_array_equal(twin(x), np.zeros((3, 2)))
     np.testing.assert_array_equal(net(x), y)
+
+
+def test_activations_overwrite_only_what_nobody_else_has(rng):
+    """Behind a convolution or a batch normalisation ReLU works in place; the caller's arrays, and what layers need for their
+    gradients, stay. So a chain gives the very bits of its layers called one by one."""
+    def layers():
+        return [nn.ReLU(), nn.Conv2d(2, 4, 3, padding=1, seed=0), nn.ReLU(), nn.BatchNorm2d(4), nn.ReLU6(), nn.ReLU(),
+                nn.Residual(nn.Conv2d(4, 4, 1, seed=1)), nn.ReLU(), nn.Residual(nn.ReLU()), nn.Residual(), nn.ReLU()]
+
+    x = normal(rng, (3, 2, 8, 8), np.float32)
+    before, net, alone = x.copy(), nn.Sequential(*layers()), layers()
+    y, expected, seen = net(x), x, []
+    for layer in alone:
+        expected = layer(expected)
+        seen.append((expected, expected.copy()))
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(x, before)
+    for array, copied in seen:    # called one by one, no layer writes over another's output
+        np.testing.assert_array_equal(array, copied)
+    g = np.ones_like(y)
+    grad_input, expected = net.backward(g), g
+    for layer in reversed(alone):
+        expected = layer.backward(expected)
+    np.testing.assert_array_equal(grad_input, expected)
+    for name, grad in net.grads.items():
+        index, _, rest = name.partition(".")
+        np.testing.assert_array_equal(grad, alone[int(index)].grads[rest])
+    assert not any(layer._may_overwrite for layer in net)

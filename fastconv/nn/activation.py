@@ -13,7 +13,8 @@ from .layer import Layer
 class ReLU(Layer):
     """Rectified linear unit, ``y = max(x, 0)``; ``dL/dx = dL/dy`` where ``x > 0``, else 0.
 
-    Input and output of any shape, float32 or float64. Never in place: inputs are not written to.
+    Input and output of any shape, float32 or float64. A caller's input is not written to; in a chain, the output of a
+    convolution, dense or normalisation layer in front is, since nobody else has it.
 
     References
     ----------
@@ -28,7 +29,7 @@ class ReLU(Layer):
     """
 
     def _forward(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        y = np.maximum(x, 0)
+        y = np.maximum(x, 0, out=x if self._may_overwrite else None)
         return y, y
 
     def _backward(self, grad_output: np.ndarray, y: np.ndarray, input_gradient: bool) -> np.ndarray:
@@ -53,7 +54,7 @@ class ReLU6(Layer):
     """
 
     def _forward(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        y = np.minimum(np.maximum(x, 0), 6)
+        y = np.asarray(np.clip(x, 0, 6, out=x if self._may_overwrite else None))
         return y, y
 
     def _backward(self, grad_output: np.ndarray, y: np.ndarray, input_gradient: bool) -> np.ndarray:

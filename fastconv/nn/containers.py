@@ -148,8 +148,14 @@ class Sequential(Layer):
         ndarray
             What the last layer returns.
         """
+        free = False
         for layer in self._chain():
-            input = layer.forward(input)
+            layer._may_overwrite = free
+            try:
+                input = layer.forward(input)
+            finally:
+                layer._may_overwrite = False
+            free = layer._output_is_free
         return input
 
     def backward(self, grad_output: np.ndarray, *, input_gradient: bool = True) -> np.ndarray | None:
@@ -246,6 +252,8 @@ class Residual(Sequential):
     ['conv1.weight', 'conv1.bias', 'bn1.weight', 'bn1.bias', 'downsample.weight']
     """
 
+    _output_is_free = True
+
     def __init__(self, *layers: Layer | Mapping[str, Layer], downsample: Layer | None = None) -> None:
         super().__init__(*layers)
         if "downsample" in self.children:
@@ -259,6 +267,7 @@ class Residual(Sequential):
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         """``f(input) + s(input)``; see `Sequential.forward`."""
+        chain = self._chain()
         y = super().forward(input)
         around = self.children["downsample"].forward(input) if "downsample" in self.children else np.asarray(input)
         if y.shape != around.shape:
@@ -266,7 +275,7 @@ class Residual(Sequential):
                 f"the layers of Residual and its downsample must agree in shape, got {y.shape} and {around.shape} "
                 f"for an input of shape {np.shape(input)}"
             )
-        return y + around
+        return np.add(y, around, out=y if chain and chain[-1]._output_is_free else None)
 
     def backward(self, grad_output: np.ndarray, *, input_gradient: bool = True) -> np.ndarray | None:
         """The sum of both ways' gradients; see `Sequential.backward`."""

@@ -32,6 +32,7 @@ class _Convolution(Layer):
     _function: Callable[..., np.ndarray]
     _gradient: Callable[..., Any]
     _transposed = False
+    _output_is_free = True
 
     def __init__(
         self,

@@ -64,6 +64,11 @@ class Layer:
     (array([2., 2.]), {'s': array([4.])})
     """
 
+    # Whether every output is a new array that the layer itself does not need any more; a chain's next layer may then write
+    # its own output over it, if it can, while the chain says so.
+    _output_is_free = False
+    _may_overwrite = False
+
     def __init__(self, dtype: DTypeLike | None = None) -> None:
         self.params: MutableMapping[str, np.ndarray] = {}
         self.grads: MutableMapping[str, np.ndarray] = {}

@@ -57,6 +57,8 @@ class Linear(Layer):
            [0., 0., 0.]]), array([[1., 0., 0.]]))
     """
 
+    _output_is_free = True
+
     def __init__(
         self,
         in_features: int,
