@@ -28,7 +28,8 @@
 #include "engine/weights.h"
 
 enum { BUNDLES, OUTPUTS, ROWS, CHUNKS }; /* plan->tile: of a block; output rows of a unit, through planes; parts of the sum */
-enum { TASKS_WANTED = 16, JOINS = 16, CHUNK_BYTES_MAX = 8 << 20, PANEL_BYTES = 640 << 10, WIDTH_MAX = 4096, COLUMN_VECTORS = 12, GRADIENT_PAD = 16 };
+enum { TASKS_WANTED = 16, JOINS = 16, CHUNK_BYTES_MAX = 8 << 20, PANEL_BYTES = 640 << 10, WIDTH_MAX = 4096 };
+enum { COLUMN_VECTORS = 12, GRADIENT_PAD = 16 };
 
 typedef struct layout {
     const fc_kernels *kernels;
@@ -63,11 +64,11 @@ static double columns_cost(const fc_kernels *kernels, int64_t vectors)
 static void choose_bundle(layout *l, const fc_conv *p)
 {
     const int64_t *kernel = p->window.kernel;
-    int64_t lanes = l->kernels->lanes, most = fc_max(1, COLUMN_VECTORS / l->wide);
+    int64_t lanes = l->kernels->lanes;
     double least = INFINITY;
-    for (int64_t n = fc_max(1, fc_ceil_div(p->channels, most * lanes)); n <= fc_ceil_div(p->channels, lanes); n++) {
-        int64_t width = p->channels < lanes ? p->channels : fc_ceil_div(fc_ceil_div(p->channels, n), lanes) * lanes;
-        int64_t bundles = fc_ceil_div(p->channels, width);
+    for (int64_t vectors = fc_max(1, COLUMN_VECTORS / l->wide); vectors > 0; vectors--) {
+        int64_t whole = fc_weight_part(fc_ceil_div(p->channels, lanes), vectors) * lanes;
+        int64_t width = p->channels < lanes ? p->channels : whole, bundles = fc_ceil_div(p->channels, width);
         double cost = (double)bundles * columns_cost(l->kernels, fc_ceil_div(l->wide * width, lanes));
         if (cost > least)
             continue;
@@ -77,7 +78,8 @@ static void choose_bundle(layout *l, const fc_conv *p)
     }
     l->panel.fold = 1;
     int64_t folded = fc_mul(kernel[1], p->channels);
-    if (p->channels < lanes && kernel[1] > 1 && l->wide == kernel[2] && p->window.dilation[1] == 1 && folded * l->wide <= 16 * COLUMN_VECTORS * lanes &&
+    int dense = l->wide == kernel[2] && p->window.dilation[1] == 1;
+    if (p->channels < lanes && kernel[1] > 1 && dense && folded * l->wide <= 16 * COLUMN_VECTORS * lanes &&
         columns_cost(l->kernels, fc_ceil_div(folded * l->wide, lanes)) < 0.9 * least * (double)kernel[1]) {
         l->panel.fold = kernel[1];
         l->panel.width = folded;
@@ -151,6 +153,8 @@ static int64_t unit_rows(const fc_conv_plan *plan, int64_t wanted)
         return 1;
     two.tile[ROWS] = fc_min(2, out[1]);
     layout a = lay_out(&one), b = lay_out(&two);
+    if (b.bundle_panel > INT64_MAX / 8)
+        return 1; /* refused for its scratch */
     int64_t halo = fc_max(0, 2 * a.bundle_panel - b.bundle_panel), row = fc_max(1, a.bundle_panel - halo);
     int64_t room = PANEL_BYTES / a.kernels->size / plan->tile[BUNDLES];
     int64_t rows = fc_max(1, fc_min(out[1], (room - halo) / row)), planes = fc_mul(p->batch, out[0]);
@@ -159,7 +163,7 @@ static int64_t unit_rows(const fc_conv_plan *plan, int64_t wanted)
         rows = fc_min(rows, fc_max(fewest, fc_ceil_div(fc_mul(out[1], planes), wanted)));
     if (rows < out[1])
         return fc_weight_part(out[1], rows);
-    int64_t most = fc_min(FC_KC / fc_max(1, fc_mul(out[1], out[2])), room / fc_max(1, row * out[1] + halo));
+    int64_t most = fc_min(FC_KC / fc_max(1, fc_mul(out[1], out[2])), room / fc_max(1, fc_add(fc_mul(row, out[1]), halo)));
     return out[1] * fc_max(1, fc_min(most, planes / wanted));
 }
 
@@ -181,7 +185,8 @@ static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
     tile[CHUNKS] = fc_max(1, fc_min(fc_min(l.units, room), wanted));
     /* More tasks for threads, without another order of the sum. */
     int64_t tasks = blocks * tile[CHUNKS], threads = plan->threads > 1 ? plan->threads : 0;
-    int64_t split = fc_min(tile[BUNDLES], fc_max(1, fc_ceil_div(4 * threads, tasks))), more = fc_ceil_div(2 * threads, tasks * split);
+    int64_t split = fc_min(tile[BUNDLES], fc_max(1, fc_ceil_div(4 * threads, tasks)));
+    int64_t more = fc_ceil_div(2 * threads, tasks * split);
     tile[BUNDLES] = fc_weight_part(tile[BUNDLES], tile[BUNDLES] / split);
     tile[OUTPUTS] = fc_weight_part(tile[OUTPUTS], fc_max(fc_min(tile[OUTPUTS], 32), fc_ceil_div(tile[OUTPUTS], fc_max(1, more))));
 }
@@ -205,11 +210,12 @@ static const char *plan_gemm(fc_conv_plan *plan, double *cost)
     if (plan->scratch > fc_scratch_max(plan->threads))
         return "a band of the input exceeds the scratch bound";
     double bundles = blocks * (double)plan->tile[BUNDLES], units = (double)l.units, outputs = (double)plan->tile[OUTPUTS];
-    double packed = bundles * units * (double)l.bundle_panel, sums = outputs * bundles * (double)l.products * (double)l.columns;
+    double packed = bundles * units * (double)l.bundle_panel, rows = packed / (double)(l.panel.pitch * l.panel.width);
+    double sums = outputs * bundles * (double)l.products * (double)l.columns;
     double gemm = fc_gemm_cost(kernels, plan->tile[OUTPUTS], l.columns, l.pixels) * (double)l.products * bundles * units;
     double copied = l.in_place ? 0 : outputs * blocks * units * (double)l.pixels;
-    *cost = 500 + 2 * (double)l.pixels + gemm + 0.025 * bytes * (packed + copied) + 5 * packed / (double)(l.panel.pitch * l.panel.width) +
-            sums * (0.15 + 0.1 * chunks) + 80 * blocks * units;
+    *cost = 500 + 2 * (double)l.pixels + gemm + 0.025 * bytes * (packed + copied) + 5 * rows + sums * (0.15 + 0.1 * chunks) +
+            80 * blocks * units;
     return NULL;
 }
 
@@ -384,13 +390,15 @@ static void add_unit(const job *j, const block *b, int64_t index, char *scratch,
         const char *a = gradient;
         if (l->in_place) {
             int64_t n = u.plane / p->window.out[0], od = u.plane % p->window.out[0];
-            a = fc_at(j->y, n * p->y.n + (b->g * p->out_channels + b->o) * p->y.c + od * p->y.s[0] + u.oh * p->y.s[1] + u.ow + first, size);
+            int64_t at = n * p->y.n + (b->g * p->out_channels + b->o) * p->y.c + od * p->y.s[0] + u.oh * p->y.s[1] + u.ow;
+            a = fc_at(j->y, at + first, size);
         } else {
             copy_gradient(j, b, &u, first, gemm.k, gradient);
         }
         for (int64_t k = 0; k < b->bundles; k++) {
+            int64_t channels = fc_min(l->bundle, p->channels - (b->bundle + k) * l->bundle), lanes = l->kernels->lanes;
             if (l->wide == 1 && l->panel.fold == 1) /* the last bundle's vectors of channels may be fewer */
-                gemm.columns = fc_ceil_div(fc_min(l->bundle, p->channels - (b->bundle + k) * l->bundle), l->kernels->lanes) * l->kernels->lanes;
+                gemm.columns = fc_ceil_div(channels, lanes) * lanes;
             add_pixels(j, b, &gemm, a, row, k, fc_at(scratch, k * l->bundle_panel, size), sum, add || i, once);
         }
     }

@@ -237,7 +237,8 @@ void check_winograd_gradient_output(subject *s)
 /* Now and then one frequency of one channel is not finite: the kernel must say so. */
 static void gradient_weights_case(subject *s, int at_end)
 {
-    int64_t count = s->kernels->lanes * random_integer(1, 3), step = count + random_integer(0, 3), row = count + random_integer(0, 3);
+    int64_t count = s->kernels->lanes * random_integer(1, 3), step = count + random_integer(0, 3);
+    int64_t row = count + random_integer(0, 3);
     int spoilt = random_integer(0, 3) == 0;
     double adjoint[3][6];
     for (int i = 0; i < 18; i++)
