@@ -93,6 +93,7 @@ CP_CASES = {
     "stride over the kernel": ((8, 9), (2, 1), 2, {"stride": 4}),
     "only padding read": ((1, 1), (1, 1), 2, {"stride": 2, "padding": 1}),
     "one output": ((5, 3), (5, 3), 1, {"stride": 3}),
+    "one column, its stride without meaning": ((5, 1), (1, 1), 1, {"stride": (1, 2), "padding": ((0, 0), (0, 2))}),
     "1-D": ((11,), (3,), 4, {"stride": 2, "padding": 1}),
     "1-D, same": ((10,), (4,), 4, {"stride": 3, "padding": "same"}),
     "1-D, pairs": ((9,), (2,), 1, {"padding": ((0, 2),), "dilation": (3,)}),
