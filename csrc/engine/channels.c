@@ -257,7 +257,7 @@ static void pack_part(const job *j, char *panel, int64_t *place, int64_t g, int6
             int64_t kh = taps.axis[1].first + rest % taps.axis[1].taps, kd = taps.axis[0].first + rest / taps.axis[1].taps;
             int64_t at = kd * p->w.k[0] + kh * p->w.k[1] + kw * p->w.k[2];
             char *dst = fc_at(panel, (taps.place + t) * row, size);
-            if (by_channel)
+            if (by_channel && place[at - low] < 0) /* of taps that share an element, where a stride is zero, the first */
                 place[at - low] = (taps.place + t) * row;
             else if (p->w.c == 1)
                 kernels->transpose_rows(dst, place, fc_at(w, at, size), p->w.o, outputs, inputs);
