@@ -1,4 +1,4 @@
-"""PyTorch at its best: the same row in both its memory layouts, and once in float64 as the judge.
+"""PyTorch at its best: the same row in both its memory layouts, and once in float64 as the judge. OpenCV for photographs.
 
 Tensors are converted beforehand, recording of gradients is off, and a gradient comes from the operator that computes it
 alone, not from a walk through autograd.
@@ -11,13 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from .rows import Contender, Convolution, Factored, LowRank, Pooling, Row, per_axis
+from .rows import AdaptivePooling, Contender, Convolution, Factored, LowRank, Patches, Pooling, Row, per_axis
 
 try:
     import torch
 except ImportError:
     torch = None  # type: ignore[assignment]
 
+try:
+    import cv2
+except ImportError:
+    cv2 = None  # type: ignore[assignment]
+
+OPENCV = "opencv"
 NCHW = "torch"
 CHANNELS_LAST = "torch channels_last"
 DENSE = "torch dense"           # recorded beside the chain that a factored convolution is compared with
@@ -44,12 +50,31 @@ def pooling(row: Pooling, which: str, tensors: Tensors) -> tuple[Callable[[], An
     if which == "forward":
         function = getattr(torch if row.maximum else torch.nn.functional, row.op)
         return partial(function, x, *window), lambda returned: returned
+    op, tensor = row.op, lambda returned: returned
+    if row.axes == 1:   # a row of an image: the operators behind the gradient begin with two axes
+        op, tensor = row.op.replace("1d", "2d"), lambda returned: returned[:, :, 0]
+        x, grad, window = x[:, :, None], grad[:, :, None], ((1, row.kernel), (1, row.stride), (0, row.padding))
     if row.maximum:
-        _, indices = getattr(torch.nn.functional, row.op)(x, *window, return_indices=True)
-        backward = getattr(torch.ops.aten, f"{row.op}_with_indices_backward").default
-        return partial(backward, grad, x, *window, 1, False, indices), lambda returned: returned
-    backward = getattr(torch.ops.aten, f"{row.op}_backward").default
-    return partial(backward, grad, x, *window, False, True, None), lambda returned: returned
+        _, indices = getattr(torch.nn.functional, op)(x, *window, return_indices=True)
+        backward = getattr(torch.ops.aten, f"{op}_with_indices_backward").default
+        return partial(backward, grad, x, *window, 1, False, indices), tensor
+    backward = getattr(torch.ops.aten, f"{op}_backward").default
+    return partial(backward, grad, x, *window, False, True, None), tensor
+
+
+def adaptive_pooling(row: AdaptivePooling, which: str, tensors: Tensors) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    x, grad = tensors["input"], tensors["grad_output"]
+    function = getattr(torch.nn.functional, row.op)
+    if which == "forward":
+        return partial(function, x, row.output_size), lambda returned: returned
+    if row.maximum:
+        _, indices = function(x, row.output_size, return_indices=True)
+        return partial(getattr(torch.ops.aten, f"{row.op}_backward").default, grad, x, indices), lambda returned: returned
+    # PyTorch makes a size of 1 a mean, whose gradient is an expansion and has no operator of its own.
+    if set(row.output[2:]) == {1}:
+        pixels = x[0, 0].numel()
+        return lambda: (grad / pixels).expand(x.shape).contiguous(), lambda returned: returned
+    return partial(getattr(torch.ops.aten, f"_{row.op}_backward").default, grad, x), lambda returned: returned
 
 
 def links(row: Factored, tensors: Tensors) -> list[tuple[Any, tuple, int]]:
@@ -110,22 +135,43 @@ def contender(name: str, row: Row, which: str, tensors: Tensors) -> Contender:
         call, tensor = pooling(row, which, tensors)
     elif isinstance(row, Factored):
         call, tensor = factored(row, which, tensors)
+    elif isinstance(row, AdaptivePooling):
+        call, tensor = adaptive_pooling(row, which, tensors)
+    elif isinstance(row, Patches):
+        call = partial(getattr(torch.nn.functional, row.op), tensors["input"], *row.arguments())
+        tensor = lambda returned: returned  # noqa: E731
     else:
         raise TypeError(f"row {row.name!r}: {type(row).__name__} has no PyTorch side")
     return Contender(name, call, lambda returned: tensor(returned).numpy())
 
 
 def contenders(row: Row, which: str, arrays: dict[str, np.ndarray]) -> list[Contender]:
-    """PyTorch on contiguous tensors and, where the format exists, on channels-last ones; none where it is missing."""
+    """PyTorch on contiguous tensors and, where the format exists, on channels-last ones, then OpenCV where it filters a
+    photograph; none where it is missing."""
     if torch is None:
         return []
     formats = {NCHW: torch.contiguous_format}
     if row.axes > 1:
         formats[CHANNELS_LAST] = torch.channels_last if row.axes == 2 else torch.channels_last_3d
-    return [
+    found = [
         contender(name, row, which, {key: laid_out(array, row, memory) for key, array in arrays.items()})
         for name, memory in formats.items()
     ]
+    if cv2 is not None and which == "forward" and filters_photograph(row):
+        found.append(photograph_filter(arrays))
+    return found
+
+
+def filters_photograph(row: Row) -> bool:
+    """One channel under one odd kernel, the result as large: what `cv2.filter2D` computes."""
+    return (isinstance(row, Convolution) and row.op == "conv2d" and row.input[:2] == row.weight[:2] == (1, 1)
+            and row.output == row.input and row.stride == 1)
+
+
+def photograph_filter(arrays: dict[str, np.ndarray]) -> Contender:
+    image, kernel = arrays["input"][0, 0], arrays["weight"][0, 0]
+    return Contender(OPENCV, partial(cv2.filter2D, image, -1, kernel, borderType=cv2.BORDER_CONSTANT),
+                     lambda returned: returned[None, None])
 
 
 def laid_out(array: np.ndarray, row: Row, memory: Any) -> Any:
@@ -153,6 +199,8 @@ def exact(row: Row, which: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
 def set_num_threads(threads: int) -> None:
     if torch is not None:
         torch.set_num_threads(threads)
+    if cv2 is not None:
+        cv2.setNumThreads(threads)
 
 
 def unrecorded() -> AbstractContextManager[Any]:

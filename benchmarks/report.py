@@ -70,7 +70,9 @@ def line(record: Record, width: int) -> str:
     gains = [f"{ratio[layout]:.2f}" if layout in ratio else "-" for layout in (NCHW, CHANNELS_LAST, BETTER)]
     error = f"{record['errors']['fastconv']:.0e}" if "errors" in record else "?"
     cells = [*times, *rates, f"{per_cent:.0f}", bound, *gains, error]
-    return "  ".join([start, *(f"{cell:>{size}}" for cell, (_, size) in zip(cells, COLUMNS, strict=True))])
+    others = [f"{name} {1e6 * time:.1f} us, x {time / ours:.2f}" for name, time in seconds.items()
+              if name not in names]
+    return "  ".join([start, *(f"{cell:>{size}}" for cell, (_, size) in zip(cells, COLUMNS, strict=True)), *others])
 
 
 def mean_and_worst(records: Iterable[Record], layout: str) -> str:

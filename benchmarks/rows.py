@@ -300,8 +300,80 @@ def in_a_row(*gradients: np.ndarray) -> np.ndarray:
     return np.concatenate([gradient.ravel() for gradient in gradients])
 
 
+@dataclass(frozen=True, kw_only=True)
+class AdaptivePooling(Row):
+    """Pooling to a size; size 1 is global pooling."""
+
+    output_size: int | tuple[int, ...]
+
+    passes = ("forward", "input")
+
+    @property
+    def maximum(self) -> bool:
+        return "max" in self.op
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        return (*self.input[:2], *per_axis(self.output_size, self.axes))
+
+    def flops(self, which: str = "forward") -> int:
+        return 0
+
+    def nbytes(self, which: str) -> int:
+        indices = 8 * prod(self.output) if self.maximum and which == "input" else 0
+        return self.itemsize * (prod(self.input) + prod(self.output)) + indices
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"input": self.input, "grad_output": self.output}
+
+    def fastconv(self, which: str, arrays: dict[str, np.ndarray]) -> Contender:
+        forward = partial(getattr(fastconv, self.op), arrays["input"], self.output_size)
+        if which == "forward":
+            return Contender("fastconv", forward)
+        tail = (forward(return_indices=True)[1],) if self.maximum else ()
+        return Contender("fastconv", partial(getattr(fastconv, f"{self.op}_backward"), arrays["grad_output"], *tail, self.input))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patches(Row):
+    """unfold of an image, or fold of such columns back to `output_size`; each is the other's gradient."""
+
+    kernel: int
+    dilation: int = 1
+    output_size: tuple[int, int] | None = None
+
+    passes = ("forward",)
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        taps = self.kernel * self.kernel
+        if self.output_size:
+            return (self.input[0], self.input[1] // taps, *self.output_size)
+        reach = self.dilation * (self.kernel - 1) + 1
+        stops = prod((n + 2 * self.padding - reach) // self.stride + 1 for n in self.input[2:])
+        return (self.input[0], self.input[1] * taps, stops)
+
+    def flops(self, which: str = "forward") -> int:
+        return 0
+
+    def nbytes(self, which: str) -> int:
+        return self.itemsize * (prod(self.input) + prod(self.output))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"input": self.input, "grad_output": self.output}
+
+    def arguments(self) -> tuple[Any, ...]:
+        """What follows the array, in the order that PyTorch has too."""
+        size = (self.output_size,) if self.output_size else ()
+        return (*size, self.kernel, self.dilation, self.padding, self.stride)
+
+    def fastconv(self, which: str, arrays: dict[str, np.ndarray]) -> Contender:
+        return Contender("fastconv", partial(getattr(fastconv, self.op), arrays["input"], *self.arguments()))
+
+
 KINDS = {"conv": Convolution, "conv_transpose": Convolution, "max_pool": Pooling, "avg_pool": Pooling, "cp_conv": LowRank,
-         "separable_conv": Separable}
+         "separable_conv": Separable, "adaptive_max_pool": AdaptivePooling, "adaptive_avg_pool": AdaptivePooling,
+         "unfold": Patches, "fold": Patches}
 
 
 def row_from(entry: dict[str, Any]) -> Row:
@@ -309,7 +381,7 @@ def row_from(entry: dict[str, Any]) -> Row:
     kind = re.sub(r"[123]d$", "", entry["op"])
     if kind not in KINDS:
         raise ValueError(f"row {entry['name']!r}: op is {entry['op']!r}, "
-                         f"expected one of {', '.join(KINDS)} with 1d, 2d or 3d")
+                         f"expected one of {', '.join(KINDS)}, all but the last two with 1d, 2d or 3d")
     if entry.get("layout", "channels_last") != "channels_last":
         raise ValueError(f"row {entry['name']!r}: layout is {entry['layout']!r}, expected channels_last or none")
     return KINDS[kind](**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})

@@ -97,6 +97,8 @@ SMALL = [
     row("conv_transpose1d", input=[1, 3, 5], weight=[3, 2, 4], stride=3, padding=1),
     row("conv_transpose2d", input=[2, 4, 5, 4], weight=[4, 3, 3, 3], stride=2, padding=1, groups=2),
     row("max_pool2d", input=[2, 3, 8, 7], kernel=3, stride=2, padding=1),
+    row("max_pool1d", input=[2, 3, 9], kernel=3, stride=2, padding=1),
+    row("avg_pool1d", input=[2, 3, 9], kernel=3, stride=2, padding=1),
     row("max_pool3d", input=[1, 2, 4, 6, 5], kernel=2, stride=2),
     row("avg_pool2d", input=[2, 3, 8, 7], kernel=3, stride=2, padding=1),
     row("avg_pool3d", input=[1, 2, 4, 6, 5], kernel=2, stride=2),
@@ -104,6 +106,11 @@ SMALL = [
     row("cp_conv2d", input=[2, 3, 7, 8], weight=[4, 3, 3, 2], rank=2, stride=[2, 1], padding=[1, 0]),
     row("cp_conv2d", input=[2, 3, 7, 8], weight=[4, 3, 3, 2], rank=2, layout="channels_last"),
     row("separable_conv2d", input=[2, 3, 7, 8], weight=[4, 3, 3, 2], multiplier=2, stride=2, padding=[1, 0]),
+    row("adaptive_max_pool2d", input=[2, 3, 8, 7], output_size=[3, 2]),
+    row("adaptive_avg_pool2d", input=[2, 3, 8, 7], output_size=3),
+    row("adaptive_avg_pool2d", input=[2, 3, 8, 7], output_size=1, dtype="float64"),
+    row("unfold", input=[2, 3, 8, 7], kernel=3, stride=2, padding=1),
+    row("fold", input=[2, 12, 12], output_size=[5, 4], kernel=2),
 ]
 
 
@@ -130,6 +137,14 @@ def test_dense_calls_stand_beside_factored_ones():
     grad_x = tested.fastconv("backward", arrays).call().input
     for dense in (tested.dense_call("backward", arrays), peers.dense(tested, "backward", arrays)):
         np.testing.assert_allclose(np.asarray(dense.call()[0]), grad_x, rtol=1e-4, atol=1e-5)
+
+
+def test_opencv_filters_photographs():
+    photograph = row("conv2d", input=[1, 1, 9, 8], weight=[1, 1, 3, 3], padding=1)
+    arrays = photograph.arrays()
+    *_, opencv = peers.contenders(photograph, "forward", arrays)
+    assert opencv.name == peers.OPENCV
+    check(photograph.fastconv("forward", arrays).call(), opencv.array(opencv.call()), peers.exact(photograph, "forward", arrays))
 
 
 def test_channels_last_rows_lie_in_memory_that_way():

@@ -1,7 +1,8 @@
 /* The gradients of pooling, and unpooling.
  *
- * Mean, where windows are unequal or many overlap (else pool_spread.c): every window gives each of its positions y / divisor.  A row of outputs is divided and spread along w once, then
- * added to (or, where windows lie side by side, stored as) all rows of x that its windows meet:
+ * Mean, where windows are unequal or overlap much (else pool_spread.c): every window gives each of its positions y / divisor.
+ * A row of outputs is divided and spread along w once, then added to (or, where windows lie side by side, stored as) all rows
+ * of x that its windows meet:
  *
  *     for each group of planes                                                     a task
  *         for each block of columns of x, for each chunk of outputs that reach it
@@ -149,6 +150,25 @@ static void run_block(const mean_job *j, chunk *b, int64_t begin, int64_t end, i
     }
 }
 
+/* One window over the whole plane: the plane is filled with what its output gives. */
+static void run_global(void *context, int64_t task, int worker)
+{
+    (void)worker;
+    const mean_job *j = context;
+    const fc_pool *p = &j->p;
+    int64_t begin = task * j->planes_per_task, end = fc_min(fc_pool_planes(p), begin + j->planes_per_task);
+    int64_t columns = p->window.in[2];
+    double divisor = fc_pool_divisor(p, (double)columns);
+    for (int64_t plane = begin; plane < end; plane++) {
+        int64_t n = plane / p->channels, c = plane % p->channels, size = j->kernels->size;
+        const void *y = fc_at(j->y, n * p->y.n + c * p->y.c, size);
+        float single = size == 4 ? *(const float *)y / (float)divisor : 0;
+        double value = size == 4 ? 0 : *(const double *)y / divisor;
+        j->kernels->gather_row(fc_at(j->x, n * p->x.n + c * p->x.c, size), columns, NULL, 1, 0, 1, 0,
+                               size == 4 ? (const void *)&single : &value);
+    }
+}
+
 static void run_mean(void *context, int64_t task, int worker)
 {
     const mean_job *j = context;
@@ -172,6 +192,13 @@ static void merge_axes(fc_pool *p)
         w->kernel[2] = w->in[2] *= w->in[i];
         w->kernel[i] = w->in[i] = 1;
     }
+}
+
+static int is_global(const fc_pool *p)
+{
+    const fc_window *w = &p->window;
+    return !p->adaptive && w->in[0] * w->in[1] == 1 && fc_outputs(w) == 1 && w->kernel[2] == w->in[2] && !w->offset[2] &&
+           w->kernel[0] * w->kernel[1] == 1 && p->x.s[2] == 1;
 }
 
 static void look_along_axes(mean_job *j)
@@ -204,7 +231,7 @@ fc_status fc_pool_mean_adjoint(const fc_pool *problem, void *x, const void *y)
     j.scratch = fc_arena_take(threads * fc_arena_round(sizeof(chunk)));
     if (!j.scratch)
         return FC_NO_MEMORY;
-    fc_parallel(threads, fc_ceil_div(planes, j.planes_per_task), run_mean, &j);
+    fc_parallel(threads, fc_ceil_div(planes, j.planes_per_task), is_global(&j.p) ? run_global : run_mean, &j);
     fc_arena_give();
     return FC_OK;
 }
