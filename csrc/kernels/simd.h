@@ -34,6 +34,7 @@ typedef real vu __attribute__((vector_size(VECTOR_BYTES), aligned(REAL_BITS / 8)
 #define store NAME(store)
 #define splat NAME(splat)
 #define copy NAME(copy)
+#define copy_ends NAME(copy_ends)
 
 INLINE v load(const real *p)
 {
@@ -64,19 +65,24 @@ INLINE v permute(v x, v y, vi index)
 #endif
 }
 
+/* The first and the last `part` elements, which overlap where count < 2 part. */
+INLINE void copy_ends(real *dst, const real *src, int64_t count, int part)
+{
+    memcpy(dst, src, part * sizeof(real));
+    memcpy(dst + count - part, src + count - part, part * sizeof(real));
+}
+
 /* Copies count elements; full vectors, or parts of one, the last overlapping the one before.  Regions must not overlap. */
 INLINE void copy(real *dst, const real *src, int64_t count)
 {
-#pragma GCC unroll 2
-    for (int64_t part = LANES / 2; part >= 4; part /= 2)
-        if (count >= part && count < 2 * part) {
-            memcpy(dst, src, part * sizeof(real));
-            memcpy(dst + count - part, src + count - part, part * sizeof(real));
-            return;
-        }
     if (count < LANES) {
-        for (int64_t j = 0; j < count; j++)
-            dst[j] = src[j];
+        if (LANES > 8 && count >= 8)
+            copy_ends(dst, src, count, 8);
+        else if (LANES > 4 && count >= 4)
+            copy_ends(dst, src, count, 4);
+        else
+            for (int64_t j = 0; j < count; j++)
+                dst[j] = src[j];
         return;
     }
     for (int64_t j = 0; j < count - LANES; j += LANES)
