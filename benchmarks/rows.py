@@ -145,23 +145,14 @@ class Convolution(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pooling(Row):
-    kernel: int | tuple[int, ...]
+class Pool(Row):
+    """What pooling by windows and to a size have in common."""
 
     passes = ("forward", "input")
 
     @property
     def maximum(self) -> bool:
-        return self.op.startswith("max")
-
-    @property
-    def output(self) -> tuple[int, ...]:
-        sizes = zip(
-            self.input[2:],
-            *(per_axis(value, self.axes) for value in (self.kernel, self.stride, self.padding)),
-            strict=True,
-        )
-        return (*self.input[:2], *((n + 2 * p - k) // s + 1 for n, k, s, p in sizes))
+        return "max" in self.op
 
     def flops(self, which: str = "forward") -> int:
         return 0
@@ -172,6 +163,20 @@ class Pooling(Row):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {"input": self.input, "grad_output": self.output}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooling(Pool):
+    kernel: int | tuple[int, ...]
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        sizes = zip(
+            self.input[2:],
+            *(per_axis(value, self.axes) for value in (self.kernel, self.stride, self.padding)),
+            strict=True,
+        )
+        return (*self.input[:2], *((n + 2 * p - k) // s + 1 for n, k, s, p in sizes))
 
     def fastconv(self, which: str, arrays: dict[str, np.ndarray]) -> Contender:
         forward = partial(getattr(fastconv, self.op), arrays["input"], self.kernel, self.stride, self.padding)
@@ -301,30 +306,14 @@ def in_a_row(*gradients: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptivePooling(Row):
+class AdaptivePooling(Pool):
     """Pooling to a size; size 1 is global pooling."""
 
     output_size: int | tuple[int, ...]
 
-    passes = ("forward", "input")
-
-    @property
-    def maximum(self) -> bool:
-        return "max" in self.op
-
     @property
     def output(self) -> tuple[int, ...]:
         return (*self.input[:2], *per_axis(self.output_size, self.axes))
-
-    def flops(self, which: str = "forward") -> int:
-        return 0
-
-    def nbytes(self, which: str) -> int:
-        indices = 8 * prod(self.output) if self.maximum and which == "input" else 0
-        return self.itemsize * (prod(self.input) + prod(self.output)) + indices
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"input": self.input, "grad_output": self.output}
 
     def fastconv(self, which: str, arrays: dict[str, np.ndarray]) -> Contender:
         forward = partial(getattr(fastconv, self.op), arrays["input"], self.output_size)

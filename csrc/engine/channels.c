@@ -18,10 +18,10 @@
  * The parts of the channels (a panel's part fills PART_BYTES at most) depend on the kernel's taps and the instruction set alone,
  * never on how the work is cut, so the order of each sum does not either.
  *
- * Emerald Rapids, one core, peak 172 GFLOPS; this, the pixel driver: 3x3s2 128@56 148, 119; 512-512@7 130, 108; 1x1s2 256-512@56 123,
- * 132; 1x1 512@14 139, 144. The product takes 80 %, at 154; writing y 10 %, for lack of fetches under way.  Tried: blocks of 96, 144,
- * 192 terms instead of 288 (as fast); fetching the next pixels, or y, ahead (as fast, and 3 % slower); the weights a tap at a time
- * across the channels (512@7: 3.9 instead of 1.75 ms, since it reads 36 bytes of a line).
+ * Emerald Rapids, one core, peak 172 GFLOPS; this, the pixel driver: 3x3s2 128@56 148, 119; 512-512@7 130, 108; 1x1s2 256-512@56
+ * 123, 132; 1x1 512@14 139, 144.  The product takes 80 %, at 154; writing y 10 %.  Tried: blocks of 96, 144, 192 terms instead of
+ * 288 (as fast); fetching the next pixels, or y, ahead (as fast, and 3 % slower); packing a channel's taps at a time where all
+ * channels' follow each other (512@7: 3.9 instead of 1.75 ms, since it reads 36 bytes of a line).
  */
 #include "engine/gemm.h"
 
@@ -127,13 +127,13 @@ typedef struct layout {
     int in_place;                               /* y's channels are neighbours, in whole vectors */
 } layout;
 
-/* Vectors of the next strip when `vectors` are left: equal ones where that is possible, and no single one at the end. */
+/* Vectors of the next strip when `vectors` are left: one more than usual where they divide into those. */
 static int next_strip(const fc_kernels *kernels, int64_t vectors)
 {
     int strip = kernels->nv;
     if (vectors > strip && vectors % strip && vectors % (strip + 1) == 0)
         strip++;
-    return (int)(vectors == strip + 1 && strip > 2 ? strip - 1 : fc_min(strip, vectors));
+    return fc_gemm_next_strip(strip, vectors);
 }
 
 static int64_t bytes_of(int64_t count, int64_t size)

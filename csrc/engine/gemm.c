@@ -16,23 +16,6 @@ void fc_gemm_plan(fc_gemm *g, const fc_kernels *kernels, int64_t m, int64_t colu
     g->rows = (int)fc_max(1, fc_ceil_div(m, tiles));
 }
 
-/* The width of the next strip when `vectors` are left: never a single vector after a wide one. */
-static int next_strip(int strip, int64_t vectors)
-{
-    if (vectors == strip || vectors >= strip + 2)
-        return strip;
-    return vectors > strip ? 2 : (int)vectors;
-}
-
-/* The width of the strip that comes last. */
-static int last_strip(int strip, int64_t vectors)
-{
-    int nv = 0;
-    for (int64_t left = vectors > 3 * strip ? vectors % strip + 2 * strip : vectors; left > 0; left -= nv)
-        nv = next_strip(strip, left);
-    return nv;
-}
-
 /* The product for `vectors` whole vectors of columns, from `column` on. */
 static void run_strips(const fc_gemm *g, int rows, const void *const *a, const void *b, void *c, int64_t c_row,
                        const void *init, int add, int64_t column, int64_t vectors)
@@ -49,7 +32,7 @@ static void run_strips(const fc_gemm *g, int rows, const void *const *a, const v
             block[m] = fc_at(a[m], g->gather ? 0 : k0, size);
         const int64_t *a_offset = g->gather ? g->a_offset + k0 : NULL;
         for (int64_t done = 0, nv; done < vectors; done += nv) {
-            nv = next_strip(g->strip, vectors - done);
+            nv = fc_gemm_next_strip(g->strip, vectors - done);
             int64_t at = column + done * g->kernels->lanes;
             (*family)[nv][rows](k, block, a_offset, fc_at(b, at, size), g->b_offset + k0, fc_at(c, at, size), c_offset, init,
                                 add || k0);
@@ -63,7 +46,7 @@ void fc_gemm_run(const fc_gemm *g, int rows, const void *const *a, const void *b
 {
     int64_t lanes = g->kernels->lanes, vectors = fc_ceil_div(g->columns, lanes), last = 0;
     if (g->columns % lanes && g->columns > lanes) {
-        last = last_strip(g->strip, vectors);
+        last = fc_gemm_last_strip(g->strip, vectors);
         if (last * lanes > g->columns)
             last = 1;
     }

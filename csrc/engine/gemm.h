@@ -24,6 +24,23 @@ typedef struct fc_gemm {
 /* The tile for a product of m rows; `rows` is the balanced height. */
 void fc_gemm_plan(fc_gemm *gemm, const fc_kernels *kernels, int64_t m, int64_t columns);
 
+/* The width of the next strip when `vectors` are left: never a single vector after a wide one. */
+static inline int fc_gemm_next_strip(int strip, int64_t vectors)
+{
+    if (vectors == strip || vectors >= strip + 2)
+        return strip;
+    return vectors > strip ? 2 : (int)vectors;
+}
+
+/* The width of the strip that comes last. */
+static inline int fc_gemm_last_strip(int strip, int64_t vectors)
+{
+    int nv = 0;
+    for (int64_t left = vectors > 3 * strip ? vectors % strip + 2 * strip : vectors; left > 0; left -= nv)
+        nv = fc_gemm_next_strip(strip, left);
+    return nv;
+}
+
 /* C (rows x columns) = init + A B for one tile's rows; or C += A B, and then the columns must be whole vectors. */
 void fc_gemm_run(const fc_gemm *gemm, int rows, const void *const *a, const void *b, void *c, int64_t c_row,
                  const void *init, int add);

@@ -65,7 +65,8 @@ static layout lay_out(const fc_conv_plan *plan)
     return l;
 }
 
-/* Bands of a flat plane in whole vectors, at least one in the last: 512-512@14 has 13 vectors in one band, 14 in two of seven rows. */
+/* Bands of a flat plane in whole vectors, at least one in the last: 512-512@14 has 13 vectors in one band, 14 in two of seven
+ * rows (714, 821 us). */
 static int64_t flat_columns(const fc_conv *p, const fc_kernels *kernels, const fc_source *source, int64_t bands)
 {
     int64_t positions = fc_source_columns(source, p->window.out[1], p->window.out[2]), lanes = kernels->lanes;

@@ -20,22 +20,10 @@ int fc_sweep_pays(const fc_conv *p, const fc_kernels *kernels)
            fc_mul(w->in[1], w->in[2]) * kernels->size >= PLANE_BYTES;
 }
 
-/* As wide as leaves a tile six rows, else as the ISA prefers; never a single vector after a wide strip. */
-static int strip_of(const fc_kernels *kernels, int64_t vectors)
+/* As wide as leaves a tile six rows, else as the ISA prefers. */
+static int strip_of(const fc_kernels *kernels)
 {
-    int strip = kernels->mr[4] >= 6 ? 4 : kernels->nv;
-    if (vectors == strip || vectors >= strip + 2)
-        return strip;
-    return vectors > strip ? fc_max(strip - 1, 1) : (int)vectors;
-}
-
-/* The width of the strip that comes last, or a vector where that is wider than the columns. */
-static int64_t last_strip(const fc_kernels *kernels, int64_t vectors, int64_t columns)
-{
-    int64_t nv = 0;
-    for (int64_t left = vectors; left > 0; left -= nv)
-        nv = strip_of(kernels, left);
-    return nv * kernels->lanes > columns ? 1 : nv;
+    return kernels->mr[4] >= 6 ? 4 : kernels->nv;
 }
 
 /* All rows of one block of terms, k0 ... k0 + k, and one strip at `column`. */
@@ -59,13 +47,17 @@ static void run_block(const fc_gemm *g, int64_t rows, const char *a, int64_t a_r
 void fc_sweep_run(const fc_gemm *g, int64_t rows, const void *a, int64_t a_row, const void *b, void *c, int64_t c_row,
                   const void *init)
 {
-    int64_t lanes = g->kernels->lanes, vectors = fc_ceil_div(g->columns, lanes), k;
-    int64_t tail = g->columns % lanes && vectors > 1 ? last_strip(g->kernels, vectors, g->columns) : 0;
+    int64_t lanes = g->kernels->lanes, vectors = fc_ceil_div(g->columns, lanes), k, tail = 0;
+    int strip = strip_of(g->kernels);
+    if (g->columns % lanes && vectors > 1)
+        tail = fc_gemm_last_strip(strip, vectors);
+    if (tail * lanes > g->columns)
+        tail = 1;
     vectors -= tail; /* the last strip overlaps the one before and is done by itself, for blocks are added up */
     for (int64_t k0 = 0; k0 < g->k; k0 += k) {
         k = fc_min(FC_SWEEP_TERMS, g->k - k0);
         for (int64_t done = 0, nv; done < vectors; done += nv) {
-            nv = strip_of(g->kernels, vectors - done);
+            nv = fc_gemm_next_strip(strip, vectors - done);
             run_block(g, rows, a, a_row, b, c, c_row, init, k0, k, done * lanes, (int)nv);
         }
     }
