@@ -208,7 +208,7 @@ cdef cnp.ndarray new_image(const int64_t *size, int axes, int kind, bint batched
     if channels_last:
         shape[ndim] = size[1]
         ndim += 1
-    cdef cnp.ndarray array = cnp.PyArray_EMPTY(ndim, shape, kind, 0)
+    cdef cnp.ndarray array = new_array(ndim, shape, kind)
     if not channels_last:
         return array
     cdef int first = 1 if batched else 0

@@ -376,7 +376,7 @@ cdef cnp.ndarray new_weight(const int64_t *size, int axes, int kind):
     shape[0], shape[1] = size[0], size[1]
     for i in range(axes):
         shape[2 + i] = size[5 - axes + i]
-    return cnp.PyArray_EMPTY(axes + 2, shape, kind, 0)
+    return new_array(axes + 2, shape, kind)
 
 
 cdef int sum_channels(const Image *image, void *sums) noexcept:

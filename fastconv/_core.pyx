@@ -1,8 +1,9 @@
 # cython: language_level=3, cdivision=True
 """The one extension module: NumPy arrays and Python options in, one call of the C engine, exceptions out.
 
-_args.pxi reads arguments; _conv.pxi, _chain.pxi, _pool.pxi and _elementwise.pxi are the operations; here are the C interface and the
-configuration. Public functions, with their documentation, are in fastconv/functional and fastconv/_config.py.
+_memory.pxi allocates results, _args.pxi reads arguments; _conv.pxi, _chain.pxi, _pool.pxi and _elementwise.pxi are the
+operations; here are the C interface and the configuration. Public functions, with their documentation, are in
+fastconv/functional and fastconv/_config.py.
 """
 cimport cython
 cimport numpy as cnp
@@ -150,6 +151,7 @@ cdef int raise_status(fc_status status) except -1:
     return 0
 
 
+include "_memory.pxi"
 include "_args.pxi"
 include "_conv.pxi"
 include "_chain.pxi"

@@ -30,13 +30,13 @@ cdef extern from "fastconv.h" nogil:
 
 cdef cnp.ndarray contiguous(object value, str name):
     """The value as an aligned, C-contiguous array of float32 or float64."""
-    return np.ascontiguousarray(read_array(value, name))
+    return np.asarray(read_array(value, name), order="C")
 
 
 def gate(y, gradient, double low, double high):
     """The gradient where ``low < y < high``, and zeros elsewhere; a NaN in y, or as a bound, closes nothing."""
     cdef cnp.ndarray at = contiguous(y, "y"), g = contiguous(gradient, "gradient")
-    cdef cnp.ndarray out = np.empty(np.shape(y), at.dtype)
+    cdef cnp.ndarray out = new_like(at)
     cdef fc_real real = real_of(cnp.PyArray_TYPE(at))
     check_same_kind(g, "gradient", at, "y")
     if g.size != at.size:
@@ -85,7 +85,7 @@ cdef int read_norm(cnp.ndarray x, mean, variance, weight, bias, double eps, bint
 
 def batch_norm(x, mean, variance, weight, bias, double eps, bint from_batch):
     """y for x (N, C, pixels); with `from_batch`, `mean` and `variance` are written, else read."""
-    cdef cnp.ndarray rows = contiguous(x, "x"), y = np.empty(np.shape(x), rows.dtype)
+    cdef cnp.ndarray rows = contiguous(x, "x"), y = new_like(rows)
     cdef fc_batch_norm problem
     read_norm(rows, mean, variance, weight, bias, eps, from_batch, &problem)
     with nogil:
@@ -103,7 +103,7 @@ def batch_norm_gradient(x, gradient, mean, variance, weight, double eps, bint fr
     check_same_kind(g, "gradient", rows, "x")
     if g.size != rows.size:
         raise ValueError(f"gradient: expected shape {shape_of(rows)}, got {shape_of(g)}")
-    out = np.empty(np.shape(x), rows.dtype) if input_gradient else None
+    out = new_like(rows) if input_gradient else None
     if out is not None:
         dx = cnp.PyArray_DATA(out)
     with nogil:

@@ -344,7 +344,7 @@ def unfold(input, kernel_size, dilation, padding, stride):
     p.x = x.stride
     shape[0], shape[1] = x.size[0], mul(x.size[1], patch_taps(&p))
     shape[2] = mul(p.window.out[1], p.window.out[2])
-    columns = cnp.PyArray_EMPTY(3, shape, x.kind, 0)
+    columns = new_array(3, shape, x.kind)
     p.tap, p.stop = shape[2], 1
     p.c = p.tap * patch_taps(&p)
     p.n = p.c * p.channels

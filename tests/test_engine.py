@@ -1,4 +1,4 @@
-"""The engine below Python: random problems through every algorithm, dispatch, thread pool and arena (tests/kernels)."""
+"""The engine below Python: random problems through every algorithm, dispatch, thread pool, arena and blocks (tests/kernels)."""
 
 import c_programs
 import pytest
@@ -32,7 +32,7 @@ def test_engine(part, tmp_path_factory):
     assert verdict == "ok", rest
 
 
-@pytest.mark.parametrize("part", ["set", "wide", "callers", "arena", "fork", "afterwards"])
+@pytest.mark.parametrize("part", ["set", "wide", "callers", "arena", "blocks", "fork", "afterwards"])
 def test_threads(part, tmp_path_factory):
     verdict, rest = c_programs.report("plain", tmp_path_factory.getbasetemp(), "check_threads").line(part)
     assert verdict == "ok", rest

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/arena.h"
+#include "base/blocks.h"
 #include "base/threads.h"
 
 enum { CALLERS = 4, JOBS = 2000, TASKS_MAX = 64, WORKERS_MAX = 6, FORKS = 12, PATIENCE_S = 60 };
@@ -185,16 +186,77 @@ static void *use_arena(void *argument)
     return NULL;
 }
 
-static void use_arenas(void)
+static void call_all(void *(*run)(void *))
 {
     pthread_t users[CALLERS];
     for (intptr_t i = 0; i < CALLERS; i++)
-        if (pthread_create(&users[i], NULL, use_arena, (void *)i)) {
+        if (pthread_create(&users[i], NULL, run, (void *)i)) {
             wrong = "no thread to run on";
             return;
         }
     for (int i = 0; i < CALLERS; i++)
         pthread_join(users[i], NULL);
+}
+
+/* Blocks are aligned, nobody else's while they are taken, and the store keeps no more than it may. */
+static void *use_blocks(void *argument)
+{
+    unsigned char mark = (unsigned char)(1 + (intptr_t)argument);
+    enum { HELD = 8 };
+    char *held[HELD] = {NULL};
+    int64_t size[HELD];
+    for (int64_t i = 0; i < 400; i++) {
+        int at = (int)(i * 5 % HELD);
+        for (int64_t k = 0; held[at] && k < size[at]; k += 997)
+            if (held[at][k] != mark)
+                wrong = "two holders share a block";
+        if (held[at])
+            fc_block_give(held[at]);
+        size[at] = i * 7919 % 100000 + (i % 50 ? 0 : 5 << 20);
+        held[at] = fc_block_take(size[at]);
+        if (!held[at] || (uintptr_t)held[at] % FC_ALIGN || fc_block_size(held[at]) < size[at])
+            wrong = "no block, or one that is small or not aligned";
+        memset(held[at], mark, (size_t)size[at]);
+    }
+    for (int at = 0; at < HELD; at++)
+        fc_block_give(held[at]);
+    return NULL;
+}
+
+static void reuse_blocks(void)
+{
+    char *block = fc_block_take(1 << 20);
+    fc_block_give(block);
+    char *again = fc_block_take((1 << 20) - 100);
+    if (again != block)
+        wrong = "a block of the right size is not taken again";
+    fc_block_give(again);
+    block = fc_block_take(1 << 19);
+    if (block == again)
+        wrong = "a block is taken for half of what it holds";
+    fc_block_give(block);
+    if (fc_block_take(-1) || fc_block_take(INT64_MAX))
+        wrong = "a size that cannot be was granted";
+    char *many[2 * FC_BLOCKS_KEPT];
+    for (int i = 0; i < 2 * FC_BLOCKS_KEPT; i++)
+        many[i] = fc_block_take(100);
+    for (int i = 0; i < 2 * FC_BLOCKS_KEPT; i++)
+        fc_block_give(many[i]);
+    block = fc_block_take(100);
+    if (block != many[2 * FC_BLOCKS_KEPT - 1])
+        wrong = "the youngest block is not the first to be taken";
+    fc_block_give(block);
+    block = fc_block_take(FC_BLOCKS_KEEP + 1);
+    if (!block)
+        wrong = "no large block";
+    else
+        fc_block_give(block);
+    call_all(use_blocks);
+}
+
+static void use_arenas(void)
+{
+    call_all(use_arena);
 }
 
 static void set_threads(void)
@@ -218,7 +280,7 @@ int main(int count, char **arguments)
         const char *name;
         void (*run)(void);
     } rows[] = {{"set", set_threads}, {"wide", run_wide},         {"callers", call_from_many_threads},
-                {"arena", use_arenas}, {"fork", fork_amid_jobs}, {"afterwards", run_wide}};
+                {"arena", use_arenas}, {"blocks", reuse_blocks}, {"fork", fork_amid_jobs}, {"afterwards", run_wide}};
     int nofork = count > 1 && !strcmp(arguments[1], "nofork"), failures = 0;
     alarm(PATIENCE_S);
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
