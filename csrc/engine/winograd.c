@@ -74,6 +74,14 @@ static int64_t block_rows(int64_t rows, int64_t row_cells, int64_t most, int64_t
     return best;
 }
 
+/* Vectors at the end of a block's that are done in pairs: a strip of two has more rows than one of three, so what three does
+ * not divide is a product of its own (7 vectors: 3, 4 instead of 3, 2, 2 at the height of 3). */
+static int64_t pair_vectors(const fc_kernels *kernels, int64_t vectors)
+{
+    int64_t rest = vectors % 3;
+    return kernels->nv != 3 || !rest || vectors <= 4 ? 0 : rest == 1 ? 4 : 2;
+}
+
 static int64_t planes_of(const fc_conv *p)
 {
     const fc_window *w = &p->window;
@@ -147,12 +155,12 @@ static double block_cost(const fc_conv *p, const layout *l)
     return blocks * (1.15 * FREQUENCIES * fc_gemm_cost(l->kernels, p->out_channels, l->tiles, l->terms) + transforms);
 }
 
-/* Cells and halves, as their waste decides; blocks of output channels whose M, and U, stay in the cache. */
-static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
+/* Blocks of at most so many vectors, of cells or halves, as their waste decides; blocks of output channels whose M, and U,
+ * stay in the cache.  Returns the layout. */
+static layout choose_tile(fc_conv_plan *plan, const fc_kernels *kernels, int64_t vectors)
 {
     const fc_conv *p = &plan->problem;
-    /* Three strips of tiles, one where many channels would drive V far out of the cache. */
-    int64_t vectors = kernels->nv * (p->window.kernel[0] * p->channels <= 256 ? 3 : 1), cells = kernels->winograd[0].cells * vectors;
+    int64_t cells = kernels->winograd[0].cells * vectors;
     plan->tile[CELLS] = cells;
     plan->tile[OUTPUTS] = p->out_channels;
     plan->tile[FLAGS] = 0;
@@ -171,10 +179,18 @@ static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
     int64_t rows = kernels->mr[kernels->nv], bytes = FREQUENCIES * kernels->size * l.tiles, most = (448 << 10) / bytes;
     if (!shared)
         most = fc_min(most, (768 << 10) / (FREQUENCIES * kernels->size) / l.inputs);
+    /* A V beyond the cache is read once per block of outputs, so there are few of these, even if U then leaves the cache:
+     * 256-256@56 with blocks of 18 takes 13.7 ms, of 52 12.0; 128-128@16 b32 8.1 and 7.0; 512-512@28, V three times as wide
+     * besides, 18.2 and 14.0.  Not worth it for a few tiles: 512-512@14, one vector, 4.8 and 6.2. */
+    if (l.v_bytes > 1 << 20 && l.tiles >= 3 * kernels->lanes)
+        most = fc_max(most, 64);
     int64_t blocks = fc_ceil_div(p->out_channels, fc_max(rows, most / rows * rows));
     if (plan->tile[FLAGS] & SHARED_INPUT)
         blocks = fc_max(blocks, fc_min(4 * plan->threads, p->out_channels / rows));
     plan->tile[OUTPUTS] = fc_ceil_div(p->out_channels, fc_max(1, blocks));
+    l = lay_out(plan);
+    plan->scratch = fc_add(shared_bytes(plan, &l), fc_mul(plan->threads, worker_bytes(plan, &l)));
+    return l;
 }
 
 static const char *plan_winograd(fc_conv_plan *plan, double *cost)
@@ -196,9 +212,9 @@ static const char *plan_winograd(fc_conv_plan *plan, double *cost)
         return "the dilation exceeds the output";
     if (!fc_reduction(p))
         return "there is nothing to sum";
-    choose_tile(plan, kernels);
-    layout l = lay_out(plan);
-    plan->scratch = fc_add(shared_bytes(plan, &l), fc_mul(plan->threads, worker_bytes(plan, &l)));
+    layout l = choose_tile(plan, kernels, 3 * kernels->nv);
+    if (plan->scratch > fc_scratch_max(plan->threads))
+        l = choose_tile(plan, kernels, kernels->nv);
     if (plan->scratch > fc_scratch_max(plan->threads))
         return "the transformed tiles and weights exceed the scratch bound";
     double blocks = plan->tile[FLAGS] & SHARED_WEIGHTS ? 1.0 : (double)l.blocks;
@@ -209,7 +225,7 @@ static const char *plan_winograd(fc_conv_plan *plan, double *cost)
 typedef struct job {
     const fc_conv_plan *plan;
     layout l;
-    fc_gemm gemm;
+    fc_gemm gemm[2]; /* of the strips of three vectors, and of the pairs that are left */
     const char *x, *w, *bias;
     char *y, *scratch;    /* scratch of the workers */
     char *inputs, *weights; /* shared V and U, or NULL */
@@ -354,14 +370,15 @@ static void multiply(const job *j, int64_t g, int64_t block, int64_t begin, int6
     const layout *l = &j->l;
     int64_t size = l->kernels->size;
     for (int f = 0; f < FREQUENCIES; f++)
-        for (int64_t o = begin, rows; o < end; o += rows) {
-            rows = fc_min(j->gemm.rows, end - o);
-            const void *a[FC_MR_MAX];
-            for (int m = 0; m < rows; m++)
-                a[m] = weights + (f * l->u_step + (o - begin + m) * l->inputs) * size;
-            fc_gemm_run(&j->gemm, (int)rows, a, inputs + f * l->v_step * size,
-                        products + (f * l->m_step + (o - begin) * l->tiles) * size, l->tiles, NULL, 0);
-        }
+        for (int part = 0; part < 2; part++)
+            for (int64_t o = begin, rows, at = part * j->gemm[0].columns; o < end && j->gemm[part].columns; o += rows) {
+                rows = fc_min(j->gemm[part].rows, end - o);
+                const void *a[FC_MR_MAX];
+                for (int m = 0; m < rows; m++)
+                    a[m] = weights + (f * l->u_step + (o - begin + m) * l->inputs) * size;
+                fc_gemm_run(&j->gemm[part], (int)rows, a, inputs + (f * l->v_step + at) * size,
+                            products + (f * l->m_step + (o - begin) * l->tiles + at) * size, l->tiles, NULL, 0);
+            }
     target targets[CELLS_MAX];
     int64_t count = targets_of(j, block, targets);
     for (int64_t o = begin; o < end; o++) {
@@ -450,9 +467,14 @@ static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *
     if (plan->tile[FLAGS] & SHARED_INPUT)
         j.inputs = scratch;
     j.scratch = scratch + (j.inputs ? blocks * j.l.v_bytes : 0);
-    fc_gemm_plan(&j.gemm, j.l.kernels, fc_min(plan->tile[OUTPUTS], p->out_channels), j.l.tiles);
-    j.gemm.k = j.l.terms;
-    j.gemm.b_offset = offset;
+    int64_t lanes = j.l.kernels->lanes, pairs = pair_vectors(j.l.kernels, j.l.tiles / lanes) * lanes;
+    for (int part = 0; part < 2; part++) {
+        int64_t columns = part ? pairs : j.l.tiles - pairs;
+        fc_gemm_plan(&j.gemm[part], j.l.kernels, fc_min(plan->tile[OUTPUTS], p->out_channels), columns);
+        j.gemm[part].columns = columns;
+        j.gemm[part].k = j.l.terms;
+        j.gemm[part].b_offset = offset;
+    }
     if (j.inputs) {
         fc_parallel(plan->threads, blocks * INPUT_PARTS, run_input_part, &j);
         fc_parallel(plan->threads, blocks * fc_ceil_div(p->out_channels, plan->tile[OUTPUTS]), run_output_part, &j);
