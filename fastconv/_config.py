@@ -73,7 +73,7 @@ class Explanation(NamedTuple):
                     if option.reason is None else f"refused: {option.reason}")
             if isinstance(option, _explain_factored.Order) and option.flops:
                 told += f", {option.flops:,} FLOPs, {option.bytes:,} bytes of arrays"
-            lines.append(f"    {mark} {option.name:<10} {told}")
+            lines.append(f"    {mark} {option.name:<17} {told}")
         return "\n".join(lines)
 
 

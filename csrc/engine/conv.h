@@ -27,8 +27,8 @@ typedef struct fc_driver {
     fc_status (*run)(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y);
 } fc_driver;
 
-extern const fc_driver fc_driver_fill, fc_driver_depthwise, fc_driver_stencil, fc_driver_winograd, fc_driver_pixels,
-    fc_driver_channels, fc_driver_im2col, fc_driver_reference;
+extern const fc_driver fc_driver_fill, fc_driver_depthwise, fc_driver_stencil, fc_driver_winograd,
+    fc_driver_winograd_channels, fc_driver_pixels, fc_driver_channels, fc_driver_im2col, fc_driver_reference;
 extern const fc_driver fc_driver_weight_depthwise, fc_driver_weight_gemm, fc_driver_weight_stencil,
     fc_driver_weight_winograd, fc_driver_weight_reference;
 

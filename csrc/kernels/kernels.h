@@ -201,6 +201,12 @@ typedef struct fc_winograd_gradient_kernels {
     int (*weights)(void *dst, int64_t dst_row, const void *src, int64_t step, int64_t count);
 } fc_winograd_gradient_kernels;
 
+/* The output transform for lanes over channels (NULL for float64): pixel (i, j) of tile t < tiles, the vector at
+ * y + i * row + (4 t + j) * pixel, becomes (A^T m A)_{ij} + init, with frequency f of m at src + f * step + t * next and a
+ * vector at init.  0 if any of them is not finite. */
+typedef int (*fc_winograd_outputs_kernel)(void *y, int64_t row, int64_t pixel, const void *src, int64_t step, int64_t next,
+                                          const void *init, int64_t tiles);
+
 /* Elementwise: one pass over contiguous memory, any count; dst may be no other array.
  *
  * gate:         dst[j] = gradient[j] where low < y[j] < high, else 0; comparisons with NaN are false, and close nothing
@@ -240,6 +246,7 @@ typedef struct fc_kernels {
     fc_sum_row_kernel sum_row;
     fc_dot_kernel dot;
     fc_winograd_gradient_kernels winograd_gradient;
+    fc_winograd_outputs_kernel winograd_outputs;
     fc_winograd_kernels winograd[2]; /* cells of a vector of pixels, and of half a one */
     fc_pool_kernels pool;
     fc_elementwise_kernels elementwise;

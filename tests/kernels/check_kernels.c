@@ -31,6 +31,7 @@ static const struct row {
     {"winograd.input", check_winograd_input},
     {"winograd.weights", check_winograd_weights},
     {"winograd.output", check_winograd_output},
+    {"winograd_outputs", check_winograd_outputs},
     {"winograd_gradient.input", check_winograd_gradient_input},
     {"winograd_gradient.output", check_winograd_gradient_output},
     {"winograd_gradient.weights", check_winograd_gradient_weights},

@@ -32,6 +32,7 @@ void check_dot(subject *s);
 void check_winograd_input(subject *s);
 void check_winograd_weights(subject *s);
 void check_winograd_output(subject *s);
+void check_winograd_outputs(subject *s);
 void check_winograd_gradient_input(subject *s);
 void check_winograd_gradient_output(subject *s);
 void check_winograd_gradient_weights(subject *s);

@@ -179,6 +179,46 @@ void check_winograd_output(subject *s)
     repeat(s, output_case);
 }
 
+/* The output transform whose lanes are channels; now and then one frequency of one tile is not finite. */
+static void outputs_case(subject *s, int at_end)
+{
+    int64_t lanes = s->kernels->lanes, tiles = random_integer(1, 3), pixel = lanes + random_integer(0, 3);
+    int64_t row = 4 * tiles * pixel + random_integer(0, 3), next = lanes + random_integer(0, 3), step = tiles * next + random_integer(0, 3);
+    int spoilt = random_integer(0, 3) == 0;
+    describe("outputs of %lld tiles, %lld elements apart%s", (long long)tiles, (long long)pixel, spoilt ? ", not finite" : "");
+    array *src = array_random(FLOAT32, 35 * step + (tiles - 1) * next + lanes, at_end), *init = array_random(FLOAT32, lanes, at_end);
+    array *y = array_take(FLOAT32, 3 * row + (4 * tiles - 1) * pixel + lanes, at_end);
+    if (spoilt)
+        array_put(src, random_integer(0, 35) * step + random_integer(0, tiles - 1) * next + random_integer(0, lanes - 1),
+                  CHOOSE(0, 1) ? NAN : INFINITY);
+    array_lock(src);
+    array_lock(init);
+    array_watch(y);
+    for (int64_t t = 0; t < tiles; t++)
+        for (int64_t l = 0; l < lanes; l++) {
+            double m[36], bound, bias = array_get(init, l);
+            for (int f = 0; f < 36; f++)
+                m[f] = array_get(src, f * step + t * next + l);
+            for (int i = 0; i < 16; i++) {
+                double want = transformed(&output_matrix[0][0], 6, i / 4, i % 4, m, &bound) + bias;
+                array_expect(y, i / 4 * row + (4 * t + i % 4) * pixel + l, want,
+                             spoilt ? INFINITY : bound + 2 * value_epsilon(FLOAT32) * (fabs(bias) + fabs(want)));
+            }
+        }
+    int finite = s->kernels->winograd_outputs(y->data, row, pixel, src->data, step, next, init->data, tiles);
+    array_check(y, "output");
+    if ((finite == 0) != spoilt)
+        fail("returned %d", finite);
+    arrays_reset();
+    s->cases++;
+}
+
+void check_winograd_outputs(subject *s)
+{
+    for (int i = 0; has_winograd(s) && i < 200; i++)
+        outputs_case(s, i % 2);
+}
+
 /* The weight gradient's transforms: lanes are channels. */
 
 typedef void (*gradient_transform)(void *dst, int64_t step, int64_t next, const void *x, int64_t row, int64_t pixel, int64_t tiles);
