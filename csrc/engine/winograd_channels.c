@@ -280,6 +280,11 @@ static void store_panel(const job *j, const segment *s, char *y, int64_t channel
     const fc_kernels *kernels = j->l.kernels;
     int64_t size = kernels->size, lanes = kernels->lanes, width = p->window.out[2], pitch = 4 * j->l.columns;
     int64_t rows = fc_min(4 * s->rows, p->window.out[1] - 4 * s->tr);
+    if (p->y.c == 1 && channels == lanes) {
+        for (int64_t r = 0; r < rows; r++)
+            kernels->copy_vectors(fc_at(y, r * p->y.s[1], size), p->y.s[2], fc_at(panel, r * pitch * lanes, size), lanes, width);
+        return;
+    }
     if (p->y.c == 1 && p->y.s[2] != 1) {
         for (int64_t r = 0; r < rows; r++)
             for (int64_t q = 0; q < width; q++)

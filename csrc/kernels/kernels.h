@@ -73,6 +73,9 @@ typedef void (*fc_gather_block_kernel)(void *dst, int64_t dst_row, int64_t rows,
 /* scatter_row:  dst[j * dst_stride] = src[j]   (add: +=);   j < count. */
 typedef void (*fc_scatter_row_kernel)(void *dst, int64_t dst_stride, const void *src, int64_t count, int add);
 
+/* copy_vectors:  the vector at dst + j * dst_step = the one at src + j * src_step, or zeros where src is NULL;   j < count. */
+typedef void (*fc_copy_vectors_kernel)(void *dst, int64_t dst_step, const void *src, int64_t src_step, int64_t count);
+
 /* interleave:  dst[2 j] = even[j], dst[2 j + 1] = odd[j], up to dst[count - 1]; half a vector beyond both is read. */
 typedef void (*fc_interleave_kernel)(void *dst, const void *even, const void *odd, int64_t count);
 
@@ -241,6 +244,7 @@ typedef struct fc_kernels {
     fc_gather_row_kernel gather_row;
     fc_gather_block_kernel gather_block;
     fc_scatter_row_kernel scatter_row;
+    fc_copy_vectors_kernel copy_vectors;
     fc_transpose_kernel transpose;
     fc_transpose_rows_kernel transpose_rows;
     fc_sum_row_kernel sum_row;

@@ -23,6 +23,7 @@ static const struct row {
     {"gather_row", check_gather_row},
     {"gather_block", check_gather_block},
     {"scatter_row", check_scatter_row},
+    {"copy_vectors", check_copy_vectors},
     {"interleave", check_interleave},
     {"transpose", check_transpose},
     {"transpose_rows", check_transpose_rows},
