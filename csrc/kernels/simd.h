@@ -12,7 +12,9 @@
 #define JOIN(a, b, c, d) JOIN_(a, b, c, d)
 #define NAME(family) JOIN(family, f, REAL_BITS, ISA)
 #define LANES ((int)(VECTOR_BYTES / sizeof(real)))
+#ifndef INLINE /* the sanitizers' builds do not inline */
 #define INLINE static inline __attribute__((always_inline))
+#endif
 #endif
 
 #if REAL_BITS == 32
