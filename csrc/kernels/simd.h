@@ -53,6 +53,18 @@ INLINE v splat(real s)
     return s - (v){0};
 }
 
+/* The nearest of low ... high; NaN, which is neither below nor above, stays. */
+#define clamp NAME(clamp)
+INLINE v clamp(v x, v low, v high)
+{
+    v y;
+    for (int l = 0; l < LANES; l++) {
+        real a = low[l] > x[l] ? low[l] : x[l];
+        y[l] = high[l] < a ? high[l] : a;
+    }
+    return y;
+}
+
 /* Lane l of the result is element index[l] of x and y as one row. */
 #define permute NAME(permute)
 INLINE v permute(v x, v y, vi index)

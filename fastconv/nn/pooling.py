@@ -28,6 +28,7 @@ class _Pool(Layer):
     _axes: int
     _function: Callable[..., np.ndarray]
     _gradient: Callable[..., np.ndarray]
+    _gradient_is_free = True
 
 
 class _MaxPool(_Pool):
