@@ -134,6 +134,16 @@ class Sequential(Layer):
         """The layers that the input passes one after the other."""
         return self.layers
 
+    @property
+    def _output_is_free(self) -> bool:
+        chain = self._chain()
+        return bool(chain) and chain[-1]._output_is_free
+
+    @property
+    def _gradient_is_free(self) -> bool:
+        chain = self._chain()
+        return bool(chain) and chain[0]._gradient_is_free
+
     def _leaves(self) -> Iterator[tuple[str, Layer]]:
         for child, layer in self.children.items():
             yield from ((f"{child}.{name}" if name else child, leaf) for name, leaf in layer._leaves())
@@ -263,6 +273,7 @@ class Residual(Sequential):
     """
 
     _output_is_free = True
+    _gradient_is_free = True
     _can_limit = True
 
     def __init__(self, *layers: Layer | Mapping[str, Layer], downsample: Layer | None = None) -> None:
@@ -278,7 +289,7 @@ class Residual(Sequential):
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         """``f(input) + s(input)``; see `Sequential.forward`."""
-        chain, limits = self._chain(), self._limits
+        limits = self._limits
         y = super().forward(input)
         around = self.children["downsample"].forward(input) if "downsample" in self.children else np.asarray(input)
         if y.shape != around.shape:
@@ -286,7 +297,7 @@ class Residual(Sequential):
                 f"the layers of Residual and its downsample must agree in shape, got {y.shape} and {around.shape} "
                 f"for an input of shape {np.shape(input)}"
             )
-        if not (chain and chain[-1]._output_is_free):
+        if not super()._output_is_free:
             y = y.copy()
         _core.add(y, around, limits)
         return y
