@@ -125,6 +125,7 @@ class Layer:
             )
         if x.dtype not in _REAL:
             raise TypeError(f"input of {type(self).__name__} must be float32 or float64, got {x.dtype}")
+        self._saved = self._output = None  # the memory of the last pass serves this one
         y, self._saved = self._forward(x)
         self._output = y.shape, y.dtype
         return y
@@ -166,6 +167,7 @@ class Layer:
             raise TypeError(f"grad_output of {name} must have the output's dtype {dtype}, got {gradient.dtype}")
         if not (input_gradient or self.params):
             return None
+        self.grads.clear()  # before the new ones are made, so that they find the old ones' memory
         grad_input = self._backward(gradient, self._saved, input_gradient)
         return grad_input if input_gradient else None
 
