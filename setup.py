@@ -45,7 +45,14 @@ LIBRARIES = [
 
 
 class BuildLibraries(build_clib):
-    """Compile what changed, all libraries at once; the standard command compiles one file after the other."""
+    """Compile what changed, all libraries at once; the standard command compiles one file after the other.
+
+    They know nothing of Python, so every interpreter and tests/c_programs.py share them.
+    """
+
+    def initialize_options(self):
+        super().initialize_options()
+        self.build_clib = self.build_temp = "build/csrc"
 
     def build_libraries(self, libraries):
         def compile_source(source, info):

@@ -46,6 +46,12 @@ typedef struct fc_window {
     int64_t stride[FC_AXES], dilation[FC_AXES], offset[FC_AXES];
 } fc_window;
 
+/* What follows a forward problem where `on`: y becomes the nearest of low ... high.  NaN stays. */
+typedef struct fc_bounds {
+    int32_t on;
+    double low, high;
+} fc_bounds;
+
 typedef struct fc_conv {
     fc_real real;
     int64_t batch, groups;
@@ -53,6 +59,7 @@ typedef struct fc_conv {
     fc_window window;
     fc_array_strides x, y;
     fc_weight_strides w;
+    fc_bounds bounds; /* for a forward problem only */
 } fc_conv;
 
 typedef struct fc_conv_plan {
@@ -203,6 +210,8 @@ typedef struct fc_batch_norm {
 
 /* dst = gradient where low < y < high, else 0; comparisons with NaN close nothing. */
 void fc_gate(fc_real real, int64_t count, double low, double high, const void *y, const void *gradient, void *dst);
+/* y = the nearest of low ... high to y + x. */
+void fc_residual_add(fc_real real, int64_t count, double low, double high, const void *x, void *y);
 void fc_momentum_step(fc_real real, int64_t count, const fc_momentum *rule, const void *gradient, void *velocity, void *parameter);
 void fc_batch_norm_forward(const fc_batch_norm *problem, const void *x, void *y);
 /* dx may be NULL. */

@@ -72,6 +72,7 @@ cdef int fill_conv(int axes, const Sizes *sizes, const Options *options, bint tr
     cdef int i
     cdef int64_t span, room, bound = INT64_MAX // 8
     cdef fc_window *w = &p.window
+    p.bounds = fc_bounds(0, 0, 0)
     p.batch = sizes.x[0]
     p.groups = options.groups
     p.channels = sizes.w[1]
@@ -173,8 +174,8 @@ cdef cnp.ndarray read_bias(object value, int64_t channels, cnp.ndarray input):
 
 
 def convolve(int axes, bint transposed, input, weight, bias, stride, padding, dilation, groups, out, algorithm,
-             output_padding=0):
-    """conv{axes}d or conv_transpose{axes}d."""
+             output_padding=0, bounds=None):
+    """conv{axes}d or conv_transpose{axes}d; bounds (low, high) limit the former's outputs where they are written."""
     cdef Image x, y
     cdef Sizes sizes
     cdef fc_conv p
@@ -203,6 +204,8 @@ def convolve(int axes, bint transposed, input, weight, bias, stride, padding, di
         run(&p, FC_ADJOINT, algorithm, y.data, cnp.PyArray_DATA(w_array), b_data, x.data)
     else:
         p.x, p.y = x.stride, y.stride
+        if bounds is not None:
+            p.bounds = fc_bounds(1, bounds[0], bounds[1])
         run(&p, FC_FORWARD, algorithm, x.data, cnp.PyArray_DATA(w_array), b_data, y.data)
     if target is not y_array:
         np.copyto(y_array, target)

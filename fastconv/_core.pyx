@@ -66,6 +66,11 @@ cdef extern from "fastconv.h" nogil:
         int64_t c
         int64_t k[3]
 
+    ctypedef struct fc_bounds:
+        int32_t on
+        double low
+        double high
+
     ctypedef struct fc_conv:
         fc_real real
         int64_t batch
@@ -76,6 +81,7 @@ cdef extern from "fastconv.h" nogil:
         fc_array_strides x
         fc_array_strides y
         fc_weight_strides w
+        fc_bounds bounds
 
     ctypedef struct fc_conv_plan:
         int32_t algorithm

@@ -21,6 +21,7 @@ cdef extern from "fastconv.h" nogil:
         const double *bias
 
     void fc_gate(fc_real real, int64_t count, double low, double high, const void *y, const void *gradient, void *dst)
+    void fc_residual_add(fc_real real, int64_t count, double low, double high, const void *x, void *y)
     void fc_momentum_step(fc_real real, int64_t count, const fc_momentum *rule, const void *gradient, void *velocity,
                           void *parameter)
     void fc_batch_norm_forward(const fc_batch_norm *problem, const void *x, void *y)
@@ -33,10 +34,10 @@ cdef cnp.ndarray contiguous(object value, str name):
     return np.asarray(read_array(value, name), order="C")
 
 
-def gate(y, gradient, double low, double high):
+def gate(y, gradient, double low, double high, bint in_place=False):
     """The gradient where ``low < y < high``, and zeros elsewhere; a NaN in y, or as a bound, closes nothing."""
     cdef cnp.ndarray at = contiguous(y, "y"), g = contiguous(gradient, "gradient")
-    cdef cnp.ndarray out = new_like(at)
+    cdef cnp.ndarray out = g if in_place else new_like(at)
     cdef fc_real real = real_of(cnp.PyArray_TYPE(at))
     check_same_kind(g, "gradient", at, "y")
     if g.size != at.size:
@@ -44,6 +45,23 @@ def gate(y, gradient, double low, double high):
     with nogil:
         fc_gate(real, cnp.PyArray_SIZE(at), low, high, cnp.PyArray_DATA(at), cnp.PyArray_DATA(g), cnp.PyArray_DATA(out))
     return out
+
+
+def add(cnp.ndarray y, cnp.ndarray x, limits):
+    """``y += x`` for arrays of one shape, limited to (low, high) unless that is None."""
+    cdef double low = -INFINITY, high = INFINITY
+    cdef fc_real real = real_of(cnp.PyArray_TYPE(y))
+    check_same_kind(x, "x", y, "y")
+    if np.shape(x) != np.shape(y):
+        raise ValueError(f"x: expected shape {shape_of(y)}, got {shape_of(x)}")
+    if limits is not None:
+        low, high = limits
+    if cnp.PyArray_IS_C_CONTIGUOUS(y) and cnp.PyArray_IS_C_CONTIGUOUS(x) and cnp.PyArray_ISALIGNED(x):
+        with nogil:
+            fc_residual_add(real, cnp.PyArray_SIZE(y), low, high, cnp.PyArray_DATA(x), cnp.PyArray_DATA(y))
+    else:
+        np.add(y, x, out=y)
+        np.clip(y, low, high, out=y)
 
 
 def momentum_step(parameter, velocity, gradient, double keep, double fraction, double momentum, double lr, bint nesterov):

@@ -25,6 +25,65 @@ def test_gate_of_what_is_no_number():
     np.testing.assert_array_equal(_core.gate(y, g, 0, np.nan), [1, 2, 0, np.inf, 0, 0, 0])
 
 
+def test_gate_in_place(rng):
+    y, g = normal(rng, (3, 5), np.float32), normal(rng, (3, 5), np.float32)
+    expected = np.where(y > 0, g, 0)
+    assert _core.gate(y, g, 0, np.nan, True) is g
+    np.testing.assert_array_equal(g, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SIZES, ids=str)
+def test_residual_sum(shape, dtype, rng):
+    y, x = (np.array(normal(rng, shape, dtype)) for _ in range(2))
+    for limits in ((0, np.inf), (-0.5, 0.25), None):
+        ours = y.copy()
+        _core.add(ours, x, limits)
+        np.testing.assert_array_equal(ours, np.clip(y + x, *(limits or (-np.inf, np.inf))))
+    view = y.copy(order="F")
+    _core.add(view, x, (0, 6))
+    np.testing.assert_array_equal(view, np.clip(y + x, 0, 6))
+
+
+# Input and weight shapes, stride and groups that the algorithms share between them.
+BOUNDED = {
+    "3x3": ((2, 24, 21, 19), (30, 24, 3, 3), 1, 1),
+    "3x3 stride 2": ((2, 5, 17, 20), (7, 5, 3, 3), 2, 1),
+    "1x1": ((1, 80, 18, 18), (40, 80, 1, 1), 1, 1),
+    "depthwise": ((2, 6, 20, 33), (6, 1, 3, 3), 1, 6),
+    "depthwise narrow": ((1, 6, 7, 7), (12, 1, 3, 3), 2, 6),
+    "tiny": ((1, 2, 4, 4), (2, 2, 3, 3), 1, 1),
+    "1d": ((3, 4, 50), (4, 2, 5), 1, 2),
+    "3d": ((1, 3, 4, 6, 9), (5, 3, 2, 3, 3), 1, 1),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "strided output"])
+@pytest.mark.parametrize("case", BOUNDED.values(), ids=BOUNDED)
+def test_bounded_convolution(case, layout, dtype, rng):
+    """Every algorithm: the bits of a convolution, limited; NaN and infinity too."""
+    x_shape, w_shape, stride, groups = case
+    x, w, bias = normal(rng, x_shape, dtype), normal(rng, w_shape, dtype), normal(rng, w_shape[:1], dtype)
+    x.flat[7], x.flat[100 % x.size] = np.nan, np.inf
+    if layout == "channels last":
+        x = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    axes, ran = x.ndim - 2, []
+    shape = getattr(fastconv, f"conv{axes}d")(x, w, None, stride, 1, 1, groups).shape
+    for algorithm in (None, "depthwise", "stencil", "winograd", "pixels", "channels", "im2col", "reference"):
+        outs = [np.empty((*shape[:-1], 2 * shape[-1]), dtype)[..., ::2] if layout == "strided output" else None for _ in range(2)]
+        arguments = axes, False, x, w, bias, stride, 1, 1, groups
+        try:
+            y = _core.convolve(*arguments, outs[0], algorithm)
+        except ValueError:
+            continue
+        for limits in ((0, np.inf), (-0.5, 0.25)):
+            ours = _core.convolve(*arguments, outs[1], algorithm, 0, limits)
+            np.testing.assert_array_equal(ours, np.clip(y, *limits), err_msg=str(algorithm))
+        ran.append(algorithm)
+    assert {None, "pixels", "im2col", "reference"} <= set(ran)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("shape", SIZES, ids=str)
@@ -99,6 +158,8 @@ def test_what_does_not_fit():
     a, b = np.zeros((2, 3)), np.zeros((2, 4))
     with pytest.raises(ValueError, match=r"gradient: expected shape \(2, 3\), got \(2, 4\)"):
         _core.gate(a, b, 0, 1)
+    with pytest.raises(ValueError, match=r"x: expected shape \(2, 3\), got \(2, 4\)"):
+        _core.add(a, b, None)
     with pytest.raises(TypeError, match="gradient"):
         _core.gate(a, a.astype(np.float32), 0, 1)
     with pytest.raises(ValueError, match=r"expected shape \(2, 3\), got \(2, 4\) and \(2, 3\)"):

@@ -117,6 +117,26 @@ def test_chain_survives_pickle_and_copy(rng):
     np.testing.assert_array_equal(net(x), y)
 
 
+def test_convolutions_limit_their_outputs_for_what_follows(rng):
+    """The bits of the layers one by one, which do not know of each other; a derived activation is called as it is."""
+    class Shifted(nn.ReLU):
+        def _forward(self, x):
+            return np.maximum(x, -1), x
+
+    def layers():
+        return [nn.Conv2d(3, 8, 3, seed=0), nn.ReLU6(), nn.Conv2d(8, 8, 1, seed=1), Shifted(), nn.ConvTranspose2d(8, 4, 2, seed=2),
+                nn.ReLU(), nn.Residual(nn.Conv2d(4, 4, 3, padding=1, seed=3)), nn.ReLU(), nn.Flatten(), nn.Linear(1764, 20, seed=4),
+                nn.ReLU6(), nn.Linear(20, 5, bias=False, seed=5), nn.ReLU()]
+
+    x = normal(rng, (80, 3, 22, 22), np.float32)
+    for images in (x[:2], x):    # few and many rows of the dense layers
+        net, y = nn.Sequential(*layers()), images
+        for layer in layers():
+            y = layer(y)
+        np.testing.assert_array_equal(net(images), y)
+        assert (net[2].forward(net[1](net[0](images))) < -1).any()    # limits do not outlast the chain's call
+
+
 def test_activations_overwrite_only_what_nobody_else_has(rng):
     """Behind a convolution or a batch normalisation ReLU works in place; the caller's arrays, and what layers need for their
     gradients, stay. So a chain gives the very bits of its layers called one by one."""

@@ -1,6 +1,6 @@
 /* Plans and the chooser: an ordered list of drivers per direction, each applicable or refused with its reason, the cheapest
  * estimate taken.  The last of each list always applies. */
-#include "engine/conv.h"
+#include "engine/output.h"
 
 #include <math.h>
 #include <string.h>
@@ -104,13 +104,52 @@ fc_status fc_conv_plan_make(fc_conv_plan *plan, const fc_conv *p, fc_direction d
     return choose(plan, algorithm, threads);
 }
 
+typedef struct outputs {
+    const fc_conv_plan *plan;
+    void *y;
+} outputs;
+
+/* The bounds of one plane of a channel; of one of all channels where these are neighbours. */
+static void clamp_plane(void *context, int64_t task, int worker)
+{
+    (void)worker;
+    const outputs *j = context;
+    const fc_conv *p = &j->plan->problem;
+    const fc_kernels *kernels = fc_dispatch(p->real);
+    int64_t channels = p->groups * p->out_channels, inner = p->y.c == 1 ? channels : p->y.s[2] == 1 ? p->window.out[2] : 1;
+    int64_t planes = p->window.out[0] * (p->y.c == 1 ? 1 : channels), n = task / planes, rest = task % planes;
+    int64_t first = n * p->y.n + rest % p->window.out[0] * p->y.s[0] + rest / p->window.out[0] * p->y.c;
+    for (int64_t oh = 0; oh < p->window.out[1]; oh++)
+        for (int64_t ow = 0; ow < p->window.out[2]; ow += p->y.c == 1 ? 1 : inner)
+            fc_output_clamp(p, kernels, fc_at(j->y, first + oh * p->y.s[1] + ow * p->y.s[2], kernels->size), inner);
+}
+
+/* Whether a driver applies the bounds itself, while an output is in the cache; else they are a pass over memory. */
+static int is_bounded(const fc_driver *driver)
+{
+    return driver == &fc_driver_depthwise || driver == &fc_driver_winograd || driver == &fc_driver_pixels ||
+           driver == &fc_driver_reference;
+}
+
+static void clamp_outputs(const fc_conv_plan *plan, void *y)
+{
+    const fc_conv *p = &plan->problem;
+    outputs j = {plan, y};
+    int64_t planes = p->window.out[0] * (p->y.c == 1 ? 1 : p->groups * p->out_channels);
+    fc_parallel(plan->threads, p->batch * planes, clamp_plane, &j);
+}
+
 fc_status fc_conv_execute(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
 {
     if (plan->direction == FC_ADJOINT)
         return fc_adjoint_execute(plan, x, w, bias, y);
     if (plan->algorithm < 0)
         return FC_OK;
-    return drivers_of(plan->direction)[plan->algorithm]->run(plan, x, w, bias, y);
+    const fc_driver *driver = drivers_of(plan->direction)[plan->algorithm];
+    fc_status status = driver->run(plan, x, w, bias, y);
+    if (status == FC_OK && plan->problem.bounds.on && !is_bounded(driver))
+        clamp_outputs(plan, y);
+    return status;
 }
 
 int fc_conv_options(const fc_conv *p, fc_direction direction, fc_precision precision, fc_conv_option *options)

@@ -156,6 +156,9 @@ static void run_channel(const job *j, const void *const *table, void *tile, int6
     for (int64_t f = 0; f < fc_min(step, rows); f++)
         kernel(&l->input.window, w, init, table + f, fc_at(out, f * row, kernels->size), step * row,
                fc_ceil_div(rows - f, step));
+    int whole = row == l->tile_row; /* rows without gaps */
+    for (int64_t r = 0; r < (whole ? 1 : rows); r++)
+        fc_output_clamp(p, kernels, fc_at(out, r * row, kernels->size), whole ? rows * row : p->window.out[2]);
     if (!l->in_place && l->flat)
         kernels->scatter_row(y, 1, tile, rows * l->tile_row, 0);
     else if (!l->in_place)

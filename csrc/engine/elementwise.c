@@ -1,6 +1,7 @@
 /* What stands between the convolutions of a training step: ReLU's gradient, batch normalisation, the momentum step.
  *
  *     relu:        dx = g where low < y < high, else 0
+ *     residual:    y = min(max(y + x, low), high)
  *     momentum:    u = keep u + fraction g,  w = w - lr u  (Nesterov: w - lr (g + momentum u))
  *     batch norm:  y = (x - mean_c) weight_c / sqrt(variance_c + eps) + bias_c,  and its gradient
  *
@@ -8,7 +9,7 @@
  * A channel is read three times (mean, variance, output), but stays in the second-level cache between: one pass over memory instead of
  * NumPy's eight.  No scratch.
  *
- * Not here: ReLU forward, which NumPy does at the speed of memory (np.maximum: 3.7 ms of N1's 195 ms step); SGD without momentum, two
+ * Not here: ReLU forward, which convolutions do as they store (`bounds` of fc_conv), and NumPy elsewhere; SGD without momentum, two
  * passes in NumPy that nobody waits for.
  */
 #include <math.h>
@@ -46,6 +47,20 @@ void fc_gate(fc_real real, int64_t count, double low, double high, const void *y
 {
     elements e = {.kernels = fc_dispatch(real), .count = count, .dst = dst, .gradient = gradient, .y = y, .low = low, .high = high};
     fc_parallel(threads_for(count), (count + PIECE - 1) / PIECE, gate_piece, &e);
+}
+
+static void add_piece(void *context, int64_t piece, int worker)
+{
+    (void)worker;
+    const elements *e = context;
+    int64_t first = piece * PIECE, count = e->count - first < PIECE ? e->count - first : PIECE, at = first * e->kernels->size;
+    e->kernels->elementwise.add(e->dst + at, e->y + at, e->low, e->high, count);
+}
+
+void fc_residual_add(fc_real real, int64_t count, double low, double high, const void *x, void *y)
+{
+    elements e = {.kernels = fc_dispatch(real), .count = count, .dst = y, .y = x, .low = low, .high = high};
+    fc_parallel(threads_for(count), (count + PIECE - 1) / PIECE, add_piece, &e);
 }
 
 static void momentum_piece(void *context, int64_t piece, int worker)

@@ -11,6 +11,13 @@ static inline int fc_output_in_place(const fc_conv *p, int64_t rows, int64_t pit
     return (p->y.s[2] == 1 || width == 1) && (rows == 1 || (pitch == width && p->y.s[1] == width));
 }
 
+/* The problem's bounds applied to elements that have just been written. */
+static inline void fc_output_clamp(const fc_conv *p, const fc_kernels *kernels, void *y, int64_t count)
+{
+    if (p->bounds.on)
+        kernels->elementwise.clamp(y, p->bounds.low, p->bounds.high, count);
+}
+
 /* Copies `rows` rows of `pitch` to y, the element (od, oh, 0) of one channel. */
 static inline void fc_output_store(const fc_conv *p, const fc_kernels *kernels, void *y, const void *block, int64_t rows,
                                    int64_t pitch)

@@ -174,6 +174,8 @@ static void run_task(void *context, int64_t task, int worker)
     if (j->l.in_place && fc_sweep_pays(p, kernels)) {
         fc_sweep_run(&gemm, last - first, fc_at(w, first * j->l.weights.o, size), j->l.weights.o, b,
                      fc_at(y, first * p->y.c, size), p->y.c, j->bias ? fc_at(j->bias, g * p->out_channels + first, size) : NULL);
+        for (int64_t o = first; o < last; o++)
+            fc_output_clamp(p, kernels, fc_at(y, o * p->y.c, size), gemm.columns);
         return;
     }
     for (int64_t o = first; o < last;) {
@@ -184,8 +186,11 @@ static void run_task(void *context, int64_t task, int worker)
         const void *init = j->bias ? fc_at(j->bias, g * p->out_channels + o, size) : NULL;
         if (j->l.in_place) {
             fc_gemm_run(&gemm, mr, a, b, fc_at(y, o * p->y.c, size), p->y.c, init, 0);
+            for (int64_t m = o; m < o + mr; m++)
+                fc_output_clamp(p, kernels, fc_at(y, m * p->y.c, size), gemm.columns);
         } else {
             fc_gemm_run(&gemm, mr, a, b, tile, j->l.tile_row, init, 0);
+            fc_output_clamp(p, kernels, tile, mr * j->l.tile_row);
             store_tile(j, fc_at(y, o * p->y.c, size), tile, mr, rows);
         }
         o += mr;

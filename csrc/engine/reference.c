@@ -3,7 +3,7 @@
  * Always applies, needs no scratch, and is the fastest for problems of a few hundred multiplications, where the other
  * drivers' preparations cost more than the sums.  Sums are in double.
  */
-#include "engine/conv.h"
+#include "engine/output.h"
 
 /* Taps of one axis that meet the image: begin ... begin + count; returns the position that the first one reads. */
 static int64_t clip(const fc_window *w, int axis, int64_t o, int64_t *begin, int64_t *count)
@@ -36,8 +36,9 @@ void fc_reference_row(const fc_conv *p, const void *x, const void *w, const void
     const void *init = bias ? fc_at(bias, o, size) : NULL;
     for (int64_t ow = first; ow < last; ow++) {
         int64_t at = clip(window, 2, ow, &begin, &n[3]);
-        kernels->dot(fc_at(y, y0 + ow * p->y.s[2], size), init, n, fc_at(x, x0 + at * p->x.s[2], size), xs,
-                     fc_at(w, w0 + begin * p->w.k[2], size), ws);
+        void *out = fc_at(y, y0 + ow * p->y.s[2], size);
+        kernels->dot(out, init, n, fc_at(x, x0 + at * p->x.s[2], size), xs, fc_at(w, w0 + begin * p->w.k[2], size), ws);
+        fc_output_clamp(p, kernels, out, 1);
     }
 }
 

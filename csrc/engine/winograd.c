@@ -351,7 +351,8 @@ static void store_cells(const job *j, const target *targets, int count, int64_t 
         by_tile |= (unsigned)!inside << k;
     }
     const void *init = j->bias ? fc_at(j->bias, o, size) : NULL;
-    int finite = j->l.winograd->output(cells, row, m, j->l.m_step, init);
+    const double bounds[] = {p->bounds.on ? p->bounds.low : -INFINITY, p->bounds.on ? p->bounds.high : INFINITY};
+    int finite = j->l.winograd->output(cells, row, m, j->l.m_step, init, bounds);
     for (int k = 0; k < count && (by_tile || !finite); k++)
         for (int64_t r = 0; r < targets[k].rows; r++)
             if (finite && by_tile >> k & 1 && targets[k].columns > 0)

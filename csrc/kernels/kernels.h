@@ -182,13 +182,14 @@ typedef struct fc_pool_kernels {
  *           and whose rows are `row` elements apart; reads cell + 4 elements of six rows of each.
  * weights:  dst[f * step + o * row + c], o < outputs, c < channels in whole vectors (zeros beyond): the transforms of the 3x3
  *           kernels, element (o, c, i, j) at stride[0] o + stride[1] c + stride[2] i + stride[3] j.
- * output:   the group's outputs at cells[k], rows row[k] apart, from src[f * step + t]; 0 if any of them is not finite. */
+ * output:   the group's outputs at cells[k], rows row[k] apart, from src[f * step + t]: the nearest of bounds[0] ... bounds[1];
+ *           0 if any of them is not finite. */
 typedef struct fc_winograd_kernels {
     int cell, cells;
     void (*input)(void *dst, int64_t step, const void *const *cells, int64_t row);
     void (*weights)(void *dst, int64_t step, int64_t row, const void *w, const int64_t *stride, int64_t outputs,
                     int64_t channels);
-    int (*output)(void *const *cells, const int64_t *row, const void *src, int64_t step, const void *init);
+    int (*output)(void *const *cells, const int64_t *row, const void *src, int64_t step, const void *init, const double *bounds);
 } fc_winograd_kernels;
 
 /* The weight gradient by the same transforms (NULL for float64).  Lanes are channels: pixel (i, j) of tile t < tiles is the
@@ -210,9 +211,11 @@ typedef struct fc_winograd_gradient_kernels {
 typedef int (*fc_winograd_outputs_kernel)(void *y, int64_t row, int64_t pixel, const void *src, int64_t step, int64_t next,
                                           const void *init, int64_t tiles);
 
-/* Elementwise: one pass over contiguous memory, any count; dst may be no other array.
+/* Elementwise: one pass over contiguous memory, any count; dst may be gradient, and no other array.
  *
  * gate:         dst[j] = gradient[j] where low < y[j] < high, else 0; comparisons with NaN are false, and close nothing
+ * clamp:        y[j] = the nearest of low ... high; NaN stays
+ * add:          y[j] = the nearest of low ... high to y[j] + x[j]
  * momentum:     u[j] = keep u[j] + fraction g[j],  w[j] -= lr u[j]  (nesterov: w[j] -= lr (g[j] + momentum u[j]))
  * square_row:   *sum += sum_j (x[j] - mean)^2, in double
  * product_row:  *sum += sum_j g[j],  *product += sum_j g[j] (x[j] - mean), in double
@@ -220,6 +223,8 @@ typedef int (*fc_winograd_outputs_kernel)(void *y, int64_t row, int64_t pixel, c
  * combine_row:  dst[j] = (g[j] - shift - (x[j] - mean) slope) factor */
 typedef struct fc_elementwise_kernels {
     void (*gate)(void *dst, const void *gradient, const void *y, double low, double high, int64_t count);
+    void (*clamp)(void *y, double low, double high, int64_t count);
+    void (*add)(void *y, const void *x, double low, double high, int64_t count);
     void (*momentum)(void *w, void *u, const void *g, double keep, double fraction, double momentum, double lr, int nesterov,
                      int64_t count);
     void (*square_row)(double *sum, const void *x, double mean, int64_t count);

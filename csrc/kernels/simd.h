@@ -12,7 +12,9 @@
 #define JOIN(a, b, c, d) JOIN_(a, b, c, d)
 #define NAME(family) JOIN(family, f, REAL_BITS, ISA)
 #define LANES ((int)(VECTOR_BYTES / sizeof(real)))
+#ifndef INLINE /* the sanitizers' builds do not inline */
 #define INLINE static inline __attribute__((always_inline))
+#endif
 #endif
 
 #if REAL_BITS == 32
@@ -49,6 +51,18 @@ INLINE void store(real *p, v x)
 INLINE v splat(real s)
 {
     return s - (v){0};
+}
+
+/* The nearest of low ... high; NaN, which is neither below nor above, stays. */
+#define clamp NAME(clamp)
+INLINE v clamp(v x, v low, v high)
+{
+    v y;
+    for (int l = 0; l < LANES; l++) {
+        real a = low[l] > x[l] ? low[l] : x[l];
+        y[l] = high[l] < a ? high[l] : a;
+    }
+    return y;
 }
 
 /* Lane l of the result is element index[l] of x and y as one row. */

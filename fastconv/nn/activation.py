@@ -10,7 +10,26 @@ from ._arguments import axis_index, integer
 from .layer import Layer
 
 
-class ReLU(Layer):
+class _Limiter(Layer):
+    """The nearest number of an interval; the gradient passes within it."""
+
+    _low, _high = 0.0, np.inf
+
+    def _bounds(self) -> tuple[float, float] | None:
+        # A derived class may have another _forward.
+        return (self._low, self._high) if type(self)._forward is _Limiter._forward else None
+
+    def _forward(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if not self._is_limited:
+            x = np.asarray(np.clip(x, self._low, self._high, out=x if self._may_overwrite else None))
+        return x, x
+
+    def _backward(self, grad_output: np.ndarray, y: np.ndarray, input_gradient: bool) -> np.ndarray:
+        high = self._high if np.isfinite(self._high) else np.nan  # an infinite y is open
+        return _core.gate(y, grad_output, self._low, high, self._may_overwrite)
+
+
+class ReLU(_Limiter):
     """Rectified linear unit, ``y = max(x, 0)``; ``dL/dx = dL/dy`` where ``x > 0``, else 0.
 
     Input and output of any shape, float32 or float64. A caller's input is not written to; in a chain, the output of a
@@ -28,15 +47,8 @@ class ReLU(Layer):
     array([ 0.,  0.,  2., nan])
     """
 
-    def _forward(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        y = np.maximum(x, 0, out=x if self._may_overwrite else None)
-        return y, y
 
-    def _backward(self, grad_output: np.ndarray, y: np.ndarray, input_gradient: bool) -> np.ndarray:
-        return _core.gate(y, grad_output, 0, np.nan)
-
-
-class ReLU6(Layer):
+class ReLU6(_Limiter):
     """Rectified linear unit with a ceiling, ``y = min(max(x, 0), 6)``; ``dL/dx = dL/dy`` where ``0 < x < 6``, else 0.
 
     Input and output of any shape, float32 or float64.
@@ -53,12 +65,7 @@ class ReLU6(Layer):
     array([0., 2., 6.])
     """
 
-    def _forward(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        y = np.asarray(np.clip(x, 0, 6, out=x if self._may_overwrite else None))
-        return y, y
-
-    def _backward(self, grad_output: np.ndarray, y: np.ndarray, input_gradient: bool) -> np.ndarray:
-        return _core.gate(y, grad_output, 0, 6)
+    _high = 6.0
 
 
 class Identity(Layer):

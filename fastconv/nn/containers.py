@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
+from itertools import zip_longest
 from typing import Self
 
 import numpy as np
+
+from fastconv import _core
 
 from .layer import Layer
 
@@ -131,6 +134,16 @@ class Sequential(Layer):
         """The layers that the input passes one after the other."""
         return self.layers
 
+    @property
+    def _output_is_free(self) -> bool:
+        chain = self._chain()
+        return bool(chain) and chain[-1]._output_is_free
+
+    @property
+    def _gradient_is_free(self) -> bool:
+        chain = self._chain()
+        return bool(chain) and chain[0]._gradient_is_free
+
     def _leaves(self) -> Iterator[tuple[str, Layer]]:
         for child, layer in self.children.items():
             yield from ((f"{child}.{name}" if name else child, leaf) for name, leaf in layer._leaves())
@@ -148,13 +161,15 @@ class Sequential(Layer):
         ndarray
             What the last layer returns.
         """
-        free = False
-        for layer in self._chain():
-            layer._may_overwrite = free
+        chain = self._chain()
+        free, limits = False, None
+        for layer, following in zip_longest(chain, chain[1:]):
+            layer._may_overwrite, layer._is_limited = free, limits is not None
+            layer._limits = limits = following._bounds() if following is not None and layer._can_limit else None
             try:
                 input = layer.forward(input)
             finally:
-                layer._may_overwrite = False
+                layer._may_overwrite, layer._is_limited, layer._limits = False, False, None
             free = layer._output_is_free
         return input
 
@@ -174,10 +189,15 @@ class Sequential(Layer):
         """
         chain = self._chain()
         first = 0 if input_gradient else next((i for i, layer in enumerate(chain) if layer.params), len(chain))
-        for layer in reversed(chain[first + 1 :]):
-            grad_output = layer.backward(grad_output)
-        for layer in chain[first : first + 1]:
-            grad_output = layer.backward(grad_output, input_gradient=input_gradient)
+        free = False
+        for place in range(len(chain) - 1, first - 1, -1):
+            layer = chain[place]
+            layer._may_overwrite = free
+            try:
+                grad_output = layer.backward(grad_output, input_gradient=input_gradient or place > first)
+            finally:
+                layer._may_overwrite = False
+            free = layer._gradient_is_free
         return grad_output if input_gradient else None
 
     def train(self, mode: bool = True) -> Self:
@@ -253,6 +273,8 @@ class Residual(Sequential):
     """
 
     _output_is_free = True
+    _gradient_is_free = True
+    _can_limit = True
 
     def __init__(self, *layers: Layer | Mapping[str, Layer], downsample: Layer | None = None) -> None:
         super().__init__(*layers)
@@ -267,7 +289,7 @@ class Residual(Sequential):
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         """``f(input) + s(input)``; see `Sequential.forward`."""
-        chain = self._chain()
+        limits = self._limits
         y = super().forward(input)
         around = self.children["downsample"].forward(input) if "downsample" in self.children else np.asarray(input)
         if y.shape != around.shape:
@@ -275,7 +297,10 @@ class Residual(Sequential):
                 f"the layers of Residual and its downsample must agree in shape, got {y.shape} and {around.shape} "
                 f"for an input of shape {np.shape(input)}"
             )
-        return np.add(y, around, out=y if chain and chain[-1]._output_is_free else None)
+        if not super()._output_is_free:
+            y = y.copy()
+        _core.add(y, around, limits)
+        return y
 
     def backward(self, grad_output: np.ndarray, *, input_gradient: bool = True) -> np.ndarray | None:
         """The sum of both ways' gradients; see `Sequential.backward`."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from fastconv import _core
 from fastconv import functional as F
 
 from ._arguments import check_channels, integer, per_axis, random_generator, real_dtype
@@ -33,6 +34,7 @@ class _Convolution(Layer):
     _gradient: Callable[..., Any]
     _transposed = False
     _output_is_free = True
+    _gradient_is_free = True
 
     def __init__(
         self,
@@ -78,7 +80,11 @@ class _Convolution(Layer):
 
     def _forward(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         check_channels(x, self._axes, self.in_channels, type(self).__name__)
-        return self._function(x, self.params["weight"], self.params.get("bias"), **self._options()), x
+        parameters = x, self.params["weight"], self.params.get("bias")
+        if self._limits is None:
+            return self._function(*parameters, **self._options()), x
+        geometry = self.stride, self.padding, self.dilation, self.groups
+        return _core.convolve(self._axes, False, *parameters, *geometry, None, None, 0, self._limits), x
 
     def _backward(self, grad_output: np.ndarray, x: np.ndarray, input_gradient: bool) -> np.ndarray | None:
         gradients = self._gradient(
@@ -94,6 +100,8 @@ class _Convolution(Layer):
 
 
 class _ConvNd(_Convolution):
+    _can_limit = True
+
     def __init__(
         self,
         in_channels: int,

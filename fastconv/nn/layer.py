@@ -67,7 +67,13 @@ class Layer:
     # Whether every output is a new array that the layer itself does not need any more; a chain's next layer may then write
     # its own output over it, if it can, while the chain says so.
     _output_is_free = False
+    # The same of the gradient that `_backward` returns.
+    _gradient_is_free = False
     _may_overwrite = False
+    # A chain asks a layer that can limit its own outputs while it writes them to do so for the ReLU that follows.
+    _can_limit = False
+    _limits: tuple[float, float] | None = None
+    _is_limited = False
 
     def __init__(self, dtype: DTypeLike | None = None) -> None:
         self.params: MutableMapping[str, np.ndarray] = {}
@@ -87,6 +93,10 @@ class Layer:
 
     def _backward(self, grad_output: np.ndarray, saved: Any, input_gradient: bool) -> np.ndarray | None:
         raise NotImplementedError(f"{type(self).__name__} defines no _backward")
+
+    def _bounds(self) -> tuple[float, float] | None:
+        """What the layer is if it is nothing but the nearest number of an interval."""
+        return None
 
     def forward(self, input: np.ndarray) -> np.ndarray:
         """Apply the layer and remember what `backward` needs.
@@ -115,6 +125,7 @@ class Layer:
             )
         if x.dtype not in _REAL:
             raise TypeError(f"input of {type(self).__name__} must be float32 or float64, got {x.dtype}")
+        self._saved = self._output = None  # the memory of the last pass serves this one
         y, self._saved = self._forward(x)
         self._output = y.shape, y.dtype
         return y
@@ -156,6 +167,7 @@ class Layer:
             raise TypeError(f"grad_output of {name} must have the output's dtype {dtype}, got {gradient.dtype}")
         if not (input_gradient or self.params):
             return None
+        self.grads.clear()  # before the new ones are made, so that they find the old ones' memory
         grad_input = self._backward(gradient, self._saved, input_gradient)
         return grad_input if input_gradient else None
 

@@ -26,6 +26,7 @@ def _eps(eps: float) -> float:
 
 class _BatchNorm(Layer):
     _output_is_free = True
+    _gradient_is_free = True
     _dimensions: tuple[int, ...]
     _layout: str
 

@@ -10,6 +10,7 @@ arXiv:1406.4729.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,7 @@ class _Pool(Layer):
     _axes: int
     _function: Callable[..., np.ndarray]
     _gradient: Callable[..., np.ndarray]
+    _gradient_is_free = True
 
 
 class _MaxPool(_Pool):
@@ -46,13 +48,22 @@ class _MaxPool(_Pool):
         self.dilation = per_axis(dilation, self._axes, "dilation")
         self.ceil_mode = bool(ceil_mode)
 
-    def _forward(self, x: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, Shape]]:
-        y, indices = self._function(x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, True)
+    def _pool(self, x: np.ndarray, return_indices: bool) -> Any:
+        return self._function(x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, return_indices)
+
+    def _forward(self, x: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray | None, np.ndarray | Shape]]:
+        if not self.training:  # a gradient is unlikely
+            return self._pool(x, False), (None, x)
+        y, indices = self._pool(x, True)
         return y, (indices, x.shape)
 
-    def _backward(self, grad_output: np.ndarray, saved: tuple[np.ndarray, Shape], input_gradient: bool) -> np.ndarray:
-        indices, input_size = saved
-        return self._gradient(grad_output, indices, input_size)
+    def _backward(
+        self, grad_output: np.ndarray, saved: tuple[np.ndarray | None, np.ndarray | Shape], input_gradient: bool
+    ) -> np.ndarray:
+        indices, of = saved
+        if indices is None:
+            return self._gradient(grad_output, self._pool(of, True)[1], of.shape)
+        return self._gradient(grad_output, indices, of)
 
 
 class _AvgPool(_Pool):

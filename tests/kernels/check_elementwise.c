@@ -43,6 +43,41 @@ void check_elementwise_gate(subject *s)
             }
 }
 
+/* Both limit y, the latter after x has been added to it. */
+static void limit_cases(subject *s, int adding)
+{
+    static const double lows[] = {0, -0.5, -INFINITY}, highs[] = {INFINITY, 0.5, 0.25};
+    for (int c = 0; c < COUNT_CASES; c++)
+        for (int b = 0; b < 3; b++)
+            for (int at_end = 0; at_end < 2; at_end++, s->cases++) {
+                operands o = random_operands(s, COUNTS[c], at_end);
+                for (int64_t j = 0; j < COUNTS[c]; j += 5)
+                    array_put(o.x, j, j % 2 ? NAN : j % 3 ? INFINITY : -INFINITY);
+                array_lock(o.g);
+                array_watch(o.x);
+                for (int64_t j = 0; j < COUNTS[c]; j++) {
+                    double y = value_round(s->type, array_get(o.x, j) + (adding ? array_get(o.g, j) : 0));
+                    array_expect(o.x, j, y < lows[b] ? lows[b] : y > highs[b] ? highs[b] : y, 0);
+                }
+                if (adding)
+                    s->kernels->elementwise.add(o.x->data, o.g->data, lows[b], highs[b], COUNTS[c]);
+                else
+                    s->kernels->elementwise.clamp(o.x->data, lows[b], highs[b], COUNTS[c]);
+                array_check(o.x, "y");
+                arrays_reset();
+            }
+}
+
+void check_elementwise_clamp(subject *s)
+{
+    limit_cases(s, 0);
+}
+
+void check_elementwise_add(subject *s)
+{
+    limit_cases(s, 1);
+}
+
 void check_elementwise_momentum(subject *s)
 {
     for (int c = 0; c < COUNT_CASES; c++)

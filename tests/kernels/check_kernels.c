@@ -51,6 +51,8 @@ static const struct row {
     {"pool.spread", check_pool_spread},
     {"pool.route", check_pool_route},
     {"elementwise.gate", check_elementwise_gate},
+    {"elementwise.clamp", check_elementwise_clamp},
+    {"elementwise.add", check_elementwise_add},
     {"elementwise.momentum", check_elementwise_momentum},
     {"elementwise.square_row", check_elementwise_square_row},
     {"elementwise.product_row", check_elementwise_product_row},

@@ -52,6 +52,8 @@ void check_pool_box_sum(subject *s);
 void check_pool_spread(subject *s);
 void check_pool_route(subject *s);
 void check_elementwise_gate(subject *s);
+void check_elementwise_clamp(subject *s);
+void check_elementwise_add(subject *s);
 void check_elementwise_momentum(subject *s);
 void check_elementwise_square_row(subject *s);
 void check_elementwise_product_row(subject *s);

@@ -127,7 +127,10 @@ static void output_case(subject *s, const fc_winograd_kernels *w, int at_end)
     int64_t row[FC_WINOGRAD_CELLS_MAX], size = 3 * (w->cell + 3) + w->cell;
     int spoilt = random_integer(0, 3) == 0, with_init = random_integer(0, 1) != 0, tiles = w->cell / 4;
     void *cells[FC_WINOGRAD_CELLS_MAX];
-    describe("output of %d cells of %d%s%s", w->cells, w->cell, with_init ? " init" : "", spoilt ? " not finite" : "");
+    int bounded = random_integer(0, 1) != 0;
+    const double bounds[] = {bounded ? -0.5 : -INFINITY, bounded ? 1.5 : INFINITY};
+    describe("output of %d cells of %d%s%s%s", w->cells, w->cell, with_init ? " init" : "", spoilt ? " not finite" : "",
+             bounded ? " bounded" : "");
     array *src = array_random(FLOAT32, 35 * step + lanes, at_end), *init = array_random(FLOAT32, 1, at_end);
     array *y = array_take(FLOAT32, w->cells * size, at_end);
     if (spoilt)
@@ -146,11 +149,11 @@ static void output_case(subject *s, const fc_winograd_kernels *w, int at_end)
             m[f] = array_get(src, f * step + t);
         for (int i = 0; i < 16; i++) {
             double want = transformed(&output_matrix[0][0], 6, i / 4, i % 4, m, &bound) + bias;
-            array_expect(y, begin[t / tiles] + i / 4 * row[t / tiles] + t % tiles * 4 + i % 4, want,
+            array_expect(y, begin[t / tiles] + i / 4 * row[t / tiles] + t % tiles * 4 + i % 4, fmin(fmax(want, bounds[0]), bounds[1]),
                          spoilt ? INFINITY : bound + 2 * value_epsilon(FLOAT32) * (fabs(bias) + fabs(want)));
         }
     }
-    int finite = w->output(cells, row, src->data, step, with_init ? init->data : NULL);
+    int finite = w->output(cells, row, src->data, step, with_init ? init->data : NULL, bounds);
     array_check(y, "output");
     if ((finite == 0) != spoilt)
         fail("returned %d", finite);
