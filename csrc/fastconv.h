@@ -161,7 +161,7 @@ typedef struct fc_pool_plan {
     int32_t indexed, threads;
     int64_t units, units_per_task;
     int64_t shared, worker, scratch; /* bytes for all, for each thread, for the whole call */
-    int64_t tile[2];                 /* the driver's own choice, see its file */
+    int64_t tile[4];                 /* the driver's own choice, see its file */
 } fc_pool_plan;
 
 /* PyTorch's output size of one axis, or 0 where no window fits. */

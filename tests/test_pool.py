@@ -1,7 +1,8 @@
 """Pooling and unpooling against PyTorch, forward and backward, through every driver of the engine.
 
-Values and indices of a maximum are equal, not close. Three drivers share the work: `rows` (windows alike, lanes along a
-row), `channels` (channels last in memory, as many as a vector has lanes), `box` (one window at a time).
+Values and indices of a maximum are equal, not close. Four drivers share the work: `rows` (windows alike, lanes along a
+row), `channels` (channels last in memory, as many as a vector has lanes), `planes` (as many planes, transposed), `box` (one window
+at a time).
 """
 
 import numpy as np
@@ -181,6 +182,18 @@ def test_large_planes(shape, rng):
 def test_adaptive_sizes_from_global_to_larger_than_the_input(size, rng):
     check_adaptive(eighths(rng, (2, 5, 33, 37), np.float32), size)
     check_adaptive(eighths(rng, (2, 33, 9, 11), np.float64), size, channels_last)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_many_planes(layout, dtype):
+    """Groups of planes with a tail, bands of rows, narrow and unequal windows; two images that are one run of planes or not."""
+    rng = np.random.default_rng(7)
+    for shape, size in [((2, 70, 13, 13), 6), ((3, 33, 60, 61), (7, 9)), ((2, 19, 5, 7, 6), (3, 2, 4)), ((1, 150, 90), 40)]:
+        check_adaptive(eighths(rng, shape, dtype), size, layout)
+        check_max_pool(eighths(rng, shape, dtype), (2, 2), layout)
+        check_avg_pool(eighths(rng, shape, dtype), (3, 2, 1, True, False), layout=layout)
+    check_adaptive(eighths(rng, (4, 40, 9, 14), dtype)[::2], (4, 5), layout)
 
 
 def test_stride_beyond_the_input_and_gaps_between_windows(rng):

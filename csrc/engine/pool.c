@@ -1,9 +1,10 @@
-/* Pooling: sizes, and the choice among three drivers by estimated cost.  The last of the list always applies. */
+/* Pooling: sizes, and the choice among four drivers by estimated cost.  The last of the list always applies. */
 #include "engine/pool.h"
 
 #include <math.h>
 
-static const fc_pool_driver *const drivers[] = {&fc_pool_driver_channels, &fc_pool_driver_rows, &fc_pool_driver_box};
+static const fc_pool_driver *const drivers[] = {&fc_pool_driver_channels, &fc_pool_driver_rows, &fc_pool_driver_planes,
+                                                &fc_pool_driver_box};
 enum { DRIVERS = sizeof drivers / sizeof drivers[0] };
 
 /* Nanoseconds: below SERIAL one thread does it all (waking another costs 5-50 us), a task takes about TASK. */

@@ -26,7 +26,7 @@ typedef struct fc_pool_driver {
     void (*run)(const fc_pool_job *job, int64_t begin, int64_t end, char *scratch);
 } fc_pool_driver;
 
-extern const fc_pool_driver fc_pool_driver_rows, fc_pool_driver_channels, fc_pool_driver_box;
+extern const fc_pool_driver fc_pool_driver_rows, fc_pool_driver_channels, fc_pool_driver_planes, fc_pool_driver_box;
 
 /* What stop `o` of an axis covers: positions first, first + step, ..., `taps` of them, all inside x. */
 typedef struct fc_pool_range {
@@ -86,10 +86,35 @@ static inline int fc_pool_divides_evenly(const fc_pool *p)
     return p->count_padding ? end <= w->in[2] + w->offset[2] : w->offset[2] == 0 && end <= w->in[2];
 }
 
+/* What windows of a problem whose channels are last take of a worker: books plan->tile[0], tile[1] and worker, or says why it
+ * is too much.  Then output rows [begin, end), numbered through images and planes. */
+const char *fc_pool_channels_book(fc_pool_plan *plan);
+void fc_pool_channels_run(const fc_pool_job *job, int64_t begin, int64_t end, char *scratch);
+
 static inline int64_t fc_pool_planes(const fc_pool *p)
 {
     return p->batch * p->channels;
 }
+
+/* The stops of an axis that meet positions [begin, end) of x: the first, and how many.  Of a mean. */
+static inline void fc_pool_meet(const fc_pool *p, int axis, int64_t begin, int64_t end, int64_t *first, int64_t *count)
+{
+    const fc_window *w = &p->window;
+    int64_t in = w->in[axis], out = w->out[axis], stride = w->stride[axis], last;
+    if (p->adaptive) {
+        *first = begin * out / in;
+        last = fc_ceil_div(end * out, in);
+    } else {
+        int64_t before = begin + w->offset[axis] - w->kernel[axis];
+        *first = before < 0 ? 0 : before / stride + 1;
+        last = (end - 1 + w->offset[axis]) / stride + 1;
+    }
+    *count = fc_max(0, fc_min(last, out) - *first);
+}
+
+/* The gradient of a normalised mean, lanes over planes: whether its copies fit, and what it is. */
+int fc_pool_planes_serve(const fc_pool *problem);
+fc_status fc_pool_planes_adjoint(const fc_pool *problem, void *x, const void *y);
 
 /* The gradient of a normalised mean whose windows are regular and overlap little: whether it is one, and what it is. */
 int fc_pool_spreads(const fc_pool *problem);

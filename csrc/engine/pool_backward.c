@@ -1,6 +1,6 @@
 /* The gradients of pooling, and unpooling.
  *
- * Mean, where windows are unequal or overlap much (else pool_spread.c): every window gives each of its positions y / divisor.
+ * Mean, where pool_spread.c and pool_planes.c do not serve (much overlap, few planes): every window gives each of its positions y / divisor.
  * A row of outputs is divided and spread along w once, then added to (or, where windows lie side by side, stored as) all rows
  * of x that its windows meet:
  *
@@ -56,22 +56,6 @@ typedef struct chunk {
     int64_t begin, columns, q, count;
     int stores; /* rows of x are overwritten, not added to */
 } chunk;
-
-/* The stops along w that reach columns [begin, end) of x. */
-static void reaching_stops(const fc_pool *p, int64_t begin, int64_t end, int64_t *first, int64_t *last)
-{
-    const fc_window *w = &p->window;
-    int64_t in = w->in[2], out = w->out[2], stride = w->stride[2], offset = w->offset[2];
-    if (p->adaptive) {
-        *first = begin * out / in;
-        *last = fc_ceil_div(end * out, in);
-    } else {
-        int64_t before = begin + offset - w->kernel[2];
-        *first = before < 0 ? 0 : before / stride + 1;
-        *last = fc_ceil_div(end + offset, stride);
-    }
-    *last = fc_min(*last, out);
-}
 
 static void list_windows(const mean_job *j, chunk *b)
 {
@@ -172,12 +156,12 @@ static void run_global(void *context, int64_t task, int worker)
 static void run_mean(void *context, int64_t task, int worker)
 {
     const mean_job *j = context;
-    int64_t begin = task * j->planes_per_task, end = fc_min(fc_pool_planes(&j->p), begin + j->planes_per_task), first, last;
+    int64_t begin = task * j->planes_per_task, end = fc_min(fc_pool_planes(&j->p), begin + j->planes_per_task), first, count;
     chunk *b = (chunk *)(void *)(j->scratch + worker * fc_arena_round(sizeof *b));
     for (b->begin = 0; b->begin < j->p.window.in[2]; b->begin += BLOCK) {
         b->columns = fc_min(BLOCK, j->p.window.in[2] - b->begin);
-        reaching_stops(&j->p, b->begin, b->begin + b->columns, &first, &last);
-        run_block(j, b, begin, end, first, last);
+        fc_pool_meet(&j->p, 2, b->begin, b->begin + b->columns, &first, &count);
+        run_block(j, b, begin, end, first, first + count);
     }
 }
 
@@ -219,6 +203,10 @@ fc_status fc_pool_mean_adjoint(const fc_pool *problem, void *x, const void *y)
     if (fc_pool_normalize(&j.p))
         return FC_INVALID;
     merge_axes(&j.p);
+    if (j.p.x.s[2] == 1 && fc_pool_spreads(&j.p))
+        return fc_pool_spread(&j.p, x, y);
+    if (!is_global(&j.p) && fc_pool_planes_serve(&j.p))
+        return fc_pool_planes_adjoint(&j.p, x, y);
     if (fc_pool_spreads(&j.p))
         return fc_pool_spread(&j.p, x, y);
     look_along_axes(&j);

@@ -10,28 +10,7 @@
 #include "engine/pool.h"
 
 enum { GROUP_BYTES = 16 << 10 };
-
-static int64_t most_taps(const fc_pool *p, int axis)
-{
-    const fc_window *w = &p->window;
-    return p->adaptive ? fc_ceil_div(w->in[axis], w->out[axis]) : fc_min(w->kernel[axis], w->in[axis]);
-}
-
-static const char *plan_box(fc_pool_plan *plan, double *cost)
-{
-    const fc_pool *p = &plan->problem;
-    plan->units = fc_pool_planes(p);
-    plan->shared = plan->worker = 0;
-    double rows = (double)most_taps(p, 0) * (double)most_taps(p, 1), row = (double)most_taps(p, 2);
-    if (p->x.s[2] == 1 && row == (double)p->window.in[2]) {
-        row *= rows;
-        rows = 1;
-    }
-    double lanes = p->x.s[2] == 1 ? (double)fc_dispatch(p->real)->lanes : 1;
-    double each = 15 + rows * (1 + (row < lanes ? 0.8 * row : row / lanes + 4)) * (plan->indexed ? 2 : 1);
-    *cost = 150 + (double)plan->units * (double)fc_outputs(&p->window) * each;
-    return NULL;
-}
+enum { TOTAL_MAX = 1 << 14 }; /* elements of a mean whose partial sums, a lane of four vectors each, are reals */
 
 typedef struct box {
     int64_t n[FC_AXES], stride[FC_AXES]; /* in x */
@@ -107,6 +86,54 @@ static void reduce(const fc_pool_job *j, const box *b, const int64_t stop[FC_AXE
     }
 }
 
+/* A plane each that is one row: a vector of means at a time. */
+static void mean_planes(const fc_pool_job *j, const box *b, int64_t begin, int64_t end)
+{
+    const fc_pool *p = &j->plan->problem;
+    int64_t size = j->kernels->size, lanes = j->kernels->lanes;
+    for (int64_t i = begin, count; i < end; i += count) {
+        int64_t n = i / p->channels, c = i % p->channels;
+        const void *plane[FC_LANES_MAX];
+        double mean[FC_LANES_MAX];
+        count = fc_min(lanes, fc_min(end - i, p->channels - c));
+        for (int64_t l = 0; l < lanes; l++)
+            plane[l] = fc_at(j->x, n * p->x.n + (c + fc_min(l, count - 1)) * p->x.c + b->x, size);
+        j->kernels->pool.plane_means(mean, plane, b->n[2], b->divisor);
+        j->kernels->scatter_row(fc_at(j->y, n * p->y.n + c * p->y.c, size), p->y.c, mean, count, 0);
+    }
+}
+
+static int is_row(const fc_pool *p, const box *b, int64_t lanes)
+{
+    return p->kind == FC_POOL_MEAN && fc_outputs(&p->window) == 1 && b->n[0] * b->n[1] == 1 && b->stride[2] == 1 &&
+           b->n[2] >= lanes && b->n[2] <= TOTAL_MAX;
+}
+
+static int64_t most_taps(const fc_pool *p, int axis)
+{
+    const fc_window *w = &p->window;
+    return p->adaptive ? fc_ceil_div(w->in[axis], w->out[axis]) : fc_min(w->kernel[axis], w->in[axis]);
+}
+
+static const char *plan_box(fc_pool_plan *plan, double *cost)
+{
+    const fc_pool *p = &plan->problem;
+    plan->units = fc_pool_planes(p);
+    plan->shared = plan->worker = 0;
+    double rows = (double)most_taps(p, 0) * (double)most_taps(p, 1), row = (double)most_taps(p, 2);
+    if (p->x.s[2] == 1 && row == (double)p->window.in[2]) {
+        row *= rows;
+        rows = 1;
+    }
+    double lanes = p->x.s[2] == 1 ? (double)fc_dispatch(p->real)->lanes : 1;
+    double each = 15 + rows * (1 + (row < lanes ? 0.8 * row : row / lanes + 4)) * (plan->indexed ? 2 : 1);
+    *cost = 150 + (double)plan->units * (double)fc_outputs(&p->window) * each;
+    box whole = find_box(p, (const int64_t[FC_AXES]){0});
+    if (is_row(p, &whole, fc_dispatch(p->real)->lanes))
+        *cost = 150 + (double)plan->units * (3 + 0.08 * row);
+    return NULL;
+}
+
 static void run_box(const fc_pool_job *j, int64_t begin, int64_t end, char *scratch)
 {
     (void)scratch;
@@ -114,6 +141,11 @@ static void run_box(const fc_pool_job *j, int64_t begin, int64_t end, char *scra
     const int64_t *in = p->window.in, *out = p->window.out;
     int64_t plane = fc_mul(fc_mul(in[0], in[1]), fc_mul(in[2], j->kernels->size));
     int64_t group = fc_max(1, GROUP_BYTES / fc_max(1, plane));
+    box whole = find_box(p, (const int64_t[FC_AXES]){0});
+    if (is_row(p, &whole, j->kernels->lanes)) {
+        mean_planes(j, &whole, begin, end);
+        return;
+    }
     for (int64_t first = begin; first < end; first += group) {
         int64_t last = fc_min(end, first + group);
         for (int64_t o = 0; o < fc_outputs(&p->window); o++) {

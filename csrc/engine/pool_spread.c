@@ -60,14 +60,6 @@ int fc_pool_spreads(const fc_pool *p)
            fc_mul(terms(w, 0), terms(w, 1)) <= LINES_MAX;
 }
 
-/* The stops of an axis that meet positions [begin, end): the first, and how many. */
-static void find_stops(const fc_window *w, int axis, int64_t begin, int64_t end, int64_t *first, int64_t *count)
-{
-    int64_t stride = w->stride[axis], low = begin + w->offset[axis] - w->kernel[axis] + 1;
-    *first = low > 0 ? fc_ceil_div(low, stride) : 0;
-    *count = fc_max(0, fc_min(w->out[axis], (end - 1 + w->offset[axis]) / stride + 1) - *first);
-}
-
 static void list_columns(const job *j, const band *b, worker *s)
 {
     for (int64_t i = 0; i < fc_max(b->count, j->kernels->lanes) && !j->even; i++) {
@@ -82,9 +74,9 @@ static void list_columns(const job *j, const band *b, worker *s)
 static void list_rows(const job *j, band *b, worker *s)
 {
     const fc_pool *p = &j->p;
-    find_stops(&p->window, 1, b->ih, b->ih + b->rows, &b->oh, &b->lines);
+    fc_pool_meet(p, 1, b->ih, b->ih + b->rows, &b->oh, &b->lines);
     for (int64_t r = 0; r < b->rows; r++) {
-        find_stops(&p->window, 1, b->ih + r, b->ih + r + 1, &s->first[r], &s->lines[r]);
+        fc_pool_meet(p, 1, b->ih + r, b->ih + r + 1, &s->first[r], &s->lines[r]);
         s->first[r] -= b->oh;
     }
     double across = j->even ? (double)fc_pool_stop(p, 2, 0).count : 1;
@@ -148,12 +140,12 @@ static void run_task(void *context, int64_t task, int number)
     band b;
     for (b.iw = 0; b.iw < in[2]; b.iw += j->columns) {
         b.columns = fc_min(j->columns, in[2] - b.iw);
-        find_stops(&p->window, 2, b.iw, b.iw + b.columns, &b.ow, &b.count);
+        fc_pool_meet(p, 2, b.iw, b.iw + b.columns, &b.ow, &b.count);
         b.skip = (b.iw + p->window.offset[2]) / stride - b.ow;
         b.over = (fc_ceil_div(b.columns, whole) - 1) * whole + lanes - b.columns;
         list_columns(j, &b, s);
         for (b.id = 0; b.id < in[0]; b.id++) {
-            find_stops(&p->window, 0, b.id, b.id + 1, &b.od, &b.planes);
+            fc_pool_meet(p, 0, b.id, b.id + 1, &b.od, &b.planes);
             for (b.ih = 0; b.ih < in[1]; b.ih += j->rows) {
                 b.rows = fc_min(j->rows, in[1] - b.ih);
                 list_rows(j, &b, s);

@@ -124,7 +124,7 @@ typedef struct fc_spread_window {
  * max:        y[r][q] = max_t x[r * x_row + q + offset[t]];  a NaN wins over what came before; no tap gives -infinity
  * max_index:  and index[r][q] = position[t] of the winner, `none` where nothing beats -infinity; `position` and `index` hold
  *             integers as wide as the real type
- * mean:       y[r][q] = sum_t x[r * x_row + q + offset[t]] / row_divisor[r]
+ * mean:       y[r][q] = sum_t x[r * x_row + q + offset[t]] / row_divisor[r];  row_divisor may be NULL (ones)
  *
  * Along rows, see fc_pool_window; padding does not win and adds nothing:
  *
@@ -139,6 +139,8 @@ typedef struct fc_spread_window {
  *                  is no output
  *
  * index:      dst[j * dst_stride] = base + j * step + lanes[j],  j < count; returns whether any of the lanes is negative
+ *
+ * plane_means:  dst[i] = sum_{j < count} x[i][j] / divisor,  i < lanes, count >= lanes
  *
  * The next three reduce one box x[i, j, k] of n[0] x n[1] x n[2] elements.
  *
@@ -166,6 +168,7 @@ typedef struct fc_pool_kernels {
     void (*rows_spread)(const fc_spread_window *spread, const int64_t *first, const int64_t *lines, const void *src, void *x,
                         int64_t x_row, int64_t rows, int64_t width);
     int (*index)(int64_t *dst, int64_t dst_stride, const void *lanes, int64_t base, int64_t step, int64_t count);
+    void (*plane_means)(void *dst, const void *const *x, int64_t count, double divisor);
     void (*box_max)(const int64_t *n, const int64_t *x_stride, const void *x, void *y);
     void (*box_max_index)(const int64_t *n, const int64_t *x_stride, const void *x, void *y, int64_t *tap);
     void (*box_sum)(const int64_t *n, const int64_t *x_stride, const void *x, double *sum);

@@ -120,8 +120,9 @@ void check_pool_mean(subject *s)
                 window w = window_take(s, taps[i], width, k);
                 array *y = window_output(&w, s->type, k);
                 array *rows = array_take(FLOAT64, w.rows, k);
+                int ones = s->cases % 5 == 0;
                 for (int64_t r = 0; r < w.rows; r++)
-                    array_put(rows, r, (double)random_integer(1, 9));
+                    array_put(rows, r, ones ? 1 : (double)random_integer(1, 9));
                 array_lock(w.x);
                 array_lock(rows);
                 for (int64_t r = 0; r < w.rows; r++)
@@ -134,8 +135,8 @@ void check_pool_mean(subject *s)
                         array_expect(y, r * w.y_row + q, sum / divisor,
                                      2 * value_epsilon(s->type) * (double)(w.taps + 2) * magnitude / divisor);
                     }
-                s->kernels->pool.mean(w.taps, w.offset, (const double *)(const void *)rows->data, pointer(&w), w.x_row, y->data,
-                                      w.y_row, w.rows, width);
+                const double *divisor = ones ? NULL : (const double *)(const void *)rows->data;
+                s->kernels->pool.mean(w.taps, w.offset, divisor, pointer(&w), w.x_row, y->data, w.y_row, w.rows, width);
                 array_check(y, "y");
                 arrays_reset();
             }
@@ -265,6 +266,33 @@ void check_pool_box_sum(subject *s)
         array_check(b.y, "sum");
         arrays_reset();
     }
+}
+
+void check_pool_plane_means(subject *s)
+{
+    int64_t lanes = s->kernels->lanes;
+    for (int64_t count = lanes; count <= 10 * lanes + 1; count++)
+        for (int k = 0; k < 2; k++, s->cases++) {
+            int64_t apart = count + random_integer(0, 3);
+            array *y = array_take(s->type, lanes, k), *x = array_random(s->type, (lanes - 1) * apart + count, k);
+            const void *plane[FC_LANES_MAX];
+            double divisor = random_integer(0, 1) ? (double)count : -3;
+            describe("count=%lld at the %s of a page", (long long)count, k ? "end" : "beginning");
+            array_lock(x);
+            array_watch(y);
+            for (int64_t l = 0; l < lanes; l++) {
+                double sum = 0, magnitude = 0;
+                for (int64_t i = 0; i < count; i++) {
+                    sum += array_get(x, l * apart + i);
+                    magnitude += fabs(array_get(x, l * apart + i));
+                }
+                plane[l] = x->data + l * apart * element_size(s->type);
+                array_expect(y, l, sum / divisor, 2 * value_epsilon(s->type) * (double)count * magnitude / fabs(divisor));
+            }
+            s->kernels->pool.plane_means(y->data, plane, count, divisor);
+            array_check(y, "y");
+            arrays_reset();
+        }
 }
 
 /* Runs may overlap and touch the end of dst; each addition rounds on its own, in the order of q. */
