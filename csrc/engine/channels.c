@@ -52,6 +52,17 @@ static int next_strip(const fc_kernels *kernels, int64_t vectors)
     return fc_gemm_next_strip(strip, vectors);
 }
 
+/* Room for a block of output channels of this many vectors. */
+static void cut_strips(layout *l, int64_t vectors)
+{
+    int64_t strips = 0;
+    for (int64_t nv; vectors; vectors -= nv, strips++) {
+        nv = next_strip(l->kernels, vectors);
+        l->width = fc_max(l->width, nv * l->kernels->lanes);
+    }
+    l->strips = fc_max(l->strips, strips);
+}
+
 static int64_t bytes_of(int64_t count, int64_t size)
 {
     return fc_arena_round(fc_min(INT64_MAX / 16, fc_mul(count, size)));
@@ -67,10 +78,9 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p, const fc_tap_c
     l.output_blocks = fc_ceil_div(p->out_channels, plan->tile[OUTPUTS]);
     int64_t vectors = fc_ceil_div(plan->tile[OUTPUTS], lanes);
     l.tile_row = (vectors | 1) * lanes; /* odd: rows a power of two apart would share a few sets of the cache */
-    for (int64_t left = vectors, nv; left; left -= nv, l.strips++) {
-        nv = next_strip(kernels, left);
-        l.width = fc_max(l.width, nv * lanes);
-    }
+    int64_t last = p->out_channels - (l.output_blocks - 1) * plan->tile[OUTPUTS];
+    cut_strips(&l, vectors);
+    cut_strips(&l, fc_ceil_div(last, lanes));
     l.pixels = plan->tile[ROWS] * p->window.out[2];
     l.in_place = p->y.c == 1 && p->out_channels % lanes == 0;
     l.part_bytes = bytes_of(plan->tile[INPUTS] * l.taps, l.width * size);
