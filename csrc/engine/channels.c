@@ -1,6 +1,6 @@
 /* The channel driver: lanes hold output channels, rows of the product are output pixels.
  *
- *     Y[p][o] = b[o] + sum_k X[p + offset[k]] W[k][o],     k = (part of c, kd, kh, kw, c)
+ *     Y[p][o] = b[o] + sum_k X[p + offset[k]] W[k][o],     k = (part of c, group of taps, c, tap)
  *
  * Row p of A is the image itself, read where it stands through the kernel's column offsets, whatever its strides; B is the
  * weights transposed, in panels a strip of vectors wide.  No lane is lost to the width of the image, so this driver serves
@@ -8,20 +8,24 @@
  * a tap is multiplied with those outputs only whose input lies inside the image.
  *
  *     for each group g, block of output rows (counted through planes and images), block of output channels     a task
- *         for each strip of output channels:  for each part of the input channels:  for each group of taps:
+ *         for each strip of output channels:  for each part of the input channels:  for each group of taps (tap_groups.h):
  *             list the group's pixels in the block
  *             for each block of k:  for each tile of pixels:  gemm kernel, added to the block of outputs
  *         transpose the block into y, unless its channels lie next to each other: then it was written there at once
  *
- * Scratch: the panels, or per worker a single one where every panel is used by one task only (a batch of one small image: its
- * weights would be read, written and read again through memory); per worker the lists of pixels and the block of outputs.
- * The parts of the channels (a panel's part fills PART_BYTES at most) depend on the kernel's taps and the instruction set alone,
- * never on how the work is cut, so the order of each sum does not either.
+ * A strided adjoint is the same with more groups: each phase's outputs are every s-th pixel of the block, which is written whole,
+ * and one pass packs the weights of all phases.
  *
- * Emerald Rapids, one core, peak 172 GFLOPS; this, the pixel driver: 3x3s2 128@56 148, 119; 512-512@7 130, 108; 1x1s2 256-512@56
- * 123, 132; 1x1 512@14 139, 144.  The product takes 80 %, at 154; writing y 10 %.  Tried: blocks of 96, 144, 192 terms instead of
- * 288 (as fast); fetching the next pixels, or y, ahead (as fast, and 3 % slower); packing a channel's taps at a time where all
- * channels' follow each other (512@7: 3.9 instead of 1.75 ms, since it reads 36 bytes of a line).
+ * Scratch: the groups and the offsets of their terms; the panels, or per worker a single one where every panel is used by one task
+ * only (a batch of one small image: its weights would be read, written and read again through memory); per worker the lists of
+ * pixels and the block of outputs.  The parts of the channels (a panel's part fills PART_BYTES at most) depend on the kernel's taps
+ * and the instruction set alone, never on how the work is cut, so the order of each sum does not either.
+ *
+ * Emerald Rapids, one core, part of the 9x3 kernel's speed (172 GFLOPS): 3x3s2 128@56 0.84, its gradient 0.80, transposed 4x4s2
+ * 128-64@14 b8 0.90, 5x5 64@56 0.88, 512-512@7 0.73.  k = (c, taps) reads a line of the image for all taps of a channel: 0.78
+ * instead of 0.72 for the first.  Tried: fetching the next pixels, or y, or the weights' next rows ahead (as fast, and 3 % slower);
+ * packing a channel's taps at a time where all channels' follow each other (512@7: 3.9 instead of 1.75 ms, since it reads 36 bytes
+ * of a line); writing rows of an adjoint that meet no tap by themselves (1x1s2 256-512@56 0.57 instead of 0.60).
  */
 #include "engine/gemm.h"
 #include "engine/tap_groups.h"
@@ -30,6 +34,10 @@
 
 enum { ROWS, OUTPUTS, INPUTS, SHARED }; /* plan->tile: rows and output channels of a block, channels of a part; shared panels */
 enum { PIXELS_MIN = 48, PIXELS_MAX = 1024, OUTPUTS_MAX = 512, PART_BYTES = 256 << 10 };
+
+/* Terms of one call of the kernel: their rows of B stay in a first-level cache of 32 KiB, which 288 do not (3x3s2 128@56 0.77 to
+ * 0.84 of the product's speed, its gradient 0.75 to 0.81, 512-512@7 0.67 to 0.73; 144 terms 0.78, 0.77, 0.67). */
+enum { TERMS = 96 };
 
 typedef struct layout {
     const fc_kernels *kernels;
@@ -144,7 +152,7 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
     double products = counts.products, vectors = (double)fc_ceil_div(p->out_channels, kernels->lanes);
     double n = (double)p->batch * (double)p->groups, c = (double)p->channels, lanes = (double)kernels->lanes;
     double terms = (double)plan->tile[INPUTS] * products / (counts.visits > 1 ? counts.visits : 1);
-    double calls = n * products * c * vectors / (9.0 * 3.0 * (terms < FC_KC ? terms : FC_KC));
+    double calls = n * products * c * vectors / (9.0 * 3.0 * (terms < TERMS ? terms : TERMS));
     double outputs = n * (double)fc_outputs(&p->window) * vectors * lanes;
     double packed = (double)p->groups * (double)k * vectors * lanes * (plan->tile[SHARED] ? 1.0 : 0.7);
     /* In the unit of fc_gemm_cost; a kernel of one vector does half as much (6-16@14 5x5: pixels 11.2 us, this 14.4).  Emerald
@@ -300,7 +308,7 @@ static void add_group(const job *j, const block *b, const fc_tap_group *group, i
 {
     const fc_kernels *kernels = j->l.kernels;
     int64_t count = list_pixels(j, b, group), tiles = fc_ceil_div(count, kernels->mr[nv]);
-    int64_t terms = fc_group_taps(group) * inputs, blocks = fc_ceil_div(terms, FC_KC);
+    int64_t terms = fc_group_taps(group) * inputs, blocks = fc_ceil_div(terms, TERMS);
     int64_t place = group->place * j->plan->tile[INPUTS];
     panel = fc_at(panel, group->phase->place * inputs * j->l.width, kernels->size);
     for (int64_t i = 0; i < blocks; i++) {
