@@ -18,9 +18,6 @@ enum { SERIAL_MULTIPLICATIONS = 400000 };
 /* Nanoseconds that every driver but the reference takes for anything. */
 enum { BEGINNING = 250 };
 
-/* What a depthwise phase's estimate is worth where all phases are done at once: 64@112 stride 2 takes 133 us, not 488. */
-#define TOGETHER 0.27
-
 static const fc_driver *const *drivers_of(fc_direction direction)
 {
     return direction == FC_WEIGHT ? weight_drivers : forward_drivers;
@@ -98,7 +95,7 @@ fc_status fc_conv_plan_make(fc_conv_plan *plan, const fc_conv *p, fc_direction d
     if (algorithm && !known(drivers_of(direction), algorithm))
         return FC_INVALID;
     if (direction == FC_ADJOINT)
-        return fc_adjoint_plan(plan, algorithm);
+        return fc_adjoint_plan(plan, algorithm, threads);
     if (direction == FC_FORWARD && !outputs)
         return FC_OK;
     return choose(plan, algorithm, threads);
@@ -127,8 +124,8 @@ static void clamp_plane(void *context, int64_t task, int worker)
 /* Whether a driver applies the bounds itself, while an output is in the cache; else they are a pass over memory. */
 static int is_bounded(const fc_driver *driver)
 {
-    return driver == &fc_driver_depthwise || driver == &fc_driver_winograd || driver == &fc_driver_pixels ||
-           driver == &fc_driver_reference;
+    return driver == &fc_driver_depthwise || driver == &fc_driver_winograd || driver == &fc_driver_winograd_channels ||
+           driver == &fc_driver_pixels || driver == &fc_driver_reference;
 }
 
 static void clamp_outputs(const fc_conv_plan *plan, void *y)
@@ -150,6 +147,20 @@ fc_status fc_conv_execute(const fc_conv_plan *plan, void *x, void *w, void *bias
     if (status == FC_OK && plan->problem.bounds.on && !is_bounded(driver))
         clamp_outputs(plan, y);
     return status;
+}
+
+/* The offer of a driver for the largest phase, for all of them; instead of it, where the same driver does all phases at once and
+ * would be taken for that, what this costs. */
+static void offer_adjoint(const fc_conv *p, fc_precision precision, fc_conv_option *option)
+{
+    const fc_driver *together = fc_adjoint_driver(option->name);
+    fc_conv_plan plan = {.problem = *p, .direction = FC_ADJOINT, .precision = precision, .threads = 1};
+    double cost;
+    option->cost = fc_adjoint_cost(p, option->cost);
+    if (fc_adjoint_phases(p) > 1 && together && !option->reason && !together->plan(&plan, &cost) && cost <= option->cost) {
+        option->cost = cost;
+        option->scratch = plan.scratch;
+    }
 }
 
 int fc_conv_options(const fc_conv *p, fc_direction direction, fc_precision precision, fc_conv_option *options)
@@ -175,10 +186,9 @@ int fc_conv_options(const fc_conv *p, fc_direction direction, fc_precision preci
         option->scratch = candidate.scratch;
         if (option->reason)
             option->cost = INFINITY;
+        if (direction == FC_ADJOINT)
+            offer_adjoint(p, precision, option);
     }
-    fc_conv_plan adjoint;
-    if (direction == FC_ADJOINT && !fc_conv_plan_make(&adjoint, p, FC_ADJOINT, precision, NULL) && fc_adjoint_together(&adjoint))
-        options[adjoint.algorithm].cost *= TOGETHER;
     return count;
 }
 

@@ -31,6 +31,7 @@ extern const fc_driver fc_driver_fill, fc_driver_depthwise, fc_driver_stencil, f
     fc_driver_winograd_channels, fc_driver_pixels, fc_driver_channels, fc_driver_im2col, fc_driver_reference;
 extern const fc_driver fc_driver_weight_depthwise, fc_driver_weight_gemm, fc_driver_weight_stencil,
     fc_driver_weight_winograd, fc_driver_weight_reference;
+extern const fc_driver fc_driver_depthwise_adjoint, fc_driver_channels_adjoint;
 
 /* Element `index` of an array whose elements have `size` bytes. */
 static inline void *fc_at(const void *p, int64_t index, int64_t size)
@@ -64,7 +65,11 @@ int64_t fc_adjoint_phases(const fc_conv *problem);
 fc_conv fc_adjoint_problem(const fc_conv *problem, int64_t phase, int64_t *w_begin, int64_t *x_begin);
 /* The phase with the most taps: the one that stands for the others where a choice is shown. */
 int64_t fc_adjoint_largest(const fc_conv *problem);
-fc_status fc_adjoint_plan(fc_conv_plan *plan, const char *algorithm);
+/* What all phases cost, done one by one, by what the largest costs. */
+double fc_adjoint_cost(const fc_conv *problem, double largest);
+/* The driver of this name that does all phases at once, or NULL. */
+const fc_driver *fc_adjoint_driver(const char *name);
+fc_status fc_adjoint_plan(fc_conv_plan *plan, const char *algorithm, int threads);
 /* What the hungriest phase of a plan by cost takes: the plan itself knows only of the largest. */
 int64_t fc_adjoint_scratch(const fc_conv_plan *plan);
 /* Whether the phases of this plan are done at once: only then has it a tile of its own. */

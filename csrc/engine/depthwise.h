@@ -26,8 +26,4 @@ const void *fc_depthwise_share(fc_depthwise *depthwise, const fc_conv *problem, 
 void fc_depthwise_take(const fc_depthwise *depthwise, const fc_conv *problem, const fc_kernels *kernels, const void **table,
                        void *copies, const void *zero, const void *x, int64_t od, int64_t oh, int64_t rows);
 
-/* The adjoint at stride 2: plans it and returns 1, or 0 where it does not serve. */
-int fc_depthwise_adjoint_plan(fc_conv_plan *plan);
-fc_status fc_depthwise_adjoint_execute(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y);
-
 #endif

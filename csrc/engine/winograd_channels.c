@@ -19,6 +19,7 @@
  * One NaN or infinity in a patch, or a sum that overflows, spoils a tile.  The output transform sees it, and that row of tiles
  * is computed again by definition, as in winograd.c.
  */
+#include <math.h>
 #include <string.h>
 
 #include "engine/weight_panel.h"
@@ -310,6 +311,7 @@ static void store_outputs(const job *j, const segment *s, int64_t o, int64_t cha
     const layout *l = &j->l;
     int64_t size = l->kernels->size, lanes = l->kernels->lanes, out = p->window.out[2], spoilt = 0;
     char *y = fc_at(j->y, s->n * p->y.n + o * p->y.c + s->od * p->y.s[0] + 4 * s->tr * p->y.s[1], size);
+    const double bounds[] = {p->bounds.on ? p->bounds.low : -INFINITY, p->bounds.on ? p->bounds.high : INFINITY};
     double init[FC_LANES_MAX] = {0};
     if (j->bias)
         memcpy(init, fc_at(j->bias, o, size), (size_t)(channels * size));
@@ -318,7 +320,7 @@ static void store_outputs(const job *j, const segment *s, int64_t o, int64_t cha
         int64_t row = direct ? p->y.s[1] : 4 * l->columns * lanes;
         int finite = l->kernels->winograd_outputs(direct ? fc_at(y, 4 * r * row, size) : fc_at(panel, 4 * r * row, size), row,
                                                   direct ? p->y.s[2] : lanes, fc_at(m, (s->at + r * l->columns) * width, size),
-                                                  l->m_step, width, init, l->columns);
+                                                  l->m_step, width, init, bounds, l->columns);
         spoilt |= finite ? 0 : 1;
     }
     if (!direct)

@@ -209,10 +209,10 @@ typedef struct fc_winograd_gradient_kernels {
 } fc_winograd_gradient_kernels;
 
 /* The output transform for lanes over channels (NULL for float64): pixel (i, j) of tile t < tiles, the vector at
- * y + i * row + (4 t + j) * pixel, becomes (A^T m A)_{ij} + init, with frequency f of m at src + f * step + t * next and a
- * vector at init.  0 if any of them is not finite. */
+ * y + i * row + (4 t + j) * pixel, becomes (A^T m A)_{ij} + init, clamped to bounds[0] ... bounds[1], with frequency f of m at
+ * src + f * step + t * next and a vector at init.  0 if any of them is not finite before it is clamped. */
 typedef int (*fc_winograd_outputs_kernel)(void *y, int64_t row, int64_t pixel, const void *src, int64_t step, int64_t next,
-                                          const void *init, int64_t tiles);
+                                          const void *init, const double *bounds, int64_t tiles);
 
 /* Elementwise: one pass over contiguous memory, any count; dst may be gradient, and no other array.
  *

@@ -240,9 +240,9 @@ void check_transpose(subject *s)
 
 void check_transpose_rows(subject *s)
 {
-    int64_t lanes = s->kernels->lanes, sizes[] = {1, 2, lanes - 1, lanes, lanes + 1, 2 * lanes + 3}, place[64];
-    for (int r = 0; r < 6; r++)
-        for (int c = 0; c < 6; c++)
+    int64_t lanes = s->kernels->lanes, sizes[] = {1, 2, 9, lanes - 1, lanes, lanes + 1, 2 * lanes + 3}, place[64];
+    for (int r = 0; r < 7; r++)
+        for (int c = 0; c < 7; c++)
             for (int i = 0; i < 8; i++, s->cases++) {
                 int64_t rows = sizes[r], columns = sizes[c], gap = i / 4 * random_integer(1, 5), src_row = columns + gap;
                 int64_t dst_row = (rows + lanes - 1) / lanes * lanes, missing = i / 2 % 2 ? random_integer(0, columns - 1) : -1;

@@ -188,7 +188,10 @@ static void outputs_case(subject *s, int at_end)
     int64_t lanes = s->kernels->lanes, tiles = random_integer(1, 3), pixel = lanes + random_integer(0, 3);
     int64_t row = 4 * tiles * pixel + random_integer(0, 3), next = lanes + random_integer(0, 3), step = tiles * next + random_integer(0, 3);
     int spoilt = random_integer(0, 3) == 0;
-    describe("outputs of %lld tiles, %lld elements apart%s", (long long)tiles, (long long)pixel, spoilt ? ", not finite" : "");
+    int bounded = random_integer(0, 1) != 0;
+    const double bounds[] = {bounded ? -0.5 : -INFINITY, bounded ? 1.5 : INFINITY};
+    describe("outputs of %lld tiles, %lld elements apart%s%s", (long long)tiles, (long long)pixel, spoilt ? ", not finite" : "",
+             bounded ? ", bounded" : "");
     array *src = array_random(FLOAT32, 35 * step + (tiles - 1) * next + lanes, at_end), *init = array_random(FLOAT32, lanes, at_end);
     array *y = array_take(FLOAT32, 3 * row + (4 * tiles - 1) * pixel + lanes, at_end);
     if (spoilt)
@@ -204,11 +207,11 @@ static void outputs_case(subject *s, int at_end)
                 m[f] = array_get(src, f * step + t * next + l);
             for (int i = 0; i < 16; i++) {
                 double want = transformed(&output_matrix[0][0], 6, i / 4, i % 4, m, &bound) + bias;
-                array_expect(y, i / 4 * row + (4 * t + i % 4) * pixel + l, want,
+                array_expect(y, i / 4 * row + (4 * t + i % 4) * pixel + l, fmin(fmax(want, bounds[0]), bounds[1]),
                              spoilt ? INFINITY : bound + 2 * value_epsilon(FLOAT32) * (fabs(bias) + fabs(want)));
             }
         }
-    int finite = s->kernels->winograd_outputs(y->data, row, pixel, src->data, step, next, init->data, tiles);
+    int finite = s->kernels->winograd_outputs(y->data, row, pixel, src->data, step, next, init->data, bounds, tiles);
     array_check(y, "output");
     if ((finite == 0) != spoilt)
         fail("returned %d", finite);
