@@ -35,16 +35,18 @@ static void merge_images(fc_pool *p, int indexed)
     p->batch = 1;
 }
 
-/* Copies planes: `count` of them, `c` elements apart, each a box of x whose rows begin s[0] and s[1] apart, to a row of `lanes`
- * elements per pixel. */
+/* Copies planes: `count` of them, `c` elements apart, each a box of x with strides s, to a row of `lanes` elements per pixel. */
 static void take_planes(const fc_kernels *kernels, void *dst, int64_t lanes, const void *x, int64_t c, const int64_t s[FC_AXES],
                         int64_t count, int64_t depth, int64_t rows, int64_t width)
 {
-    int flat = rows == 1 || s[1] == width;
-    int64_t size = kernels->size, columns = flat ? rows * width : width;
+    int flat = s[2] == 1 && (rows == 1 || s[1] == width);
+    int64_t size = kernels->size, columns = flat ? rows * width : width, n[4] = {1, 1, 1, count}, apart[4] = {0, 0, 0, c};
     for (int64_t i = 0; i < depth * (flat ? 1 : rows); i++) {
         int64_t from = flat ? i * s[0] : i / rows * s[0] + i % rows * s[1];
-        kernels->transpose(fc_at(dst, i * columns * lanes, size), lanes, fc_at(x, from, size), c, count, columns);
+        if (s[2] == 1)
+            kernels->transpose(fc_at(dst, i * columns * lanes, size), lanes, fc_at(x, from, size), c, count, columns);
+        else
+            kernels->gather_block(fc_at(dst, i * columns * lanes, size), lanes, columns, n, fc_at(x, from, size), s[2], apart);
     }
 }
 
@@ -244,12 +246,13 @@ static job plan_adjoint(const fc_pool *problem)
     return j;
 }
 
+/* Whatever the layout of y: a sum's order, which is the driver's, should not depend on it. */
 int fc_pool_planes_serve(const fc_pool *problem)
 {
     job j = plan_adjoint(problem);
     const fc_pool *p = &j.p;
     int64_t terms = fc_mul(fc_mul(most_terms(p, 0, 1), most_terms(p, 1, 1)), most_terms(p, 2, 1));
-    return p->channels >= j.kernels->lanes && (j.last || (p->x.s[2] == 1 && p->y.s[2] == 1)) && terms <= TERMS_MAX &&
+    return problem->channels >= j.kernels->lanes && (j.last || p->x.s[2] == 1) && terms <= TERMS_MAX &&
            fc_max(j.list_bytes, fc_max(j.quotient_bytes, j.tile_bytes)) <= TILE_MAX;
 }
 
