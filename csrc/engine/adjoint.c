@@ -178,7 +178,7 @@ fc_status fc_adjoint_plan(fc_conv_plan *plan, const char *algorithm, int threads
         }
     }
     plan->chosen = algorithm != NULL;
-    if (phases > 1 && fc_reduction(&plan->problem))
+    if (phases > 1 && plan->algorithm >= 0 && fc_reduction(&plan->problem))
         plan_together(plan, algorithm, threads);
     return FC_OK;
 }

@@ -151,7 +151,7 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
         return "the weights or a block of outputs exceed the scratch bound";
     double products = counts.products, vectors = (double)fc_ceil_div(p->out_channels, kernels->lanes);
     double n = (double)p->batch * (double)p->groups, c = (double)p->channels, lanes = (double)kernels->lanes;
-    double terms = (double)plan->tile[INPUTS] * products / (counts.visits > 1 ? counts.visits : 1);
+    double terms = 1 + (double)plan->tile[INPUTS] * products / (counts.visits > 1 ? counts.visits : 1);
     double calls = n * products * c * vectors / (9.0 * 3.0 * (terms < TERMS ? terms : TERMS));
     double outputs = n * (double)fc_outputs(&p->window) * vectors * lanes;
     double packed = (double)p->groups * (double)k * vectors * lanes * (plan->tile[SHARED] ? 1.0 : 0.7);
