@@ -48,8 +48,8 @@ def setup_flags():
     return names["COMMON"], names["ISA_FLAGS"].get(platform.machine(), {})
 
 
-def run(command, **options):
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=200, **options)
+def run(command, timeout=200, **options):
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=timeout, **options)
 
 
 def compiler():
@@ -82,7 +82,7 @@ def sources(variant):
 
 def module_libraries():
     """What fastconv._core is linked from, in link order; setup.py compiles what has changed. And what failed."""
-    made = run([sys.executable, "setup.py", "-q", "build_clib"], cwd=ROOT)
+    made = run([sys.executable, "setup.py", "-q", "build_clib"], timeout=600, cwd=ROOT)
     names = ["engine", *setup_flags()[1], "baseline", "base"]
     return [ROOT / "build" / "csrc" / f"libfastconv_{name}.a" for name in names], made.stderr if made.returncode else ""
 

@@ -2,6 +2,8 @@
 #ifndef FC_ENGINE_OUTPUT_H
 #define FC_ENGINE_OUTPUT_H
 
+#include <math.h>
+
 #include "engine/conv.h"
 
 /* Whether a block of `rows` output rows, `pitch` apart, can be written in place. */
@@ -9,6 +11,13 @@ static inline int fc_output_in_place(const fc_conv *p, int64_t rows, int64_t pit
 {
     int64_t width = p->window.out[2];
     return (p->y.s[2] == 1 || width == 1) && (rows == 1 || (pitch == width && p->y.s[1] == width));
+}
+
+/* The problem's bounds, infinite where it has none. */
+static inline void fc_output_bounds(const fc_conv *p, double bounds[2])
+{
+    bounds[0] = p->bounds.on ? p->bounds.low : -INFINITY;
+    bounds[1] = p->bounds.on ? p->bounds.high : INFINITY;
 }
 
 /* The problem's bounds applied to elements that have just been written. */

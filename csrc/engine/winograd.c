@@ -25,6 +25,7 @@
 #include <math.h>
 
 #include "engine/gemm.h"
+#include "engine/output.h"
 
 enum { CELLS, OUTPUTS, FLAGS }; /* plan->tile */
 enum { SHARED_INPUT = 1, SHARED_WEIGHTS = 2, HALF_CELLS = 4 };
@@ -351,7 +352,8 @@ static void store_cells(const job *j, const target *targets, int count, int64_t 
         by_tile |= (unsigned)!inside << k;
     }
     const void *init = j->bias ? fc_at(j->bias, o, size) : NULL;
-    const double bounds[] = {p->bounds.on ? p->bounds.low : -INFINITY, p->bounds.on ? p->bounds.high : INFINITY};
+    double bounds[2];
+    fc_output_bounds(p, bounds);
     int finite = j->l.winograd->output(cells, row, m, j->l.m_step, init, bounds);
     for (int k = 0; k < count && (by_tile || !finite); k++)
         for (int64_t r = 0; r < targets[k].rows; r++)

@@ -19,9 +19,9 @@
  * One NaN or infinity in a patch, or a sum that overflows, spoils a tile.  The output transform sees it, and that row of tiles
  * is computed again by definition, as in winograd.c.
  */
-#include <math.h>
 #include <string.h>
 
+#include "engine/output.h"
 #include "engine/weight_panel.h"
 #include "engine/weight_tiles.h"
 
@@ -311,8 +311,8 @@ static void store_outputs(const job *j, const segment *s, int64_t o, int64_t cha
     const layout *l = &j->l;
     int64_t size = l->kernels->size, lanes = l->kernels->lanes, out = p->window.out[2], spoilt = 0;
     char *y = fc_at(j->y, s->n * p->y.n + o * p->y.c + s->od * p->y.s[0] + 4 * s->tr * p->y.s[1], size);
-    const double bounds[] = {p->bounds.on ? p->bounds.low : -INFINITY, p->bounds.on ? p->bounds.high : INFINITY};
-    double init[FC_LANES_MAX] = {0};
+    double init[FC_LANES_MAX] = {0}, bounds[2];
+    fc_output_bounds(p, bounds);
     if (j->bias)
         memcpy(init, fc_at(j->bias, o, size), (size_t)(channels * size));
     int direct = p->y.c == 1 && channels == lanes && 4 * l->columns == out && 4 * (s->tr + s->rows) <= p->window.out[1];

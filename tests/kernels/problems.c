@@ -100,7 +100,7 @@ static void make_plain(fc_conv *c)
 
 static fc_conv random_sizes(int large)
 {
-    fc_conv c;
+    fc_conv c = {.bounds = {0}};
     int64_t most = large ? 2000000 : 60000, multiplications;
     do {
         c.window = random_window(large ? 60 : 24);
