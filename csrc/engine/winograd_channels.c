@@ -8,11 +8,14 @@
  * products are one vector wide, where a third of the multiply-adds wait for loads.  Here products are tiles by output channels,
  * 8 rows of 3 vectors, and no transform shuffles; images whose rows are contiguous are transposed on the way in and out.
  *
- *     for each group g, block of rows of tiles
- *         for each kd, vector of channels: copy as a panel (pixels by channels), transform into V             a task
- *         for each block of output channels (up to three vectors):                                            a task
+ *     for each group g, block of rows of tiles                                                                a task
+ *         for each kd, vector of channels: copy as a panel (pixels by channels), transform into V
+ *         for each block of output channels (up to three vectors):
  *             for each block of channels: weights into U, unless that is done once a call; for each f: add to M
  *             transform M; store, or copy to y by way of a panel
+ *
+ * Where there are fewer blocks than threads want, one after the other has its vectors of channels, then its blocks of output
+ * channels as tasks, and V is shared.
  *
  * Channels come in blocks so that U of one (36 x 128 x 48) stays in the second-level cache while it is used; M is small.
  *
@@ -25,7 +28,8 @@
 #include "engine/weight_panel.h"
 #include "engine/weight_tiles.h"
 
-enum { ROWS, SHARED }; /* plan->tile: rows of tiles of a block; whether U is made once a call */
+/* plan->tile: rows of tiles of a block; whether U is made once a call; whether a block is a task. */
+enum { ROWS, SHARED, WHOLE };
 enum { FREQUENCIES = 36, STEP_PAD = 16, CHANNELS = 128, VECTORS = 3 };
 enum { SHARED_BYTES = 8 << 20, V_BYTES = 384 << 10, V_BYTES_MAX = 6 << 20, TILES = 48 };
 
@@ -61,6 +65,8 @@ static layout lay_out(const fc_conv_plan *plan)
     l.channels = fc_weight_part(p->channels, CHANNELS);
     l.vectors = fc_ceil_div(p->out_channels, lanes);
     l.parts = fc_ceil_div(l.vectors, VECTORS);
+    if (!plan->tile[WHOLE]) /* as many for each thread */
+        l.parts = fc_min(l.vectors, fc_ceil_div(l.parts, plan->threads) * plan->threads);
     l.width = fc_ceil_div(l.vectors, l.parts) * lanes;
     l.v_step = fc_add(fc_mul(l.tiles, l.inputs), STEP_PAD);
     l.m_step = fc_add(fc_mul(l.tiles, l.width), STEP_PAD);
@@ -76,26 +82,28 @@ static layout lay_out(const fc_conv_plan *plan)
 
 static int64_t worker_bytes(const fc_conv_plan *plan, const layout *l)
 {
-    return fc_add(fc_add(l->panel_bytes, l->temp_bytes), fc_add(l->m_bytes, plan->tile[SHARED] ? 0 : l->u_bytes));
+    int64_t own = fc_add(plan->tile[SHARED] ? 0 : l->u_bytes, plan->tile[WHOLE] ? l->v_bytes : 0);
+    return fc_add(fc_add(l->panel_bytes, l->temp_bytes), fc_add(l->m_bytes, own));
 }
 
 static int64_t shared_bytes(const fc_conv_plan *plan, const layout *l)
 {
     int64_t weights = plan->tile[SHARED] ? fc_mul(fc_mul(plan->problem.groups, l->parts), l->u_bytes) : 0;
-    return fc_add(fc_add(l->offset_bytes, l->v_bytes), weights);
+    return fc_add(fc_add(l->offset_bytes, plan->tile[WHOLE] ? 0 : l->v_bytes), weights);
 }
 
 /* Rows of tiles whose V stays in the cache, but not so few that reading U costs more than the products; where the weights are
  * transformed anew for every block, as many as scratch allows. */
 static layout choose_tile(fc_conv_plan *plan)
 {
-    plan->tile[ROWS] = plan->tile[SHARED] = 1;
+    plan->tile[ROWS] = plan->tile[SHARED] = plan->tile[WHOLE] = 1;
     layout l = lay_out(plan);
     int shared = fc_mul(fc_mul(plan->problem.groups, l.parts), l.u_bytes) <= SHARED_BYTES;
     int64_t rows = fc_max(V_BYTES / l.v_bytes, fc_ceil_div(TILES, l.columns));
     rows = fc_max(1, fc_min(l.rows, fc_min(shared ? rows : INT64_MAX, V_BYTES_MAX / l.v_bytes)));
     plan->tile[ROWS] = fc_weight_part(l.rows, rows);
     plan->tile[SHARED] = shared && plan->tile[ROWS] < l.rows;
+    plan->tile[WHOLE] = plan->problem.groups * fc_ceil_div(l.rows, plan->tile[ROWS]) >= 2 * plan->threads;
     l = lay_out(plan);
     plan->scratch = fc_add(shared_bytes(plan, &l), fc_mul(plan->threads, worker_bytes(plan, &l)));
     return l;
@@ -352,6 +360,23 @@ static void multiply(void *context, int64_t task, int worker)
             store_outputs(j, &s, j->g * p->out_channels + b.o + o, fc_min(lanes, b.outputs - o), fc_at(m, o, size), b.width, panel);
 }
 
+static int64_t input_tasks(const job *j)
+{
+    return j->plan->problem.window.kernel[0] * fc_ceil_div(j->plan->problem.channels, j->l.kernels->lanes);
+}
+
+static void run_block(void *context, int64_t task, int worker)
+{
+    job own = *(const job *)context;
+    own.g = task / own.l.blocks;
+    own.block = task % own.l.blocks;
+    own.inputs = own.scratch + (worker + 1) * worker_bytes(own.plan, &own.l) - own.l.v_bytes;
+    for (int64_t i = 0; i < input_tasks(&own); i++)
+        transform_input(&own, i, worker);
+    for (int64_t i = 0; i < own.l.parts; i++)
+        multiply(&own, i, worker);
+}
+
 static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
 {
     const fc_conv *p = &plan->problem;
@@ -368,15 +393,17 @@ static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *
     j.offset[0] = offset;
     j.offset[1] = offset + l->channels;
     j.inputs = scratch + l->offset_bytes;
-    j.scratch = j.inputs + l->v_bytes;
+    j.scratch = j.inputs + (plan->tile[WHOLE] ? 0 : l->v_bytes);
     if (plan->tile[SHARED]) {
         j.weights = j.scratch;
         j.scratch += p->groups * l->parts * l->u_bytes;
         fc_parallel(plan->threads, p->groups * l->parts, transform_shared, &j);
     }
-    for (j.g = 0; j.g < p->groups; j.g++)
+    if (plan->tile[WHOLE])
+        fc_parallel(plan->threads, p->groups * l->blocks, run_block, &j);
+    for (j.g = 0; j.g < p->groups && !plan->tile[WHOLE]; j.g++)
         for (j.block = 0; j.block < l->blocks; j.block++) {
-            fc_parallel(plan->threads, p->window.kernel[0] * fc_ceil_div(p->channels, l->kernels->lanes), transform_input, &j);
+            fc_parallel(plan->threads, input_tasks(&j), transform_input, &j);
             fc_parallel(plan->threads, l->parts, multiply, &j);
         }
     fc_arena_give();
