@@ -39,6 +39,12 @@ static inline void *fc_at(const void *p, int64_t index, int64_t size)
     return (char *)(uintptr_t)p + index * size;
 }
 
+/* Bytes of a part of scratch, in whole cache lines; too many where they overflow. */
+static inline int64_t fc_bytes(int64_t count, int64_t size)
+{
+    return fc_arena_round(fc_min(INT64_MAX / 8, fc_mul(count, size)));
+}
+
 static inline int64_t fc_taps(const fc_window *w)
 {
     return fc_mul(fc_mul(w->kernel[0], w->kernel[1]), w->kernel[2]);

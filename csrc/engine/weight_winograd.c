@@ -46,11 +46,6 @@ typedef struct layout {
     int64_t sum_bytes;                    /* dW of a block: outputs, taps, channels */
 } layout;
 
-static int64_t bytes_of(int64_t count, int64_t size)
-{
-    return fc_arena_round(fc_min(INT64_MAX / 8, fc_mul(count, size)));
-}
-
 static int64_t whole(int64_t count, int64_t lanes)
 {
     return fc_ceil_div(count, lanes) * lanes;
@@ -82,14 +77,14 @@ static layout lay_out(const fc_conv_plan *plan)
     l.v_step = fc_add(fc_mul(l.tiles, l.channels), STEP_PAD);
     l.d_step = fc_add(fc_mul(l.tiles, l.outputs), STEP_PAD);
     l.u_step = fc_add(fc_mul(tile[OUTPUTS], l.channels), STEP_PAD);
-    l.v_bytes = bytes_of(fc_mul(FREQUENCIES, l.v_step), size);
-    l.d_bytes = bytes_of(fc_mul(FREQUENCIES, l.d_step), size);
-    l.u_bytes = bytes_of(fc_mul(FREQUENCIES, l.u_step), size);
-    l.panel_bytes = bytes_of(fc_panel_elements(&l.x, l.x.rows), size);
+    l.v_bytes = fc_bytes(fc_mul(FREQUENCIES, l.v_step), size);
+    l.d_bytes = fc_bytes(fc_mul(FREQUENCIES, l.d_step), size);
+    l.u_bytes = fc_bytes(fc_mul(FREQUENCIES, l.u_step), size);
+    l.panel_bytes = fc_bytes(fc_panel_elements(&l.x, l.x.rows), size);
     l.temp_bytes = fc_max(fc_panel_scratch(&l.x, size), fc_panel_scratch(&l.y, size));
-    l.taps_bytes = bytes_of(TAPS * l.channels, size);
-    l.offset_bytes = bytes_of(2 * l.tiles, sizeof(int64_t));
-    l.sum_bytes = bytes_of(fc_mul(tile[OUTPUTS], TAPS * l.channels), size);
+    l.taps_bytes = fc_bytes(TAPS * l.channels, size);
+    l.offset_bytes = fc_bytes(2 * l.tiles, sizeof(int64_t));
+    l.sum_bytes = fc_bytes(fc_mul(tile[OUTPUTS], TAPS * l.channels), size);
     return l;
 }
 

@@ -54,11 +54,6 @@ typedef struct place {
     int64_t n, od, phase[2];
 } place;
 
-static int64_t bytes_of(int64_t count, int64_t size)
-{
-    return fc_arena_round(fc_min(INT64_MAX / 8, fc_mul(count, size)));
-}
-
 /* Rows of tiles of a block of at most `most` cells: those that waste the fewest lanes, cells and strips rounded up. */
 static int64_t block_rows(int64_t rows, int64_t row_cells, int64_t most, int64_t group)
 {
@@ -120,18 +115,19 @@ static layout lay_out(const fc_conv_plan *plan)
     l.v_step = fc_add(fc_mul(l.terms, l.tiles), STEP_PAD);
     l.m_step = fc_add(fc_mul(plan->tile[OUTPUTS], l.tiles), STEP_PAD);
     l.u_step = fc_add(fc_mul(l.u_rows, l.inputs), STEP_PAD);
-    l.v_bytes = bytes_of(fc_mul(FREQUENCIES, l.v_step), size);
-    l.m_bytes = bytes_of(fc_mul(FREQUENCIES, l.m_step), size);
-    l.u_bytes = bytes_of(fc_mul(FREQUENCIES, l.u_step), size);
+    l.v_bytes = fc_bytes(fc_mul(FREQUENCIES, l.v_step), size);
+    l.m_bytes = fc_bytes(fc_mul(FREQUENCIES, l.m_step), size);
+    l.u_bytes = fc_bytes(fc_mul(FREQUENCIES, l.u_step), size);
     l.pitch = fc_min(l.row_cells, cells) * l.cell + 2;
-    l.band_bytes = bytes_of(fc_max(fc_mul(l.block_rows * 6, l.pitch) + lanes, 16 * lanes), size);
-    l.offset_bytes = bytes_of(l.terms, sizeof(int64_t));
+    l.band_bytes = fc_bytes(fc_max(fc_mul(l.block_rows * 6, l.pitch) + lanes, 16 * lanes), size);
+    l.offset_bytes = fc_bytes(l.terms, sizeof(int64_t));
     return l;
 }
 
 static int64_t worker_bytes(const fc_conv_plan *plan, const layout *l)
 {
-    int64_t input = plan->tile[FLAGS] & SHARED_INPUT ? 0 : l->v_bytes, weights = plan->tile[FLAGS] & SHARED_WEIGHTS ? 0 : l->u_bytes;
+    int64_t input = plan->tile[FLAGS] & SHARED_INPUT ? 0 : l->v_bytes;
+    int64_t weights = plan->tile[FLAGS] & SHARED_WEIGHTS ? 0 : l->u_bytes;
     return fc_add(fc_add(input, weights), fc_add(l->m_bytes, l->band_bytes));
 }
 

@@ -44,11 +44,6 @@ typedef struct layout {
     int64_t v_bytes, m_bytes, u_bytes, panel_bytes, temp_bytes, offset_bytes;
 } layout;
 
-static int64_t bytes_of(int64_t count, int64_t size)
-{
-    return fc_arena_round(fc_min(INT64_MAX / 8, fc_mul(count, size)));
-}
-
 static layout lay_out(const fc_conv_plan *plan)
 {
     const fc_conv *p = &plan->problem;
@@ -71,12 +66,12 @@ static layout lay_out(const fc_conv_plan *plan)
     l.v_step = fc_add(fc_mul(l.tiles, l.inputs), STEP_PAD);
     l.m_step = fc_add(fc_mul(l.tiles, l.width), STEP_PAD);
     l.u_step = fc_add(fc_mul(plan->tile[SHARED] ? l.inputs : l.channels, l.width), STEP_PAD);
-    l.v_bytes = bytes_of(fc_mul(FREQUENCIES, l.v_step), size);
-    l.m_bytes = bytes_of(fc_mul(FREQUENCIES, l.m_step), size);
-    l.u_bytes = bytes_of(fc_mul(FREQUENCIES, l.u_step), size);
-    l.panel_bytes = bytes_of(fc_panel_elements(&l.x, l.x.rows), size);
+    l.v_bytes = fc_bytes(fc_mul(FREQUENCIES, l.v_step), size);
+    l.m_bytes = fc_bytes(fc_mul(FREQUENCIES, l.m_step), size);
+    l.u_bytes = fc_bytes(fc_mul(FREQUENCIES, l.u_step), size);
+    l.panel_bytes = fc_bytes(fc_panel_elements(&l.x, l.x.rows), size);
     l.temp_bytes = fc_max(fc_panel_scratch(&l.x, size), l.panel_bytes);
-    l.offset_bytes = bytes_of(2 * l.channels, sizeof(int64_t));
+    l.offset_bytes = fc_bytes(2 * l.channels, sizeof(int64_t));
     return l;
 }
 
@@ -113,10 +108,12 @@ static layout choose_tile(fc_conv_plan *plan)
 static double estimate(const fc_conv_plan *plan, const layout *l)
 {
     const fc_conv *p = &plan->problem;
-    double groups = (double)p->groups, tiles = (double)l->rows * (double)l->columns, outputs = (double)(l->vectors * l->kernels->lanes);
+    double groups = (double)p->groups, tiles = (double)l->rows * (double)l->columns;
+    double outputs = (double)(l->vectors * l->kernels->lanes);
     double weights = groups * (double)l->inputs * outputs * (plan->tile[SHARED] ? 1.0 : (double)l->blocks);
     double copy_in = p->x.c == 1 ? 0.8 : 1.0, copy_out = p->y.c == 1 ? 0.0 : 1.2;
-    double gemm = groups * (double)l->blocks * fc_gemm_cost(l->kernels, l->tiles, l->vectors * l->kernels->lanes, l->inputs);
+    double block = fc_gemm_cost(l->kernels, l->tiles, l->vectors * l->kernels->lanes, l->inputs);
+    double gemm = groups * (double)l->blocks * block;
     double transforms = groups * tiles * ((2.5 + copy_in) * (double)l->inputs + (2.0 + copy_out) * outputs);
     return 2000 + 1.15 * FREQUENCIES * gemm + transforms + 3.0 * weights;
 }
@@ -174,8 +171,8 @@ static int next_segment(const job *j, int64_t *row, segment *s)
 }
 
 /* Tiles begin ... end of `rows` rows of tiles by way of a panel; position (ih, iw) of the image is the first tile's of a row. */
-static void transform_panel(const job *j, const fc_panel_image *image, int64_t rows, int64_t ih, int64_t iw, int64_t begin, int64_t end,
-                            char *v, char *scratch)
+static void transform_panel(const job *j, const fc_panel_image *image, int64_t rows, int64_t ih, int64_t iw, int64_t begin,
+                            int64_t end, char *v, char *scratch)
 {
     const layout *l = &j->l;
     int64_t size = l->kernels->size, lanes = l->kernels->lanes;
@@ -186,7 +183,8 @@ static void transform_panel(const job *j, const fc_panel_image *image, int64_t r
     fc_panel_pack(&panel, l->kernels, scratch, scratch + l->panel_bytes, image, 4 * rows + 2, ih, iw + 4 * begin);
     for (int64_t r = 0; r < rows; r++)
         l->kernels->winograd_gradient.input(fc_at(v, (r * l->columns + begin) * l->inputs, size), l->v_step, l->inputs,
-                                            fc_at(scratch, 4 * r * panel.pitch * lanes, size), panel.pitch * lanes, lanes, end - begin);
+                                            fc_at(scratch, 4 * r * panel.pitch * lanes, size), panel.pitch * lanes, lanes,
+                                            end - begin);
 }
 
 /* One row of tiles of an image whose channels are neighbours: those that lie inside it are read where they stand. */
