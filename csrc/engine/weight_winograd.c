@@ -25,9 +25,10 @@
 #include "engine/weight_panel.h"
 #include "engine/weight_tiles.h"
 #include "engine/weights.h"
+#include "engine/winograd.h"
 
 enum { CHANNELS, OUTPUTS, ROWS, CHUNKS }; /* plan->tile: of a block; rows of tiles of a batch; parts of the sum */
-enum { FREQUENCIES = 36, TAPS = 9, STEP_PAD = 16 };
+enum { TAPS = 9 };
 /* Channels and output channels of a block, tiles of a batch, tiles of a stripe.  Measured at 1 MiB and more of cache: batches
  * of 64 tiles x0.97, blocks of 128 x0.95, of 32 output channels x0.92; stripes of 16 tiles x0.92 at 64-64@224. */
 enum { BLOCK = 64, TILES = 32, COLUMNS = 64 };
@@ -118,18 +119,11 @@ static const char *plan_winograd(fc_conv_plan *plan, double *cost)
     const fc_conv *p = &plan->problem;
     const fc_window *w = &p->window;
     const fc_kernels *kernels = fc_dispatch(p->real);
-    if (!kernels->winograd_gradient.input)
-        return "float64 is summed directly";
-    if (plan->precision == FC_PRECISION_HIGHEST)
-        return "the precision 'highest' allows direct sums only";
-    if (w->kernel[1] != 3 || w->kernel[2] != 3)
-        return "the kernel is not 3x3";
-    if (w->stride[1] != 1 || w->stride[2] != 1)
-        return "the stride is not 1";
+    const char *reason = fc_winograd_refusal(plan);
+    if (reason)
+        return reason;
     if (!fc_reduction(p) || !p->out_channels || !p->batch || !fc_outputs(w))
         return "there is nothing to sum";
-    if (w->dilation[1] > w->out[1] || w->dilation[2] > w->out[2])
-        return "the dilation exceeds the output";
     if (!fc_weights_plan(p, kernels->size).in_place)
         return "the weight gradient's rows are not contiguous";
     choose_tile(plan, kernels);

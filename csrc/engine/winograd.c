@@ -26,10 +26,11 @@
 
 #include "engine/gemm.h"
 #include "engine/output.h"
+#include "engine/winograd.h"
 
 enum { CELLS, OUTPUTS, FLAGS }; /* plan->tile */
 enum { SHARED_INPUT = 1, SHARED_WEIGHTS = 2, HALF_CELLS = 4 };
-enum { FC_TRANSFORMED_BYTES = 8 << 20, FREQUENCIES = 36, STEP_PAD = 16, CELLS_MAX = 96 };
+enum { FC_TRANSFORMED_BYTES = 8 << 20, CELLS_MAX = 96 };
 
 typedef struct layout {
     const fc_kernels *kernels;
@@ -195,18 +196,11 @@ static const char *plan_winograd(fc_conv_plan *plan, double *cost)
     const fc_conv *p = &plan->problem;
     const fc_window *w = &p->window;
     const fc_kernels *kernels = fc_dispatch(p->real);
-    if (!kernels->winograd[0].input)
-        return "float64 is summed directly";
-    if (plan->precision == FC_PRECISION_HIGHEST)
-        return "the precision 'highest' allows direct sums only";
-    if (w->kernel[1] != 3 || w->kernel[2] != 3)
-        return "the kernel is not 3x3";
+    const char *reason = fc_winograd_refusal(plan);
+    if (reason)
+        return reason;
     if (w->kernel[0] > 1 && p->channels % kernels->lanes)
         return "the kernel is deep and the channels are no whole vectors";
-    if (w->stride[1] != 1 || w->stride[2] != 1)
-        return "the stride is not 1";
-    if (w->dilation[1] > w->out[1] || w->dilation[2] > w->out[2])
-        return "the dilation exceeds the output";
     if (!fc_reduction(p))
         return "there is nothing to sum";
     layout l = choose_tile(plan, kernels, 3 * kernels->nv);

@@ -19,18 +19,19 @@
  *
  * Channels come in blocks so that U of one (36 x 128 x 48) stays in the second-level cache while it is used; M is small.
  *
- * One NaN or infinity in a patch, or a sum that overflows, spoils a tile.  The output transform sees it, and that row of tiles
- * is computed again by definition, as in winograd.c.
+ * One NaN or infinity in a patch, or a sum that overflows, spoils a tile.  The output transform sees it, and that vector of
+ * channels is computed again by definition, in the rows of this image that the block holds.
  */
 #include <string.h>
 
 #include "engine/output.h"
 #include "engine/weight_panel.h"
 #include "engine/weight_tiles.h"
+#include "engine/winograd.h"
 
 /* plan->tile: rows of tiles of a block; whether U is made once a call; whether a block is a task. */
 enum { ROWS, SHARED, WHOLE };
-enum { FREQUENCIES = 36, STEP_PAD = 16, CHANNELS = 128, VECTORS = 3 };
+enum { CHANNELS = 128, VECTORS = 3 };
 enum { SHARED_BYTES = 8 << 20, V_BYTES = 384 << 10, V_BYTES_MAX = 6 << 20, TILES = 48 };
 
 typedef struct layout {
@@ -123,14 +124,11 @@ static const char *plan_winograd(fc_conv_plan *plan, double *cost)
     const fc_conv *p = &plan->problem;
     const fc_window *w = &p->window;
     const fc_kernels *kernels = fc_dispatch(p->real);
-    if (!kernels->winograd_gradient.input)
-        return "float64 is summed directly";
-    if (plan->precision == FC_PRECISION_HIGHEST)
-        return "the precision 'highest' allows direct sums only";
-    if (w->kernel[1] != 3 || w->kernel[2] != 3)
-        return "the kernel is not 3x3";
-    if (w->stride[1] != 1 || w->stride[2] != 1 || w->dilation[1] != 1 || w->dilation[2] != 1)
-        return "the stride and the dilation are not 1";
+    const char *reason = fc_winograd_refusal(plan);
+    if (reason)
+        return reason;
+    if (w->dilation[1] != 1 || w->dilation[2] != 1)
+        return "the dilation is not 1";
     if (w->kernel[0] > 1 && p->channels % kernels->lanes)
         return "the kernel is deep and the channels are no whole vectors";
     if (!fc_reduction(p))
