@@ -13,11 +13,18 @@
  * at 2304 terms) and keeps a tile's slices of A and B in the first-level cache.  Costs 0-2 %. */
 enum { FC_KC = 288 };
 
+/* Terms of a sum's blocks (the last may have fewer), at most `most`, balanced, whole vectors of them. */
+static inline int64_t fc_gemm_terms(const fc_kernels *kernels, int64_t k, int64_t most)
+{
+    int64_t blocks = fc_max(1, fc_ceil_div(k, most));
+    return fc_ceil_div(fc_ceil_div(k, blocks), kernels->lanes) * kernels->lanes;
+}
+
 typedef struct fc_gemm {
     const fc_kernels *kernels;
     int gather;      /* A through a_offset */
     int strip, rows; /* vectors of a strip and rows of a tile, at most */
-    int64_t k, columns, block; /* block: terms summed at a time, at most; FC_KC */
+    int64_t k, columns;
     const int64_t *a_offset, *b_offset;
 } fc_gemm;
 

@@ -32,14 +32,23 @@ typedef struct layout {
     fc_weights weights;
     fc_conv part;                  /* the problem for a band's columns */
     int64_t k, columns, bands, across; /* bands of a plane, and those among them that lie side by side */
-    int64_t positions, tile_row, tile_bytes, offset_bytes; /* positions: of a flat plane */
-    int in_place; /* y is written directly */
+    int64_t positions, last; /* of a flat plane; those among them that are summed over k (sweep.h) */
+    int64_t tile_row, tile_bytes, offset_bytes;
+    int in_place, by_row; /* y is written directly, a band or an output row at a time */
+    int swept;            /* by `sweep`, which the tile's bytes are for then */
+    fc_sweep sweep;
 } layout;
 
 /* Whether a plane of x and of y is one row of positions. */
 static int one_row(const fc_conv *p, const fc_source *source)
 {
     return source->in_place && fc_output_in_place(p, p->window.out[1], source->pitch);
+}
+
+/* Those at the end of a flat plane that are summed over k: never elsewhere, or bits would depend on how planes are cut. */
+static int64_t last_positions(const fc_conv *p, const fc_kernels *kernels, int64_t positions)
+{
+    return fc_sweep_pays(p, kernels) ? fc_sweep_last(kernels, positions) : 0;
 }
 
 static layout lay_out(const fc_conv_plan *plan)
@@ -61,22 +70,30 @@ static layout lay_out(const fc_conv_plan *plan)
                  fc_source_columns(&l.source, last, width) >= kernels->lanes;
     if (flat) {
         l.positions = fc_source_columns(&l.source, p->window.out[1], p->window.out[2]);
-        l.bands = fc_ceil_div(l.positions, flat);
-        l.columns = fc_min(flat, l.positions);
+        l.last = last_positions(p, kernels, l.positions);
+        l.bands = fc_ceil_div(l.positions - l.last, flat);
+        l.columns = fc_min(flat + l.last, l.positions);
         l.in_place = 1;
     }
     l.tile_row = fc_max(l.columns, kernels->lanes);
-    if (!l.in_place)
+    l.by_row = !l.in_place && p->y.s[2] == 1 && p->window.out[2] >= kernels->lanes &&
+               fc_ceil_div(p->window.out[2], kernels->lanes) * kernels->lanes <= l.source.pitch;
+    l.swept = l.by_row || (l.in_place && fc_sweep_pays(p, kernels));
+    /* What is not flat is swept or not as bands are cut: in the same order as fc_gemm_run then. */
+    l.sweep = fc_sweep_plan(kernels, l.k, flat ? plan->precision : FC_PRECISION_HIGHEST);
+    if (l.swept && !l.by_row)
+        l.tile_bytes = fc_sweep_bytes(&l.sweep);
+    else if (!l.swept && !l.in_place)
         l.tile_bytes = fc_arena_round(fc_min(INT64_MAX / 4, fc_mul((FC_MR_MAX + kernels->lanes) * kernels->size, l.tile_row)));
     l.offset_bytes = fc_arena_round(fc_min(INT64_MAX / 4, fc_mul(l.k, sizeof(int64_t))));
     return l;
 }
 
-/* Bands of a flat plane in whole vectors, at least one in the last: 512-512@14 has 13 vectors in one band, 14 in two of seven
- * rows (714, 821 us). */
+/* Bands of a flat plane in whole vectors, at least one in the last, which takes the plane's last positions too. */
 static int64_t flat_columns(const fc_conv *p, const fc_kernels *kernels, const fc_source *source, int64_t bands)
 {
     int64_t positions = fc_source_columns(source, p->window.out[1], p->window.out[2]), lanes = kernels->lanes;
+    positions -= last_positions(p, kernels, positions);
     int64_t most = fc_max(1, 2 * FC_BLOCK_BYTES / kernels->size / lanes / fc_max(1, p->channels));
     int64_t vectors = fc_ceil_div(positions, lanes);
     int64_t columns = fc_ceil_div(vectors, fc_max(bands, fc_ceil_div(vectors, most))), strip = kernels->nv;
@@ -136,12 +153,11 @@ static const char *plan_pixels(fc_conv_plan *plan, double *cost)
     if (plan->scratch > fc_scratch_max(plan->threads))
         return "a padded band of the input, or the rows of the weights, exceed the scratch bound";
     double tasks = (double)p->batch * (double)p->groups * (double)p->window.out[0] * (double)l.bands;
-    double gemm = fc_gemm_cost(kernels, p->out_channels, l.columns, l.k);
-    /* Emerald Rapids, in place of "channels", which few outputs tie with by estimate: 256-64@14x56 166 us, not 185. */
-    if (p->out_channels <= 128 && fc_sweep_pays(p, kernels))
-        gemm *= 0.88;
+    double gemm = l.by_row ? (double)plan->tile[ROWS] * fc_gemm_cost(kernels, p->out_channels, p->window.out[2], l.k)
+                  : l.swept ? fc_sweep_cost(&l.sweep, p->out_channels, l.columns, l.last)
+                            : fc_gemm_cost(kernels, p->out_channels, l.columns, l.k);
     double copied = l.source.in_place ? 0 : (double)(plan->tile[BLOCKS] * p->channels) * (double)l.source.channel;
-    double stored = l.in_place ? 0 : (double)p->out_channels * (double)l.columns;
+    double stored = l.in_place || l.by_row ? 0 : (double)p->out_channels * (double)l.columns;
     double bytes = (double)kernels->size, rows = copied / (double)l.source.pitch + stored / (double)l.source.pitch;
     /* Calibrated on Zen 5, one thread: 1-16@28 b32 90 us, 3-32@32 b32 374 us, 64-64@224 17.5 ms. */
     *cost = 300 + (double)l.k + tasks * (60 + gemm + 0.0125 * bytes * (copied + stored) + 2.0 * rows) +
@@ -173,6 +189,27 @@ static void store_tile(const job *j, const fc_conv *p, char *y, const char *tile
             fc_output_store(p, kernels, fc_at(y, m * p->y.c, size), fc_at(tile, m * j->l.tile_row, size), rows, pitch);
 }
 
+/* Outputs first ... last of a band at once, or of one of its rows after the other. */
+static void sweep_band(const job *j, const fc_conv *p, int64_t first, int64_t last, int64_t rows, int64_t columns, int64_t summed,
+                       const char *w, const char *b, char *y, const char *bias, char *scratch)
+{
+    const fc_kernels *kernels = j->l.kernels;
+    int64_t size = kernels->size, step = j->l.by_row ? 1 : rows;
+    fc_sweep sweep = j->l.sweep;
+    sweep.rows = last - first;
+    sweep.a_row = j->l.weights.o;
+    sweep.b_row = j->l.source.channel;
+    sweep.c_row = p->y.c;
+    sweep.b_offset = j->l.by_row ? j->gemm.b_offset : NULL;
+    for (int64_t r = 0; r < rows; r += step) {
+        char *out = fc_at(y, first * p->y.c + r * p->y.s[1], size);
+        fc_sweep_run(&sweep, columns, summed, fc_at(w, first * sweep.a_row, size), fc_at(b, r * j->l.source.pitch, size), out,
+                     bias ? fc_at(bias, first, size) : NULL, scratch);
+        for (int64_t o = 0; o < sweep.rows; o++)
+            fc_output_clamp(p, kernels, fc_at(out, o * p->y.c, size), columns);
+    }
+}
+
 static void run_task(void *context, int64_t task, int worker)
 {
     const job *j = context;
@@ -191,17 +228,16 @@ static void run_task(void *context, int64_t task, int worker)
     fc_gemm gemm = j->gemm;
     part.window.out[2] = flat ? p->window.out[2] : fc_min(part.window.out[2], p->window.out[2] - q);
     part.window.offset[2] -= flat ? 0 : q * p->window.stride[2];
-    gemm.columns = flat ? fc_min(flat, j->l.positions - q) : fc_source_columns(&j->l.source, rows, part.window.out[2]);
+    int ends = flat && band == j->l.bands - 1;
+    gemm.columns = ends ? j->l.positions - q : flat ? flat : fc_source_columns(&j->l.source, rows, part.window.out[2]);
     const void *x = fc_at(j->x, n * p->x.n + g * p->channels * p->x.c + (flat ? q : 0), size);
     const void *b = fc_source_take(&j->l.source, &part, kernels, scratch, x, p->channels, od, oh);
     const char *w = fc_at(j->w, g * j->l.weights.g, size);
     int64_t at_y = n * p->y.n + g * p->out_channels * p->y.c + od * p->y.s[0] + oh * p->y.s[1];
     char *y = fc_at(j->y, at_y + q * (flat ? 1 : p->y.s[2]), size);
-    if (j->l.in_place && fc_sweep_pays(p, kernels)) {
-        fc_sweep_run(&gemm, last - first, fc_at(w, first * j->l.weights.o, size), j->l.weights.o, b,
-                     fc_at(y, first * p->y.c, size), p->y.c, j->bias ? fc_at(j->bias, g * p->out_channels + first, size) : NULL);
-        for (int64_t o = first; o < last; o++)
-            fc_output_clamp(p, kernels, fc_at(y, o * p->y.c, size), gemm.columns);
+    if (j->l.swept) {
+        sweep_band(j, &part, first, last, rows, j->l.by_row ? part.window.out[2] : gemm.columns, ends ? j->l.last : 0, w, b, y,
+                   j->bias ? fc_at(j->bias, g * p->out_channels, size) : NULL, tile);
         return;
     }
     int held = 0; /* outputs in the tile: where channels are neighbours in y, as many as make a vector are stored at once */
@@ -249,8 +285,6 @@ static fc_status run_pixels(const fc_conv_plan *plan, void *x, void *w, void *bi
         while (j.held % j.gemm.rows && j.gemm.rows > 1)
             j.gemm.rows--;
     }
-    if (fc_sweep_pays(p, j.l.kernels))
-        j.gemm.block = FC_SWEEP_TERMS;
     j.gemm.b_offset = offset;
     fc_parallel(plan->threads, p->batch * p->groups * p->window.out[0] * j.l.bands * plan->tile[BLOCKS], run_task, &j);
     fc_arena_give();

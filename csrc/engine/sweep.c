@@ -1,68 +1,117 @@
-/* Blocks of B outermost:
+/* Strips outermost:
  *
- *     for each block of 64 rows of B
- *         for each strip of columns
+ *     for each strip of columns
+ *         for each block of terms
+ *             copy the block's part of the strip
  *             for each tile of rows of C:  gemm kernel, added to C but for the first block
+ *                 the first strip:  dots kernel for the last columns, where they are few, transposed once
  *
- * A (64 x 256) B (256 x 448, rows 12 KiB apart), GFLOPS of a peak of 172 (Emerald Rapids, one core): fc_gemm_run 118; blocks of
- * 32, 64, 96, 128, 256 terms 136, 147, 139, 129, 112, since a first-level TLB has 64 to 96 entries; tiles of 6x4, 9x3, 14x2 at 64
- * terms 147, 136, 135.  Rejected: fetching the next block ahead (as fast: the rows of a block are few enough for the hardware to
- * follow).
+ * Scratch: the strip's block (up to 108 KiB, read from the second-level cache once for each tile) its rows' offsets, and the
+ * transposed last columns.
+ *
+ * Emerald Rapids, one core, GFLOPS of useful sums where the kernel reaches 168: 512-512@14 (12.25 vectors) 168 without its last
+ * four columns, 153 with a thirteenth vector for them (512 terms a block; 147 at 256); not copied, a block of 64 terms and four
+ * vectors for all rows before the next block, 134-141; lanes over outputs of transposed weights 164, but the weights' transpose and the
+ * image's cost a tenth.  64-256@56 150, copied or not: it writes as much as memory takes.
  */
 #include "engine/sweep.h"
 
-enum { PLANE_BYTES = 1024 };
+enum { TERMS_MIN = 64 };
 
 int fc_sweep_pays(const fc_conv *p, const fc_kernels *kernels)
 {
-    const fc_window *w = &p->window;
-    return fc_taps(w) == 1 && p->channels > FC_SWEEP_TERMS && p->out_channels >= kernels->mr[kernels->nv] &&
-           fc_mul(w->in[1], w->in[2]) * kernels->size >= PLANE_BYTES;
+    return fc_taps(&p->window) == 1 && p->channels > TERMS_MIN && p->out_channels >= kernels->mr[kernels->nv];
 }
 
-/* As wide as leaves a tile six rows, else as the ISA prefers. */
-static int strip_of(const fc_kernels *kernels)
+fc_sweep fc_sweep_plan(const fc_kernels *kernels, int64_t k, fc_precision precision)
 {
-    return kernels->mr[4] >= 6 ? 4 : kernels->nv;
+    return (fc_sweep){.kernels = kernels, .k = k, .terms = precision == FC_PRECISION_HIGHEST ? FC_KC : 2 * FC_KC};
 }
 
-/* All rows of one block of terms, k0 ... k0 + k, and one strip at `column`. */
-static void run_block(const fc_gemm *g, int64_t rows, const char *a, int64_t a_row, const void *b, char *c, int64_t c_row,
-                      const void *init, int64_t k0, int64_t k, int64_t column, int nv)
+int64_t fc_sweep_last(const fc_kernels *kernels, int64_t columns)
 {
-    int64_t size = g->kernels->size, tiles = fc_ceil_div(rows, g->kernels->mr[nv]), height = fc_ceil_div(rows, tiles);
-    int64_t c_offset[FC_MR_MAX];
+    int64_t rest = columns % kernels->lanes;
+    return rest <= kernels->lanes / 2 ? rest : 0;
+}
+
+/* A sum's terms up to whole vectors. */
+static int64_t padded(const fc_sweep *s)
+{
+    return fc_mul(fc_ceil_div(s->k, s->kernels->lanes), s->kernels->lanes);
+}
+
+/* A block of a strip, and its rows' offsets. */
+static int64_t strip_bytes(const fc_sweep *s)
+{
+    return fc_arena_round(s->terms * (s->kernels->nv * s->kernels->lanes * s->kernels->size + (int64_t)sizeof(int64_t)));
+}
+
+int64_t fc_sweep_bytes(const fc_sweep *s)
+{
+    return strip_bytes(s) + fc_arena_round(fc_min(INT64_MAX / 4, fc_mul(s->kernels->lanes / 2 * s->kernels->size, padded(s))));
+}
+
+double fc_sweep_cost(const fc_sweep *s, int64_t m, int64_t columns, int64_t last)
+{
+    double k = (double)s->k, lanes = (double)s->kernels->lanes;
+    return fc_gemm_cost(s->kernels, m, columns - last, s->k) + k * (0.5 * (double)columns + 0.2 * (double)(last * m)) / lanes;
+}
+
+/* The last columns: transposed, and where their sums go. */
+typedef struct tail {
+    int64_t columns, row;
+    char *b, *c;
+} tail;
+
+static tail take_tail(const fc_sweep *s, int64_t columns, const void *b, void *c, void *scratch)
+{
+    static const double zero = 0;
+    tail t = {.columns = columns, .row = padded(s), .b = scratch, .c = c};
+    for (int64_t n = 0; n < columns; n++)
+        s->kernels->gather_row(fc_at(t.b, n * t.row, s->kernels->size), t.row, fc_at(b, n, s->kernels->size), s->b_row, 0, 1, s->k,
+                               &zero);
+    return t;
+}
+
+/* One strip: `nv` vectors of columns from b and c on; and the last columns, while the rows of A are near. */
+static void run_strip(const fc_sweep *s, int nv, const void *a, const void *b, void *c, const void *init, const tail *last,
+                      int64_t *b_offset)
+{
+    const fc_kernels *kernels = s->kernels;
+    int64_t size = kernels->size, width = nv * kernels->lanes, tiles = fc_ceil_div(s->rows, kernels->mr[nv]);
+    int64_t most = fc_gemm_terms(kernels, s->k, s->terms), c_offset[FC_MR_MAX];
+    void *panel = b_offset + s->terms;
     for (int m = 0; m < FC_MR_MAX; m++)
-        c_offset[m] = m * c_row;
-    for (int64_t o = 0, mr; o < rows; o += mr) {
-        mr = fc_min(height, rows - o);
-        const void *block[FC_MR_MAX];
-        for (int m = 0; m < mr; m++)
-            block[m] = fc_at(a, (o + m) * a_row + k0, size);
-        g->kernels->gemm[nv][mr](k, block, NULL, fc_at(b, column, size), g->b_offset + k0, fc_at(c, o * c_row + column, size),
-                                 c_offset, init ? fc_at(init, o, size) : NULL, k0 > 0);
-    }
-}
-
-void fc_sweep_run(const fc_gemm *g, int64_t rows, const void *a, int64_t a_row, const void *b, void *c, int64_t c_row,
-                  const void *init)
-{
-    int64_t lanes = g->kernels->lanes, vectors = fc_ceil_div(g->columns, lanes), k, tail = 0;
-    int strip = strip_of(g->kernels);
-    if (g->columns % lanes && vectors > 1)
-        tail = fc_gemm_last_strip(strip, vectors);
-    if (tail * lanes > g->columns)
-        tail = 1;
-    vectors -= tail; /* the last strip overlaps the one before and is done by itself, for blocks are added up */
-    for (int64_t k0 = 0; k0 < g->k; k0 += k) {
-        k = fc_min(FC_SWEEP_TERMS, g->k - k0);
-        for (int64_t done = 0, nv; done < vectors; done += nv) {
-            nv = fc_gemm_next_strip(strip, vectors - done);
-            run_block(g, rows, a, a_row, b, c, c_row, init, k0, k, done * lanes, (int)nv);
+        c_offset[m] = m * s->c_row;
+    for (int64_t i = 0; i < most && !s->b_offset; i++)
+        b_offset[i] = i * width;
+    for (int64_t k = 0; k < s->k; k += most) {
+        int64_t terms = fc_min(most, s->k - k);
+        const int64_t *offset = s->b_offset ? s->b_offset + k : b_offset;
+        if (!s->b_offset)
+            kernels->copy_vectors(panel, width, fc_at(b, k * s->b_row, size), s->b_row, nv, terms);
+        for (int64_t t = 0; t < tiles; t++) {
+            int64_t o = s->rows * t / tiles, mr = s->rows * (t + 1) / tiles - o;
+            const void *row[FC_MR_MAX], *start = init ? fc_at(init, o, size) : NULL;
+            for (int64_t m = 0; m < mr; m++)
+                row[m] = fc_at(a, (o + m) * s->a_row + k, size);
+            kernels->gemm[nv][mr](terms, row, NULL, s->b_offset ? b : panel, offset, fc_at(c, o * s->c_row, size), c_offset, start, k > 0);
+            if (last)
+                kernels->dots(terms, row[0], s->a_row, fc_at(last->b, k, size), last->row, fc_at(last->c, o * s->c_row, size),
+                              s->c_row, start, k > 0, mr, last->columns);
         }
     }
-    for (int64_t k0 = 0; k0 < g->k && tail; k0 += k) {
-        k = fc_min(FC_SWEEP_TERMS, g->k - k0);
-        run_block(g, rows, a, a_row, b, c, c_row, init, k0, k, g->columns - tail * lanes, (int)tail);
+}
+
+void fc_sweep_run(const fc_sweep *s, int64_t columns, int64_t last, const void *a, const void *b, void *c, const void *init,
+                  void *scratch)
+{
+    int64_t size = s->kernels->size, lanes = s->kernels->lanes, whole = columns - last, vectors = fc_ceil_div(whole, lanes);
+    tail rest = take_tail(s, last, fc_at(b, whole, size), fc_at(c, whole, size), (char *)scratch + strip_bytes(s));
+    for (int64_t done = 0, nv; done < vectors; done += nv) {
+        nv = fc_gemm_next_strip(s->kernels->nv, vectors - done);
+        nv = nv * lanes > whole ? 1 : nv;
+        int64_t at = fc_min(done * lanes, whole - nv * lanes);
+        run_strip(s, (int)nv, a, fc_at(b, at, size), fc_at(c, at, size), init, last && !done ? &rest : NULL, scratch);
     }
 }

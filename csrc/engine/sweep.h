@@ -2,23 +2,38 @@
  *
  *     C[m][n] = init[m] + sum_k A[m][k] B[k][n]
  *
- * fc_gemm_run streams all of B for every tile of rows.  Here a block of B, a strip wide and FC_SWEEP_TERMS high, serves all rows of
- * C before the next: it stays in the first-level cache, and its pages in the first-level TLB.
+ * fc_gemm_run streams all of B for every tile of rows.  Here a strip of B is copied once, some hundred terms at a time, and
+ * serves all rows of C; or it is read where it stands, for all rows too.  The last columns, where they fill no more than half a vector, can be summed with lanes over k instead of columns.
  */
 #ifndef FC_ENGINE_SWEEP_H
 #define FC_ENGINE_SWEEP_H
 
 #include "engine/gemm.h"
 
-enum { FC_SWEEP_TERMS = 64 };
+typedef struct fc_sweep {
+    const fc_kernels *kernels;
+    int64_t rows, k;             /* of C; terms of a sum */
+    int64_t terms;               /* summed before they are added to C, at most */
+    int64_t a_row, b_row, c_row; /* elements between rows */
+    const int64_t *b_offset;     /* of B's rows, where they are near and read in place; else NULL */
+} fc_sweep;
 
-/* Rows of A begin a_row elements apart; b, c, c_row, init, and what may be read and written beyond the columns, are those of
- * fc_gemm_run, k, columns and b_offset those of `gemm`, whose tile does not matter. */
-void fc_sweep_run(const fc_gemm *gemm, int64_t rows, const void *a, int64_t a_row, const void *b, void *c, int64_t c_row,
-                  const void *init);
+/* All but rows and the distances of rows, which the caller sets. */
+fc_sweep fc_sweep_plan(const fc_kernels *kernels, int64_t k, fc_precision precision);
 
-/* Whether a convolution's product is faster so: by its shape alone, for then its sums are cut into blocks of FC_SWEEP_TERMS,
- * however it is computed. */
+/* How many of the last columns are better summed so: always the same, since the order of their sums is another. */
+int64_t fc_sweep_last(const fc_kernels *kernels, int64_t columns);
+
+/* `last` of the columns are summed over k, and at least a vector is not; `scratch` takes fc_sweep_bytes(). */
+void fc_sweep_run(const fc_sweep *sweep, int64_t columns, int64_t last, const void *a, const void *b, void *c, const void *init,
+                  void *scratch);
+
+int64_t fc_sweep_bytes(const fc_sweep *sweep);
+
+/* Nanoseconds that m rows take, estimated. */
+double fc_sweep_cost(const fc_sweep *sweep, int64_t m, int64_t columns, int64_t last);
+
+/* Whether a convolution's product is faster so. */
 int fc_sweep_pays(const fc_conv *problem, const fc_kernels *kernels);
 
 #endif

@@ -41,10 +41,11 @@ static int pack_pixels(const fc_panel *p, const fc_kernels *kernels, void *dst, 
         if (m->channels == kernels->lanes && p->width == kernels->lanes && p->step[1] == 1) {
             int64_t begin = inside ? fc_min(p->pitch, fc_max(0, -iw)) : p->pitch;
             int64_t end = fc_max(begin, fc_min(p->pitch, m->size[1] - iw));
-            kernels->copy_vectors(out, p->width, NULL, 0, begin);
+            kernels->copy_vectors(out, p->width, NULL, 0, 1, begin);
             kernels->copy_vectors(fc_at(out, begin * p->width, size), p->width,
-                                  fc_at(m->x, r * m->stride[0] + (iw + begin) * m->stride[1], size), m->stride[1], end - begin);
-            kernels->copy_vectors(fc_at(out, end * p->width, size), p->width, NULL, 0, p->pitch - end);
+                                  fc_at(m->x, r * m->stride[0] + (iw + begin) * m->stride[1], size), m->stride[1], 1,
+                                  end - begin);
+            kernels->copy_vectors(fc_at(out, end * p->width, size), p->width, NULL, 0, 1, p->pitch - end);
             continue;
         }
         for (int64_t j = 0, q = iw; j < p->pitch; j++, q += p->step[1], out += p->width * size)

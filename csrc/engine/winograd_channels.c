@@ -287,7 +287,7 @@ static void store_panel(const job *j, const segment *s, char *y, int64_t channel
     int64_t rows = fc_min(4 * s->rows, p->window.out[1] - 4 * s->tr);
     if (p->y.c == 1 && channels == lanes) {
         for (int64_t r = 0; r < rows; r++)
-            kernels->copy_vectors(fc_at(y, r * p->y.s[1], size), p->y.s[2], fc_at(panel, r * pitch * lanes, size), lanes, width);
+            kernels->copy_vectors(fc_at(y, r * p->y.s[1], size), p->y.s[2], fc_at(panel, r * pitch * lanes, size), lanes, 1, width);
         return;
     }
     if (p->y.c == 1 && p->y.s[2] != 1) {

@@ -1,7 +1,7 @@
-/* gemm and gemm_gather: every [nv][mr] of a table.
+/* gemm and gemm_gather: every [nv][mr] of a table; dots.
  *
- * The contract fixes the order of the sum and its rounding, so the expected values are exact, and variants that all meet
- * them agree bit by bit.
+ * The contract of the first two fixes the order of the sum and its rounding, so the expected values are exact, and variants that all
+ * meet them agree bit by bit.
  */
 #include <math.h>
 #include <string.h>
@@ -126,4 +126,47 @@ void check_gemm(subject *s)
 void check_gemm_gather(subject *s)
 {
     check_family(s, 1);
+}
+
+/* As short as the contract allows: B has zeros up to whole vectors, the rows of A end with their last term. */
+static void one_of_dots(subject *s, int64_t rows, int64_t columns, int64_t k, start how, int at_end)
+{
+    int64_t lanes = s->kernels->lanes, whole = (k + lanes - 1) / lanes * lanes, gap = random_integer(0, 5);
+    int64_t a_row = k + gap, b_row = whole + gap, c_row = columns + gap;
+    describe("%lldx%lld k=%lld %s at the %s of a page", (long long)rows, (long long)columns, (long long)k,
+             how == ZERO ? "zero" : how == INIT ? "init" : "add", at_end ? "end" : "beginning");
+    array *a = array_random(s->type, k ? (rows - 1) * a_row + k : 0, at_end), *init = array_random(s->type, rows, at_end);
+    array *b = array_random(s->type, k ? (columns - 1) * b_row + whole : 0, at_end);
+    array *c = array_take(s->type, (rows - 1) * c_row + columns, at_end);
+    for (int64_t n = 0; n < columns; n++)
+        for (int64_t i = k; i < whole; i++)
+            array_put(b, n * b_row + i, 0);
+    for (int64_t i = 0; how == ADD && i < c->count; i++)
+        array_put(c, i, random_uniform());
+    array_lock(a);
+    array_lock(b);
+    array_lock(init);
+    array_watch(c);
+    for (int64_t m = 0; m < rows; m++)
+        for (int64_t n = 0; n < columns; n++) {
+            double sum = how == ADD ? array_get(c, m * c_row + n) : how == INIT ? array_get(init, m) : 0;
+            for (int64_t i = 0; i < k; i++)
+                sum += array_get(a, m * a_row + i) * array_get(b, n * b_row + i);
+            array_expect(c, m * c_row + n, sum, (double)(k + 2) * value_epsilon(s->type) * (double)(k + 1));
+        }
+    s->kernels->dots(k, a->data, a_row, b->data, b_row, c->data, c_row,
+                     how == INIT || (how == ADD && random_integer(0, 1)) ? init->data : NULL, how == ADD, rows, columns);
+    array_check(c, "c");
+    arrays_reset();
+    s->cases++;
+}
+
+void check_dots(subject *s)
+{
+    int64_t lanes = s->kernels->lanes, lengths[] = {0, 1, lanes - 1, lanes, 2 * lanes + 1, 5 * lanes};
+    for (int64_t rows = 1; rows <= 7; rows++)
+        for (int64_t columns = 1; columns <= 9; columns++)
+            for (int i = 0; i < 6; i++)
+                for (start how = ZERO; how < STARTS; how++)
+                    one_of_dots(s, rows, columns, lengths[i], how, (rows + columns + i) & 1);
 }

@@ -16,6 +16,7 @@ static const struct row {
 } rows[] = {
     {"gemm", check_gemm},
     {"gemm_gather", check_gemm_gather},
+    {"dots", check_dots},
     {"stencil", check_stencil},
     {"correlate", check_correlate},
     {"depthwise", check_depthwise},

@@ -179,17 +179,19 @@ void check_scatter_row(subject *s)
 void check_copy_vectors(subject *s)
 {
     for (int i = 0; i < 60; i++, s->cases++) {
-        int64_t lanes = s->kernels->lanes, count = random_integer(0, 5), from = lanes + random_integer(0, 7), to = lanes + random_integer(0, 7);
+        int64_t lanes = s->kernels->lanes, count = random_integer(0, 5), wide = random_integer(1, 4);
+        int64_t width = wide * lanes, from = width + random_integer(0, 7), to = width + random_integer(0, 7);
         int null = i % 3 == 0;
-        describe("%lld vectors, from %lld to %lld elements apart%s", (long long)count, (long long)from, (long long)to, null ? ", zeros" : "");
-        array *src = array_random(s->type, count ? (count - 1) * from + lanes : 0, i % 2);
-        array *dst = array_take(s->type, count ? (count - 1) * to + lanes : 0, i % 2);
+        describe("%lld times %lld vectors, from %lld to %lld elements apart%s", (long long)count, (long long)wide, (long long)from,
+                 (long long)to, null ? ", zeros" : "");
+        array *src = array_random(s->type, count ? (count - 1) * from + width : 0, i % 2);
+        array *dst = array_take(s->type, count ? (count - 1) * to + width : 0, i % 2);
         array_lock(src);
         array_watch(dst);
         for (int64_t j = 0; j < count; j++)
-            for (int64_t l = 0; l < lanes; l++)
+            for (int64_t l = 0; l < width; l++)
                 array_expect(dst, j * to + l, null ? 0 : array_get(src, j * from + l), 0);
-        s->kernels->copy_vectors(dst->data, to, null ? NULL : src->data, from, count);
+        s->kernels->copy_vectors(dst->data, to, null ? NULL : src->data, from, (int)wide, count);
         array_check(dst, "dst");
         arrays_reset();
     }
