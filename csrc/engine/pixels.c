@@ -165,7 +165,7 @@ static const char *plan_pixels(fc_conv_plan *plan, double *cost)
     double bytes = (double)kernels->size, rows = copied / (double)l.source.pitch + stored / (double)l.source.pitch;
     /* Calibrated on Zen 5, one thread: 1-16@28 b32 90 us, 3-32@32 b32 374 us, 64-64@224 17.5 ms. */
     *cost = 300 + (double)l.k + tasks * (60 + gemm + 0.0125 * bytes * (copied + stored) + 2.0 * rows) +
-            0.3 * (double)l.weights.bytes;
+            (fc_taps(&p->window) == 1 && p->w.o == 1 ? 0.06 : 0.3) * (double)l.weights.bytes; /* transposed in registers, or not */
     return NULL;
 }
 

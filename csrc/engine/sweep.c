@@ -6,7 +6,7 @@
  *             for each tile of rows of C:  gemm kernel, added to C but for the first block
  *                 the first strip:  dots kernel for the last columns, where they are few, transposed once
  *
- * Scratch: the strip's block (up to 108 KiB, read from the second-level cache once for each tile) its rows' offsets, and the
+ * Scratch: the block of a strip (up to 108 KiB, read from the second-level cache once for each tile), its rows' offsets, and the
  * transposed last columns.
  *
  * Emerald Rapids, one core, GFLOPS of useful sums where the kernel reaches 168: 512-512@14 (12.25 vectors) 168 without its last
