@@ -113,8 +113,9 @@ static void choose_tile(fc_conv_plan *plan, const fc_conv *p, const fc_kernels *
     int64_t images = p->batch * w->out[0] * w->out[1], wanted = plan->threads > 1 ? 4 * plan->threads : 1;
     int64_t outputs = fc_min(vectors, OUTPUTS_MAX / lanes);
     outputs = fc_ceil_div(vectors, fc_ceil_div(vectors, outputs));
-    int64_t input = plan->direction == FC_ADJOINT ? fc_ceil_div(p->channels, w->stride[1] * w->stride[2])
-                                                  : fc_min(w->stride[1], w->kernel[1]) * fc_min(w->stride[2], w->kernel[2]) * p->channels;
+    int64_t input = fc_min(w->stride[1], w->kernel[1]) * fc_min(w->stride[2], w->kernel[2]) * p->channels;
+    if (plan->direction == FC_ADJOINT)
+        input = fc_ceil_div(p->channels, w->stride[1] * w->stride[2]);
     int64_t pixels = FC_BLOCK_BYTES / size / fc_max(outputs * lanes, fc_min(input, FC_BLOCK_BYTES / size / PIXELS_MIN));
     pixels = fc_max(PIXELS_MIN, fc_min(pixels, PIXELS_MAX));
     int64_t rows = fc_max(1, fc_min(images, pixels / w->out[2])), tasks = p->groups * fc_ceil_div(images, rows);

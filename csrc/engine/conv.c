@@ -12,7 +12,8 @@ static const fc_driver *const weight_drivers[] = {&fc_driver_weight_depthwise, &
                                                   &fc_driver_weight_winograd, &fc_driver_weight_gemm,
                                                   &fc_driver_weight_reference, NULL};
 
-/* Multiplications (or outputs, where nothing is summed) below which one thread does it all: waking a second one costs more (5-50 us). */
+/* Multiplications (or outputs, where nothing is summed) below which one thread does it all: waking a second one costs more
+ * (5-50 us). */
 enum { SERIAL_MULTIPLICATIONS = 400000 };
 
 /* Nanoseconds that every driver but the reference takes for anything. */

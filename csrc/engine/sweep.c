@@ -11,8 +11,8 @@
  *
  * Emerald Rapids, one core, GFLOPS of useful sums where the kernel reaches 168: 512-512@14 (12.25 vectors) 168 without its last
  * four columns, 153 with a thirteenth vector for them (512 terms a block; 147 at 256); not copied, a block of 64 terms and four
- * vectors for all rows before the next block, 134-141; lanes over outputs of transposed weights 164, but the weights' transpose and the
- * image's cost a tenth.  64-256@56 150, copied or not: it writes as much as memory takes.
+ * vectors for all rows before the next block, 134-141; lanes over outputs of transposed weights 164, but the weights' transpose
+ * and the image's cost a tenth.  64-256@56 150, copied or not: it writes as much as memory takes.
  */
 #include "engine/sweep.h"
 
@@ -95,7 +95,8 @@ static void run_strip(const fc_sweep *s, int nv, const void *a, const void *b, v
             const void *row[FC_MR_MAX], *start = init ? fc_at(init, o, size) : NULL;
             for (int64_t m = 0; m < mr; m++)
                 row[m] = fc_at(a, (o + m) * s->a_row + k, size);
-            kernels->gemm[nv][mr](terms, row, NULL, s->b_offset ? b : panel, offset, fc_at(c, o * s->c_row, size), c_offset, start, k > 0);
+            kernels->gemm[nv][mr](terms, row, NULL, s->b_offset ? b : panel, offset, fc_at(c, o * s->c_row, size), c_offset, start,
+                                  k > 0);
             if (last)
                 kernels->dots(terms, row[0], s->a_row, fc_at(last->b, k, size), last->row, fc_at(last->c, o * s->c_row, size),
                               s->c_row, start, k > 0, mr, last->columns);

@@ -1,9 +1,10 @@
-/* A product whose B is far: a wide matrix whose rows lie pages apart, as the channels of an image do.
+/* A product whose B is far, a wide matrix whose rows lie pages apart, as the channels of an image do; or narrow.
  *
  *     C[m][n] = init[m] + sum_k A[m][k] B[k][n]
  *
- * fc_gemm_run streams all of B for every tile of rows.  Here a strip of B is copied once, some hundred terms at a time, and
- * serves all rows of C; or it is read where it stands, for all rows too.  The last columns, where they fill no more than half a vector, can be summed with lanes over k instead of columns.
+ * fc_gemm_run streams all of B for every tile of rows.  Here a strip of B serves all rows of C before the next: copied, some
+ * hundred terms at a time, or read where it stands.  The last columns, where they fill no more than half a vector, can be summed
+ * with lanes over k instead of columns.
  */
 #ifndef FC_ENGINE_SWEEP_H
 #define FC_ENGINE_SWEEP_H

@@ -26,8 +26,8 @@ typedef fc_gemm_kernel fc_gemm_kernels[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* [nv][mr
 
 /* dots:  C[m][n] = init[m] + sum_{k < K} A[m][k] * B[n][k],   m < rows, n < columns           (add: C[m][n] += the sum)
  *
- * Rows of A, B and C begin a_row, b_row and c_row apart; B is followed by zeros up to whole vectors of k.  Each element is summed in
- * as many parts as there are lanes, whatever rows and columns are. */
+ * Rows of A, B and C begin a_row, b_row and c_row apart; B is followed by zeros up to whole vectors of k.  Each element is summed
+ * in as many parts as there are lanes, whatever rows and columns are. */
 typedef void (*fc_dots_kernel)(int64_t k, const void *a, int64_t a_row, const void *b, int64_t b_row, void *c, int64_t c_row,
                                const void *init, int add, int64_t rows, int64_t columns);
 
@@ -80,8 +80,10 @@ typedef void (*fc_gather_block_kernel)(void *dst, int64_t dst_row, int64_t rows,
 /* scatter_row:  dst[j * dst_stride] = src[j]   (add: +=);   j < count. */
 typedef void (*fc_scatter_row_kernel)(void *dst, int64_t dst_stride, const void *src, int64_t count, int add);
 
-/* copy_vectors:  `vectors` whole vectors at dst + j * dst_step = those at src + j * src_step, or zeros where src is NULL;   j < count. */
-typedef void (*fc_copy_vectors_kernel)(void *dst, int64_t dst_step, const void *src, int64_t src_step, int vectors, int64_t count);
+/* copy_vectors:  `vectors` whole vectors at dst + j * dst_step = those at src + j * src_step, or zeros where src is NULL;
+ * j < count. */
+typedef void (*fc_copy_vectors_kernel)(void *dst, int64_t dst_step, const void *src, int64_t src_step, int vectors,
+                                       int64_t count);
 
 /* interleave:  dst[2 j] = even[j], dst[2 j + 1] = odd[j], up to dst[count - 1]; half a vector beyond both is read. */
 typedef void (*fc_interleave_kernel)(void *dst, const void *even, const void *odd, int64_t count);
