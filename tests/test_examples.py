@@ -167,12 +167,46 @@ def test_without_matplotlib_and_tqdm(program, monkeypatch, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+FIGURES = r"fastconv [\d.]+ ms \(least [\d.]+\)"
+RATIO = r": x [\d.]+ \(least x [\d.]+\)"
+
+
+@pytest.fixture
+def keep_torch_threads():
+    """A program sets PyTorch's threads for its own process."""
+    import torch
+
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("keep_torch_threads")
 def test_step_time_compares_with_torch(program):
     """How long it takes is no matter of a test; that both networks are built in PyTorch and timed by layers is."""
     shown, _ = program("step_time.py", "--batch-size", 2, "--rounds", 1)
-    assert len(re.findall(r"^N[12] (?:training step|inference), batch 2: fastconv .* ms, PyTorch .* ms: x ", shown, re.M)) == 4
+    assert len(re.findall(rf"^N[12] training step, batch 2: {FIGURES}, PyTorch .*{RATIO}$", shown, re.M)) == 2
     for kind in ("Conv2d", "ReLU", "MaxPool2d", "Linear"):
         assert len(re.findall(rf"^  {kind} +(?:forward|backward) +[\d.]+ ms$", shown, re.M)) == 4
+
+
+@pytest.mark.usefixtures("keep_torch_threads")
+def test_inference_time_compares_with_torch(program):
+    """All four networks, with one and two threads; PyTorch's twins of them give the same scores in both layouts."""
+    shown, _ = program("inference_time.py", "--batch-size", 1, "--size", 32, "--rounds", 1)
+    lines = re.findall(rf"^(.*), threads ([12]): {FIGURES}, PyTorch .*, PyTorch channels-last .*{RATIO}; scores agree to (.*)$",
+                       shown, re.M)
+    assert [line[:2] for line in lines] == [(f"{name}, 1 x {side}x{side}", threads) for name, side in (
+        ("N1", 32), ("N2", 28), ("ResNet-18", 32), ("MobileNetV2", 32)) for threads in "12"]
+    assert all(float(apart) < 1e-4 for *_, apart in lines)
+
+
+@pytest.mark.usefixtures("keep_torch_threads")
+@pytest.mark.parametrize("name", ["step_time", "inference_time"])
+def test_timing_without_torch(name, program, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    shown, _ = program(f"{name}.py", "--network", "N2", "--batch-size", 2, "--rounds", 1, "--threads", 1)
+    assert re.search(rf": {FIGURES}$", shown, re.M) and "PyTorch" not in shown
 
 
 def test_template_matching_equals_opencv(program, tmp_path):
