@@ -74,8 +74,8 @@ def taking_turns(calls, rounds):
     times = {name: [] for name in calls}
     for _ in range(rounds + 1):
         for name, call in calls.items():
-            time.sleep(0.03)    # until the other library's threads no longer spin, waiting for work; then its data leaves the caches
-            call()
+            time.sleep(0.03)    # until the other library's threads no longer spin, waiting for work
+            call()    # its own data comes into the caches
             for _ in range(3):
                 start = time.perf_counter()
                 call()
