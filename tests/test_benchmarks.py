@@ -358,8 +358,9 @@ def test_rows_run_under_pytest_benchmark_and_only_on_demand():
 
 
 # algorithms against each other
-def test_every_algorithm_that_serves_a_row_is_timed():
-    record = drivers.measure(row("conv2d", input=(1, 4, 8, 8), weight=(8, 4, 3, 3)), 1, 1e-6)
+@pytest.mark.parametrize("layout", [{}, {"layout": "channels_last"}], ids=["channels first", "channels last"])
+def test_every_algorithm_that_serves_a_row_is_timed(layout):
+    record = drivers.measure(row("conv2d", input=(1, 4, 8, 8), weight=(8, 4, 3, 3), **layout), 1, 1e-6)
     assert record["chosen"] in record["seconds"]
     assert set(record["seconds"]) <= set(record["costs"])
     assert len(record["seconds"]) > 2
@@ -374,5 +375,6 @@ def test_a_choice_beyond_the_slack_is_marked():
 
 def test_only_forward_convolutions_take_an_algorithm_by_name():
     assert drivers.serves(row("conv2d", input=(1, 4, 8, 8), weight=(8, 4, 3, 3)))
+    assert drivers.serves(row("conv2d", input=(1, 4, 8, 8), weight=(8, 4, 3, 3), layout="channels_last"))
     assert not drivers.serves(row("conv_transpose2d", input=(1, 4, 8, 8), weight=(4, 8, 3, 3)))
     assert not drivers.serves(row("max_pool2d", input=(1, 4, 8, 8), kernel=2, stride=2))
