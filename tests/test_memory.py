@@ -138,7 +138,8 @@ MEBIBYTE = 1 << 20
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="peak memory is read from /proc")
 def test_scratch_of_every_row_is_bounded_and_as_told():
     """Two threads, the benchmark's rows. A first call takes 1 MiB for code and the second thread's stack, up to 2 more where
-    the system gives a huge page; booked scratch that nothing touches is not resident."""
+    the system gives a huge page; booked scratch that nothing touches is not resident: a thread that comes too late to get
+    any work leaves its half alone."""
     program = Path(__file__).with_name("row_memory.py")
     paths = {"PYTHONPATH": os.pathsep.join([str(program.parents[1]), *filter(None, sys.path)])}
     shown = subprocess.run([sys.executable, str(program)], env=os.environ | paths, stdout=subprocess.PIPE, text=True, check=True,
@@ -147,4 +148,5 @@ def test_scratch_of_every_row_is_bounded_and_as_told():
     assert len(rows) > 200
     assert [row for row in rows if row["measured"] > 24 * MEBIBYTE or (row["told"] or 0) > 24 * MEBIBYTE] == []
     contiguous = [row for row in rows if row["told"] is not None and row["layout"] == "channels_first"]
-    assert [row for row in contiguous if not -MEBIBYTE < row["measured"] - row["told"] < 3 * MEBIBYTE] == []
+    assert [row for row in contiguous if row["measured"] > row["told"] + 3 * MEBIBYTE] == []
+    assert [row for row in contiguous if row["measured"] < row["told"] / 2 - MEBIBYTE] == []
