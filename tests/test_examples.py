@@ -77,6 +77,12 @@ def test_homework(number, program):
     assert shown.count("ERRATUM: ") == errata
 
 
+def test_a_dense_network_reads_two_classes(program, tmp_path):
+    shown, _ = program("train_mnist.py", "--network", "dense", "--classes", 0, 1, "--epochs", 2, "--out", tmp_path)
+    assert "Conv2d" not in shown and float(re.search(r"accuracy ([\d.]+)%", shown).group(1)) > 90
+    assert (tmp_path / "mnist.png").is_file()
+
+
 def test_a_disagreement_stops_a_homework_program(monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES / "homework"))
     import show
@@ -149,7 +155,7 @@ def test_idx_files_are_read(program, tmp_path):
 @pytest.mark.parametrize("arguments, message", [
     (["train_cifar10.py", "--resume"], "--resume needs --checkpoint"),
     (["train_cifar10.py", "--resume", "--checkpoint", "missing"], "missing.none.npz is not there to resume from"),
-    (["train_mnist.py", "--classes", "99"], r"there are no examples of the classes \[99\]"),
+    (["train_mnist.py", "--network", "dense", "--classes", "99"], r"there are no examples of the classes \[99\]"),
     (["image_filters.py", "--photograph", "missing.png"], "missing.png is not there"),
     (["image_filters.py", "--photograph", __file__], "cannot be read as a picture"),
     (["template_matching.py", "--top", "420"], "the patch must lie within the photograph, which is 427 x 640"),
