@@ -53,7 +53,9 @@ def main():
         make, (channels, side), batch = NETWORKS[name]
         side = options.size if options.size and side == 224 else side
         x = np.random.default_rng(0).standard_normal((options.batch_size or batch, channels, side, side), np.float32)
-        net = nn.fold_batch_norm(make())
+        net = make()
+        nn.initialize(net, "he", np.random.default_rng(0))    # whose outputs do not die away over fifty layers
+        net = nn.fold_batch_norm(net)
         calls = {"fastconv": lambda net=net, x=x: net(x)} | (inferences_of_torch(torch, net, x) if torch else {})
         for number in options.threads:
             with threads_of_all(torch, number):
