@@ -47,7 +47,7 @@ def picture(norms: dict[str, list[float]], title: str, path) -> str:
     axes.set(xlabel="layer, from the input", ylabel="norm of the weights' gradient", title=title)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper")
+    figure.legend(loc="outside right center")
     return save(figure, path)
 
 
