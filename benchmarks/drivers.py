@@ -17,15 +17,16 @@ HOPELESS = 20     # times the cheapest estimate; not timed
 
 
 def serves(row: Row) -> bool:
-    """Whether the row's function takes an algorithm by name, and `explain` speaks of its arrays: of contiguous ones."""
-    return type(row) is Convolution and not row.transposed and row.layout == "channels_first"
+    """Whether the row's function takes an algorithm by name."""
+    return type(row) is Convolution and not row.transposed
 
 
 def measure(row: Convolution, rounds: int, seconds: float) -> dict[str, Any]:
     """The record of a row: median seconds by algorithm, and which one the chooser takes."""
-    call = row.fastconv("forward", row.arrays()).call
-    told = fastconv.explain(getattr(fastconv, row.op), row.input, row.weight, row.stride, row.padding, row.dilation,
-                            row.groups, dtype=row.dtype)
+    arrays = row.arrays()
+    call = row.fastconv("forward", arrays).call
+    told = fastconv.explain(getattr(fastconv, row.op), arrays["input"], arrays["weight"], row.stride, row.padding, row.dilation,
+                            row.groups)
     costs = {option.name: option.cost for option in told.options if option.reason is None}
     least = min(costs.values())
     calls = {name: partial(call, algorithm=name) for name, cost in costs.items() if cost < HOPELESS * least}

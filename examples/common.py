@@ -172,7 +172,7 @@ def plot(histories: dict[str, History], title: str, path: Path) -> str:
     for axes in (loss, accuracy):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-        axes.legend()
+    figure.legend(*loss.get_legend_handles_labels(), loc="outside right center")
     return save(figure, path)
 
 

@@ -1,23 +1,23 @@
-"""How long a training step and an inference of the networks N1 and N2 take, here and in PyTorch, and where the time goes.
+"""How long a training step of the networks N1 and N2 takes, here and in PyTorch, and where the time goes.
 
-Both take turns of three steps, with the same weights and batch; the least time of each counts. Run: python examples/step_time.py --threads 1
+Both take turns of three steps, with the same weights and batch. Run: python examples/step_time.py --threads 1
 """
 
 import argparse
 import time
 
-import fastconv
 import numpy as np
 import train_cifar10
 import train_mnist
 from common import at_least
 from fastconv import nn, optim
+from torch_twin import compared, taking_turns, threads_of_all, torch_or_none, twin
 
 NETWORKS = {"N1": (train_cifar10.network, (3, 32, 32)), "N2": (train_mnist.network, (1, 28, 28))}
 
 
-def steps(net, x, y):
-    """A training step, and an inference."""
+def step(net, x, y):
+    """A training step."""
     criterion, optimizer = nn.CrossEntropyLoss(), optim.SGD(net, lr=0.001, momentum=0.9)
 
     def train():
@@ -25,24 +25,12 @@ def steps(net, x, y):
         net.backward(criterion.backward(), input_gradient=False)
         optimizer.step()
 
-    def infer():
-        net.eval()(x)
-        net.train()
-
-    return train, infer
+    return train
 
 
-def steps_of_torch(torch, net, x, y):
+def step_of_torch(torch, net, x, y):
     """The same in PyTorch, from the same weights."""
-    layers = []
-    for layer in net.layers:
-        options = {name: getattr(layer, name) for name in ("stride", "padding") if isinstance(layer, nn.Conv2d)}
-        arguments = {nn.Conv2d: ("in_channels", "out_channels", "kernel_size"), nn.Linear: ("in_features", "out_features"),
-                     nn.BatchNorm2d: ("num_features",), nn.MaxPool2d: ("kernel_size", "stride"), nn.Dropout: ("p",),
-                     nn.LogSoftmax: ("dim",)}.get(type(layer), ())
-        layers.append(getattr(torch.nn, type(layer).__name__)(*(getattr(layer, name) for name in arguments), **options))
-    model = torch.nn.Sequential(*layers)
-    model.load_state_dict({name: torch.from_numpy(array) for name, array in net.state_dict().items()})
+    model = twin(torch, net)
     x, y = torch.from_numpy(x), torch.from_numpy(y)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
 
@@ -51,26 +39,7 @@ def steps_of_torch(torch, net, x, y):
         torch.nn.functional.cross_entropy(model(x), y).backward()
         optimizer.step()
 
-    def infer():
-        with torch.no_grad():
-            model.eval()(x)
-        model.train()
-
-    return train, infer
-
-
-def least(calls, rounds):
-    """The least time of each call in milliseconds, taking turns."""
-    times = [[] for _ in calls]
-    for _ in range(rounds):
-        for call, column in zip(calls, times, strict=True):
-            time.sleep(0.03)    # until the other library's threads no longer spin, waiting for work; then its data leaves the caches
-            call()
-            for _ in range(3):
-                start = time.perf_counter()
-                call()
-                column.append(time.perf_counter() - start)
-    return [1e3 * min(column) for column in times]
+    return train
 
 
 def profile(net, x, y, rounds):
@@ -107,30 +76,15 @@ def main():
     parser.add_argument("--batch-size", type=at_least(1), default=32, metavar="N", help="images per step")
     parser.add_argument("--rounds", type=at_least(1), default=10, metavar="N", help="how often each is timed")
     options = parser.parse_args()
-    try:
-        import torch
-    except ImportError:
-        torch = None
-    from threadpoolctl import threadpool_limits
-
-    fastconv.set_num_threads(options.threads)
+    torch = torch_or_none()
     rng = np.random.default_rng(0)
-    with threadpool_limits(options.threads):
+    with threads_of_all(torch, options.threads):
         for name in options.network:
             make, size = NETWORKS[name]
             net = make(rng)
             x, y = rng.standard_normal((options.batch_size, *size), np.float32), rng.integers(0, 10, options.batch_size)
-            calls = steps(net, x, y)
-            if torch is not None:
-                torch.set_num_threads(options.threads)
-                calls += steps_of_torch(torch, net, x, y)
-            milliseconds = least(calls, options.rounds + 1)
-            for index, what in enumerate(("training step", "inference")):
-                line = f"{name} {what}, batch {options.batch_size}: fastconv {milliseconds[index]:.1f} ms"
-                if torch is not None:
-                    theirs = milliseconds[index + 2]
-                    line += f", PyTorch {theirs:.1f} ms: x {theirs / milliseconds[index]:.2f}"
-                print(line)
+            calls = {"fastconv": step(net, x, y)} | ({"PyTorch": step_of_torch(torch, net, x, y)} if torch else {})
+            print(f"{name} training step, batch {options.batch_size}: {compared(taking_turns(calls, options.rounds))}")
             print("\n".join(f"  {kind:<18} {direction:<8} {value:8.2f} ms"
                             for (kind, direction), value in profile(net, x, y, options.rounds).items()))
 

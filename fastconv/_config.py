@@ -77,8 +77,8 @@ class Explanation(NamedTuple):
         return "\n".join(lines)
 
 
-def explain(function: Callable, input_shape: tuple[int, ...], weight_shape: tuple[int, ...], stride: Sizes = 1,
-            padding: Padding = 0, dilation: Sizes = 1, groups: int = 1, *, output_padding: Sizes = 0,
+def explain(function: Callable, input_shape: tuple[int, ...] | np.ndarray, weight_shape: tuple[int, ...] | np.ndarray,
+            stride: Sizes = 1, padding: Padding = 0, dilation: Sizes = 1, groups: int = 1, *, output_padding: Sizes = 0,
             dtype: DTypeLike = np.float32, direction: str = "forward") -> Explanation:
     """Say which algorithm a convolution takes, why each other one was refused or not taken, and what it costs.
 
@@ -87,12 +87,15 @@ def explain(function: Callable, input_shape: tuple[int, ...], weight_shape: tupl
     function : callable
         conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d, cp_conv1d, cp_conv2d or
         separable_conv2d.
-    input_shape : tuple of int, (N, C, *spatial) or (C, *spatial)
-    weight_shape : tuple of int, or tuple of such tuples
+    input_shape : tuple of int, (N, C, *spatial) or (C, *spatial), or ndarray of that shape, float32 or float64
+        An array stands for its shape, its dtype and its layout in memory: transposed, sliced, channels last. The other
+        arrays are then laid out as a call would make them.
+    weight_shape : tuple of int, or tuple of such tuples, or ndarray of the function's weight shape and the input's dtype
         As the function takes it; for a factored convolution the shapes of all factors, or of both weights.
     stride, padding, dilation, groups, output_padding
         As the function takes them.
     dtype : dtype, float32 (default) or float64
+        Where shapes are given.
     direction : {"forward", "input", "weight", "backward"}
         The function itself, or its gradient with respect to its input or its weight; of a factored convolution with
         respect to all factors ("weight") or to the input and all factors ("backward").
@@ -100,8 +103,8 @@ def explain(function: Callable, input_shape: tuple[int, ...], weight_shape: tupl
     Returns
     -------
     Explanation
-        Named fields; printable. Costs are estimates in nanoseconds; contiguous arrays are assumed. The options of a
-        factored convolution are the orders in which its products can be taken, each with its FLOPs and bytes, the
+        Named fields; printable. Costs are estimates in nanoseconds; where shapes are given, for contiguous arrays. The
+        options of a factored convolution are the orders in which its products can be taken, each with its FLOPs and bytes, the
         dense kernel's among them.
 
     Raises
@@ -109,7 +112,7 @@ def explain(function: Callable, input_shape: tuple[int, ...], weight_shape: tupl
     ValueError
         If shapes or options do not fit, or the direction is unknown.
     TypeError
-        If the function is none of those served.
+        If the function is none of those served; for arrays of another dtype, of two, or for a factored convolution.
 
     Examples
     --------
@@ -124,10 +127,15 @@ def explain(function: Callable, input_shape: tuple[int, ...], weight_shape: tupl
     >>> told.algorithm, [option.name for option in told.options]
     ('folded', ['folded', 'split', 'dense'])
     """
-    real = _real(dtype)
+    given = {array.dtype for array in (input_shape, weight_shape) if isinstance(array, np.ndarray)}
+    if len(given) > 1:
+        raise TypeError(f"weight_shape: expected an array of the input's dtype, got {input_shape.dtype} and {weight_shape.dtype}")
+    real = _real(*given or {dtype})
     if any(function is served for served in _explain_factored.SERVED):
         if groups != 1 or output_padding != 0:
             raise ValueError(f"groups, output_padding: expected none for {function.__name__}, got {groups}, {output_padding}")
+        if given:
+            raise TypeError(f"input_shape, weight_shape: explain of {function.__name__} takes shapes, not arrays")
         return _explanation(function, direction, _explain_factored.describe(
             function, input_shape, weight_shape, stride, padding, dilation, real, direction))
     try:

@@ -388,33 +388,49 @@ cdef int sum_channels(const Image *image, void *sums) noexcept:
     return 0
 
 
-def describe(int axes, direction, bint transposed, input_shape, weight_shape, dtype, stride, padding, dilation, groups,
-             output_padding):
-    """What the chooser thinks of a problem over contiguous arrays: a dict for Explanation."""
+def describe(int axes, direction, bint transposed, input, weight, dtype, stride, padding, dilation, groups, output_padding):
+    """What the chooser thinks of a problem over these arrays, or contiguous ones of these shapes: a dict for Explanation."""
+    cdef Image x
     cdef Sizes sizes
     cdef fc_conv p
     cdef fc_conv_plan plan
     cdef int64_t size[5]
-    cdef bint batched
+    cdef bint batched, last = False, is_image = isinstance(input, np.ndarray), is_weight = isinstance(weight, np.ndarray)
+    cdef cnp.ndarray w_array = None
     cdef int i
-    read_size(input_shape, "input_shape", axes, sizes.x, &batched)
-    read_size(weight_shape, "weight_shape", axes, sizes.w, NULL)
+    if is_image:
+        read_image(input, "input_shape", axes, &x)
+        sizes.x[:] = x.size
+        last = is_channels_last(&x, axes)
+    else:
+        read_size(input, "input_shape", axes, sizes.x, &batched)
+    if is_weight:
+        w_array = read_weight(weight, "weight_shape", axes, sizes.w)
+    else:
+        read_size(weight, "weight_shape", axes, sizes.w, NULL)
     read_conv(axes, transposed, stride, padding, dilation, groups, output_padding, &sizes, "weight_shape", &p, size)
     p.real = FC_FLOAT32 if dtype == np.float32 else FC_FLOAT64
-    contiguous_strides(p.batch, p.groups * p.channels, p.window.in_, &p.x)
-    contiguous_strides(p.batch, p.groups * p.out_channels, p.window.out, &p.y)
-    p.w.k[2], p.w.k[1] = 1, p.window.kernel[2]
-    p.w.k[0] = p.window.kernel[1] * p.window.kernel[2]
-    p.w.c = p.window.kernel[0] * p.w.k[0]
-    p.w.o = p.w.c * p.channels
-    p.w.g = p.w.o * p.out_channels
+    new_strides(p.batch, p.groups * p.channels, p.window.in_, last, &p.x)
+    new_strides(p.batch, p.groups * p.out_channels, p.window.out, last, &p.y)
+    if is_image and transposed:
+        p.y = x.stride
+    elif is_image:
+        p.x = x.stride
+    if is_weight and direction != "weight":
+        set_weight_strides(&p, w_array, axes)
+    else:
+        p.w.k[2], p.w.k[1] = 1, p.window.kernel[2]
+        p.w.k[0] = p.window.kernel[1] * p.window.kernel[2]
+        p.w.c = p.window.kernel[0] * p.w.k[0]
+        p.w.o = p.w.c * p.channels
+        p.w.g = p.w.o * p.out_channels
     cdef fc_direction problem = {"forward": FC_FORWARD, "input": FC_ADJOINT, "weight": FC_WEIGHT}[direction]
     if transposed and problem != FC_WEIGHT:
         problem = FC_FORWARD if problem == FC_ADJOINT else FC_ADJOINT
     raise_status(fc_conv_plan_make(&plan, &p, problem, precision, NULL))
     item = 4 if p.real == FC_FLOAT32 else 8
     counts = [p.batch * p.groups * p.channels * p.window.in_[0] * p.window.in_[1] * p.window.in_[2],
-              p.groups * p.out_channels * p.w.o,
+              p.groups * p.out_channels * p.channels * p.window.kernel[0] * p.window.kernel[1] * p.window.kernel[2],
               p.batch * p.groups * p.out_channels * p.window.out[0] * p.window.out[1] * p.window.out[2]]
     return {
         "algorithm": fc_conv_algorithm_name(problem, plan.algorithm).decode(),
@@ -426,6 +442,15 @@ def describe(int axes, direction, bint transposed, input_shape, weight_shape, dt
         "tiles": tuple([plan.tile[i] for i in range(4)]),
         "output_shape": tuple([p.window.in_[i] if transposed else p.window.out[i] for i in range(3 - axes, 3)]),
     }
+
+
+cdef int new_strides(int64_t n, int64_t c, const int64_t *size, bint last, fc_array_strides *strides) noexcept:
+    """Those of an array as a call makes it, channels last where its input has them."""
+    contiguous_strides(n, c, size, strides)
+    if last:
+        strides.c = 1
+        strides.s[2], strides.s[1], strides.s[0] = c, size[2] * c, size[1] * size[2] * c
+    return 0
 
 
 cdef int contiguous_strides(int64_t n, int64_t c, const int64_t *size, fc_array_strides *strides) noexcept:

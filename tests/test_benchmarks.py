@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))
 
 from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import drivers, peak, peers, picture, report, timing  # noqa: E402
+from benchmarks import drivers, peak, peers, picture, precision, report, timing  # noqa: E402
 from benchmarks.measure import WrongResult, check, measure  # noqa: E402
 from benchmarks.rows import load, row_from, select  # noqa: E402
 
@@ -358,8 +358,9 @@ def test_rows_run_under_pytest_benchmark_and_only_on_demand():
 
 
 # algorithms against each other
-def test_every_algorithm_that_serves_a_row_is_timed():
-    record = drivers.measure(row("conv2d", input=(1, 4, 8, 8), weight=(8, 4, 3, 3)), 1, 1e-6)
+@pytest.mark.parametrize("layout", [{}, {"layout": "channels_last"}], ids=["channels first", "channels last"])
+def test_every_algorithm_that_serves_a_row_is_timed(layout):
+    record = drivers.measure(row("conv2d", input=(1, 4, 8, 8), weight=(8, 4, 3, 3), **layout), 1, 1e-6)
     assert record["chosen"] in record["seconds"]
     assert set(record["seconds"]) <= set(record["costs"])
     assert len(record["seconds"]) > 2
@@ -374,5 +375,17 @@ def test_a_choice_beyond_the_slack_is_marked():
 
 def test_only_forward_convolutions_take_an_algorithm_by_name():
     assert drivers.serves(row("conv2d", input=(1, 4, 8, 8), weight=(8, 4, 3, 3)))
+    assert drivers.serves(row("conv2d", input=(1, 4, 8, 8), weight=(8, 4, 3, 3), layout="channels_last"))
     assert not drivers.serves(row("conv_transpose2d", input=(1, 4, 8, 8), weight=(4, 8, 3, 3)))
     assert not drivers.serves(row("max_pool2d", input=(1, 4, 8, 8), kernel=2, stride=2))
+
+
+# precision
+def test_errors_are_within_what_is_documented(monkeypatch, capsys):
+    """4e-6 of the largest element with "high", 5e-7 with "highest" or PyTorch's own error."""
+    monkeypatch.setattr(sys, "argv", ["precision", "--channels", "32", "--size", "12", "--epochs", "1"])
+    precision.main()
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["32-64@12"] * 3 + ["1-16@8", "16-32@4"]
+    for high, highest, theirs in (map(float, row[at : at + 3]) for row in rows for at in (2, 5, 8)):
+        assert high < 4e-6 and highest < max(5e-7, theirs)

@@ -77,6 +77,12 @@ def test_homework(number, program):
     assert shown.count("ERRATUM: ") == errata
 
 
+def test_a_dense_network_reads_two_classes(program, tmp_path):
+    shown, _ = program("train_mnist.py", "--network", "dense", "--classes", 0, 1, "--epochs", 2, "--out", tmp_path)
+    assert "Conv2d" not in shown and float(re.search(r"accuracy ([\d.]+)%", shown).group(1)) > 90
+    assert (tmp_path / "mnist.png").is_file()
+
+
 def test_a_disagreement_stops_a_homework_program(monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES / "homework"))
     import show
@@ -149,7 +155,7 @@ def test_idx_files_are_read(program, tmp_path):
 @pytest.mark.parametrize("arguments, message", [
     (["train_cifar10.py", "--resume"], "--resume needs --checkpoint"),
     (["train_cifar10.py", "--resume", "--checkpoint", "missing"], "missing.none.npz is not there to resume from"),
-    (["train_mnist.py", "--classes", "99"], r"there are no examples of the classes \[99\]"),
+    (["train_mnist.py", "--network", "dense", "--classes", "99"], r"there are no examples of the classes \[99\]"),
     (["image_filters.py", "--photograph", "missing.png"], "missing.png is not there"),
     (["image_filters.py", "--photograph", __file__], "cannot be read as a picture"),
     (["template_matching.py", "--top", "420"], "the patch must lie within the photograph, which is 427 x 640"),
@@ -167,12 +173,46 @@ def test_without_matplotlib_and_tqdm(program, monkeypatch, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+FIGURES = r"fastconv [\d.]+ ms \(least [\d.]+\)"
+RATIO = r": x [\d.]+ \(least x [\d.]+\)"
+
+
+@pytest.fixture
+def keep_torch_threads():
+    """A program sets PyTorch's threads for its own process."""
+    import torch
+
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("keep_torch_threads")
 def test_step_time_compares_with_torch(program):
     """How long it takes is no matter of a test; that both networks are built in PyTorch and timed by layers is."""
     shown, _ = program("step_time.py", "--batch-size", 2, "--rounds", 1)
-    assert len(re.findall(r"^N[12] (?:training step|inference), batch 2: fastconv .* ms, PyTorch .* ms: x ", shown, re.M)) == 4
+    assert len(re.findall(rf"^N[12] training step, batch 2: {FIGURES}, PyTorch .*{RATIO}$", shown, re.M)) == 2
     for kind in ("Conv2d", "ReLU", "MaxPool2d", "Linear"):
         assert len(re.findall(rf"^  {kind} +(?:forward|backward) +[\d.]+ ms$", shown, re.M)) == 4
+
+
+@pytest.mark.usefixtures("keep_torch_threads")
+def test_inference_time_compares_with_torch(program):
+    """All four networks, with one and two threads; PyTorch's twins of them give the same scores in both layouts."""
+    shown, _ = program("inference_time.py", "--batch-size", 1, "--size", 32, "--rounds", 1)
+    lines = re.findall(rf"^(.*), threads ([12]): {FIGURES}, PyTorch .*, PyTorch channels-last .*{RATIO}; scores agree to (.*)$",
+                       shown, re.M)
+    assert [line[:2] for line in lines] == [(f"{name}, 1 x {side}x{side}", threads) for name, side in (
+        ("N1", 32), ("N2", 28), ("ResNet-18", 32), ("MobileNetV2", 32)) for threads in "12"]
+    assert all(float(apart) < 1e-4 for *_, apart in lines)
+
+
+@pytest.mark.usefixtures("keep_torch_threads")
+@pytest.mark.parametrize("name", ["step_time", "inference_time"])
+def test_timing_without_torch(name, program, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    shown, _ = program(f"{name}.py", "--network", "N2", "--batch-size", 2, "--rounds", 1, "--threads", 1)
+    assert re.search(rf": {FIGURES}$", shown, re.M) and "PyTorch" not in shown
 
 
 def test_template_matching_equals_opencv(program, tmp_path):

@@ -182,6 +182,30 @@ def test_double_precision_has_its_own_account():
     assert double.bytes == 2 * single.bytes and double.flops == single.flops
 
 
+def test_arrays_stand_for_their_layout():
+    """A first convolution of a photograph reads channels-last memory in place, where a copy would need a workspace."""
+    x = np.zeros((1, 224, 224, 64), np.float32).transpose(0, 3, 1, 2)
+    w = np.zeros((64, 64, 1, 1), np.float32)
+    in_place, told = fastconv.explain(F.conv2d, x, w), fastconv.explain(F.conv2d, x.shape, w.shape)
+    assert in_place.options != told.options and in_place.flops == told.flops and in_place.bytes == told.bytes
+    assert fastconv.explain(F.conv2d, np.ascontiguousarray(x), w) == told
+    assert fastconv.explain(F.conv2d, np.ascontiguousarray(x), w.shape) == told
+    sliced = np.zeros((64, 128, 3, 3), np.float32)[:, ::2]
+    assert fastconv.explain(F.conv2d, x, sliced, padding=1).bytes == 4 * (2 * x.size + sliced.size)
+    wide = fastconv.explain(F.conv2d, x.astype(np.float64), (64, 64, 1, 1))
+    assert wide == fastconv.explain(F.conv2d, x.astype(np.float64), (64, 64, 1, 1), dtype=np.float32)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("function, arguments", [(F.conv2d, (2, 1)), (F.conv_transpose2d, (2, 1))])
+def test_the_algorithm_told_for_channels_last_arrays_serves_them(function, arguments, direction):
+    x = np.zeros((2, 9, 9, 8), np.float32).transpose(0, 3, 1, 2)
+    w = np.zeros((8, 8, 3, 3), np.float32)[:, ::-1]
+    told = fastconv.explain(function, x, w, *arguments, direction=direction)
+    assert told.output_shape == function(x, w, None, *arguments).shape[2:]
+    assert told.algorithm in [option.name for option in told.options if option.reason is None]
+
+
 def test_wrong_arguments():
     good = (1, 8, 9, 9), (8, 8, 3, 3)
     with pytest.raises(TypeError, match="function.*conv2d"):
@@ -202,6 +226,14 @@ def test_wrong_arguments():
         fastconv.explain(F.conv2d, None, (8, 8, 3, 3))
     with pytest.raises(ValueError, match="stride"):
         fastconv.explain(F.conv2d, *good, stride=0)
+    with pytest.raises(TypeError, match="dtype.*int64"):
+        fastconv.explain(F.conv2d, np.zeros(good[0], np.int64), good[1])
+    with pytest.raises(TypeError, match="input's dtype, got float32 and float64"):
+        fastconv.explain(F.conv2d, np.zeros(good[0], np.float32), np.zeros(good[1]))
+    with pytest.raises(ValueError, match="input_shape: expected shape .N, C, H, W.*got 2-D"):
+        fastconv.explain(F.conv2d, np.zeros((8, 9)), good[1])
+    with pytest.raises(TypeError, match="cp_conv1d takes shapes, not arrays"):
+        fastconv.explain(F.cp_conv1d, np.zeros((1, 8, 9)), ((8, 2), (8, 2), (3, 2)))
 
 
 # ---- factored convolutions ---------------------------------------------------------------------

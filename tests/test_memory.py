@@ -1,9 +1,12 @@
-"""The memory of results: on cache lines, used again, NumPy's to keep, and bounded."""
+"""The memory of results: on cache lines, used again, NumPy's to keep, and bounded; and scratch."""
 
 import ctypes
+import json
+import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,3 +130,23 @@ def test_threads_get_blocks_of_their_own():
     for t in threads:
         t.join()
     assert not wrong
+
+
+MEBIBYTE = 1 << 20
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="peak memory is read from /proc")
+def test_scratch_of_every_row_is_bounded_and_as_told():
+    """Two threads, the benchmark's rows. A first call takes 1 MiB for code and the second thread's stack, up to 2 more where
+    the system gives a huge page; booked scratch that nothing touches is not resident: a thread that comes too late to get
+    any work leaves its half alone."""
+    program = Path(__file__).with_name("row_memory.py")
+    paths = {"PYTHONPATH": os.pathsep.join([str(program.parents[1]), *filter(None, sys.path)])}
+    shown = subprocess.run([sys.executable, str(program)], env=os.environ | paths, stdout=subprocess.PIPE, text=True, check=True,
+                           timeout=240).stdout
+    rows = [json.loads(line) for line in shown.splitlines()]
+    assert len(rows) > 200
+    assert [row for row in rows if row["measured"] > 24 * MEBIBYTE or (row["told"] or 0) > 24 * MEBIBYTE] == []
+    contiguous = [row for row in rows if row["told"] is not None and row["layout"] == "channels_first"]
+    assert [row for row in contiguous if row["measured"] > row["told"] + 3 * MEBIBYTE] == []
+    assert [row for row in contiguous if row["measured"] < row["told"] / 2 - MEBIBYTE] == []

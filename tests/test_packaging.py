@@ -90,7 +90,8 @@ def test_code_of_the_readme_runs_and_learns_what_it_says(capsys):
     assert "[-2." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("path", ["README.md", "CONTRIBUTING.md", "docs/differences.md", "docs/lowrank.md", "docs/training_speed.md"])
+@pytest.mark.parametrize("path", ["README.md", "CONTRIBUTING.md", "docs/differences.md", "docs/lowrank.md", "docs/networks.md",
+                                  "docs/precision.md", "docs/training_speed.md"])
 def test_files_that_are_linked_exist(path):
     for link in re.findall(r"\]\(([^):]+)\)", (ROOT / path).read_text()):
         assert (ROOT / path).parent.joinpath(link).is_file(), link

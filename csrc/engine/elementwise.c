@@ -5,9 +5,9 @@
  *     momentum:    u = keep u + fraction g,  w = w - lr u  (Nesterov: w - lr (g + momentum u))
  *     batch norm:  y = (x - mean_c) weight_c / sqrt(variance_c + eps) + bias_c,  and its gradient
  *
- * Elements are cut into pieces of fixed length, batch normalisation into channels, whatever the number of threads: the same bits at any.
- * A channel is read three times (mean, variance, output), but stays in the second-level cache between: one pass over memory instead of
- * NumPy's eight.  No scratch.
+ * Elements are cut into pieces of fixed length, batch normalisation into channels, whatever the number of threads: the same bits at
+ * any.  A channel is read three times (mean, variance, output), but stays in the second-level cache between: one pass over memory
+ * instead of NumPy's eight.  No scratch.
  *
  * Not here: ReLU forward, which convolutions do as they store (`bounds` of fc_conv), and NumPy elsewhere; SGD without momentum, two
  * passes in NumPy that nobody waits for.

@@ -1,6 +1,7 @@
 /* The gradients of pooling, and unpooling.
  *
- * Mean, where pool_spread.c and pool_planes.c do not serve (much overlap, few planes): every window gives each of its positions y / divisor.
+ * Mean, where pool_spread.c and pool_planes.c do not serve (much overlap, few planes): every window gives each of its positions
+ * y / divisor.
  * A row of outputs is divided and spread along w once, then added to (or, where windows lie side by side, stored as) all rows
  * of x that its windows meet:
  *
