@@ -141,6 +141,9 @@ static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
         plan->tile[ROWS] = height;
         plan->tile[COLUMNS] = p->window.out[2];
         plan->tile[FLAT] = flat_columns(p, kernels, &whole, bands);
+        int64_t tasks = images * fc_ceil_div(fc_source_columns(&whole, height, p->window.out[2]), plan->tile[FLAT]);
+        if (tasks >= wanted)
+            plan->tile[BLOCKS] = 1; /* each would read all of x again */
     }
 }
 
