@@ -6,11 +6,12 @@
 #include <string.h>
 
 static const fc_driver *const forward_drivers[] = {
-    &fc_driver_fill,   &fc_driver_depthwise, &fc_driver_stencil, &fc_driver_winograd,  &fc_driver_winograd_channels,
-    &fc_driver_pixels, &fc_driver_channels,  &fc_driver_im2col,  &fc_driver_reference, NULL};
-static const fc_driver *const weight_drivers[] = {&fc_driver_weight_depthwise, &fc_driver_weight_stencil,
-                                                  &fc_driver_weight_winograd, &fc_driver_weight_gemm,
-                                                  &fc_driver_weight_reference, NULL};
+    &fc_driver_fill,     &fc_driver_depthwise,         &fc_driver_planes, &fc_driver_stencil,
+    &fc_driver_winograd, &fc_driver_winograd_channels, &fc_driver_pixels, &fc_driver_channels,
+    &fc_driver_im2col,   &fc_driver_reference,         NULL};
+static const fc_driver *const weight_drivers[] = {&fc_driver_weight_depthwise, &fc_driver_weight_planes,
+                                                  &fc_driver_weight_stencil,   &fc_driver_weight_winograd,
+                                                  &fc_driver_weight_gemm,      &fc_driver_weight_reference, NULL};
 
 /* Multiplications (or outputs, where nothing is summed) below which one thread does it all: waking a second one costs more (5-50 us). */
 enum { SERIAL_MULTIPLICATIONS = 400000 };
@@ -124,8 +125,8 @@ static void clamp_plane(void *context, int64_t task, int worker)
 /* Whether a driver applies the bounds itself, while an output is in the cache; else they are a pass over memory. */
 static int is_bounded(const fc_driver *driver)
 {
-    return driver == &fc_driver_depthwise || driver == &fc_driver_winograd || driver == &fc_driver_winograd_channels ||
-           driver == &fc_driver_pixels || driver == &fc_driver_reference;
+    return driver == &fc_driver_depthwise || driver == &fc_driver_planes || driver == &fc_driver_winograd ||
+           driver == &fc_driver_winograd_channels || driver == &fc_driver_pixels || driver == &fc_driver_reference;
 }
 
 static void clamp_outputs(const fc_conv_plan *plan, void *y)
