@@ -27,6 +27,9 @@ typedef struct fc_planes {
 
 fc_planes fc_planes_plan(const int64_t in[FC_AXES], const fc_array_strides *x, int64_t rows, int64_t columns);
 
+/* Nanoseconds, in the measure of the depthwise driver's estimate, to copy so many bytes of a box, or back. */
+double fc_planes_cost(const fc_planes *planes, const fc_kernels *kernels, double bytes);
+
 /* Fills place_count elements that takes share. */
 void fc_planes_share(const fc_planes *planes, int64_t lanes, int64_t *place);
 
