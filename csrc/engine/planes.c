@@ -14,8 +14,8 @@ fc_planes fc_planes_plan(const int64_t in[FC_AXES], const fc_array_strides *x, i
     return p;
 }
 
-/* A byte of a box; of one whose planes are large; of one whose planes share sets of the first-level cache (k4 over 768 rows of 1024:
- * 0.65 ms, the stencil driver 0.25); of elements that are copied one by one. */
+/* A byte of a box; of one whose planes are large; of one whose planes share sets of the first-level cache (k4 over 768 rows of
+ * 1024: 0.65 ms, the stencil driver 0.25); of elements that are copied one by one. */
 #define NEAR 0.016
 #define FAR 0.02
 #define SHARED 0.05

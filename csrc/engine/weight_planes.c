@@ -9,8 +9,8 @@
  *     add the chunks in order
  *
  * Every lane holds a sum of its own, so nothing is added across lanes, and rows of any width are whole vectors.  Chunks and bands
- * depend on the shape alone.  On one core of Emerald Rapids, us, this and the depthwise driver, which adds its lanes up for every tap
- * of every band: 3x3 512@14 60, 142; 5x5s2 144@56 253, 343; 7x7 96@56 401, 479; k31 4x512@2000 5200, 12400.
+ * depend on the shape alone.  On one core of Emerald Rapids, us, this and the depthwise driver, which adds its lanes up for every
+ * tap of every band: 3x3 512@14 60, 142; 5x5s2 144@56 253, 343; 7x7 96@56 401, 479; k31 4x512@2000 5200, 12400.
  */
 #include "engine/planes.h"
 
