@@ -49,7 +49,7 @@ static void take_rows(const fc_planes *p, const fc_kernels *kernels, const int64
         if (p->x.s[2] == 1)
             kernels->transpose_rows(dst, place, x, p->x.c, count, columns);
         else if (p->x.c == 1 && count == lanes)
-            kernels->copy_vectors(dst, lanes, x, p->x.s[2], columns);
+            kernels->copy_vectors(dst, lanes, x, p->x.s[2], 1, columns);
         else
             for (int64_t j = 0; j < columns; j++)
                 kernels->gather_row(fc_at(dst, j * lanes, size), lanes, fc_at(x, j * p->x.s[2], size), p->x.c, 0, 1, count, &zero);
@@ -70,8 +70,8 @@ static void take_plane(const fc_planes *p, const fc_kernels *kernels, const int6
         return;
     for (int64_t i = top; i < bottom && right - left < n[2]; i++) {
         char *at = dst + i * row * size;
-        kernels->copy_vectors(at, lanes, NULL, 0, left);
-        kernels->copy_vectors(fc_at(at, right * lanes, size), lanes, NULL, 0, n[2] - right);
+        kernels->copy_vectors(at, lanes, NULL, 0, 1, left);
+        kernels->copy_vectors(fc_at(at, right * lanes, size), lanes, NULL, 0, 1, n[2] - right);
     }
     if (left == right)
         return;

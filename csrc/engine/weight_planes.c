@@ -138,7 +138,7 @@ static void add_unit(const job *j, int64_t g, int64_t count, int64_t unit, doubl
     for (int64_t m = 0; m < p->out_channels; m++, total += l->taps * lanes) {
         fc_planes_take(&l->y, l->kernels, j->y_place, &out, fc_at(j->y, n * p->y.n + (g * p->out_channels + m) * p->y.c, size),
                        count, y);
-        l->kernels->copy_vectors(sum, lanes, NULL, 0, l->taps);
+        l->kernels->copy_vectors(sum, lanes, NULL, 0, 1, l->taps);
         l->kernels->planes_correlate(sum, l->taps, j->offset, x, w->stride[2] * lanes, w->stride[1] * l->x.columns * lanes, y,
                                      lanes, l->columns * lanes, out.size[1], out.size[2]);
         for (int64_t i = 0; i < l->taps * lanes && size == 4; i++)
