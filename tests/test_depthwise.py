@@ -9,6 +9,7 @@ import pytest
 import torch_judge
 from reference import assert_close
 
+from fastconv import explain
 from fastconv import functional as F
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -172,3 +173,53 @@ def test_no_access_outside_the_arrays(kernel, place):
             judged = torch_judge.conv_backward(*doubles(grad, x, w), **options)
             for actual, wanted in zip(F.conv2d_backward(grad, *guarded[:2], **options), judged, strict=True):
                 assert_close(actual, wanted)
+
+
+PLANES = [
+    ((2, 20, 7, 7), (3, 3), {"padding": 1}),
+    ((1, 33, 14, 14), (5, 5), {"padding": 2, "stride": 2}),
+    ((3, 16, 9, 13), (3, 4), {"padding": (2, 1), "stride": (3, 2), "dilation": (2, 1)}),
+    ((1, 17, 11, 1), (3, 1), {"padding": (1, 0)}),
+    ((1, 24, 12, 15), (4, 3), {"padding": (0, 3), "stride": (1, 4), "dilation": (1, 2)}),
+    ((2, 19, 700), (31,), {"padding": 15}),
+    ((1, 40, 9000), (4,), {"padding": 3, "stride": 2}),
+    ((1, 16, 40), (3,), {"padding": 50}),
+    ((1, 20, 5, 6, 9), (3, 2, 3), {"padding": 1, "stride": (2, 1, 1)}),
+]
+
+
+@pytest.mark.parametrize("multiplier", [1, 3])
+@pytest.mark.parametrize("shape, kernel, options", PLANES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_lanes_over_channels(shape, kernel, options, multiplier, dtype):
+    check(*arrays(shape, kernel, multiplier, dtype), "planes", **options)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_lanes_over_channels_of_any_layout(layout, stride):
+    x, w, b = arrays((2, 21, 10, 9), (3, 3))
+    options = {"stride": stride, "padding": 1, "groups": 21}
+    check(layout(x), w, b, "planes", **options)
+    check(x, np.asfortranarray(w), b, "planes", **options)
+    grad = layout(np.random.default_rng(3).standard_normal(F.conv2d(x, w, **options).shape).astype(np.float32))
+    judged = torch_judge.conv_backward(*doubles(grad, x, w), **options)
+    for actual, expected in zip(F.conv2d_backward(grad, x, w, **options), judged, strict=True):
+        assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("direction", ["forward", "input", "weight"])
+def test_planes_serve_narrow_images(direction):
+    options = {"stride": 2, "padding": 2, "groups": 64}
+    assert explain(F.conv2d, (1, 64, 14, 14), (64, 1, 5, 5), **options, direction=direction).algorithm == "planes"
+
+
+@pytest.mark.parametrize("shape, weight, groups, reason", [
+    ((1, 3, 9, 9), (3, 1, 3, 3), 3, "few channels"),
+    ((1, 40, 9, 9), (40, 2, 3, 3), 20, "more than one input channel"),
+    ((1, 40, 400), (40, 1, 300), 40, "too many taps"),
+])
+def test_planes_say_what_they_refuse(shape, weight, groups, reason):
+    x, w = np.ones(shape), np.ones(weight)
+    with pytest.raises(ValueError, match=reason):
+        CONV[x.ndim - 2](x, w, groups=groups, algorithm="planes")

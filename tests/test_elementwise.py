@@ -51,7 +51,7 @@ BOUNDED = {
     "3x3 stride 2": ((2, 5, 17, 20), (7, 5, 3, 3), 2, 1),
     "1x1": ((1, 80, 18, 18), (40, 80, 1, 1), 1, 1),
     "depthwise": ((2, 6, 20, 33), (6, 1, 3, 3), 1, 6),
-    "depthwise narrow": ((1, 6, 7, 7), (12, 1, 3, 3), 2, 6),
+    "depthwise narrow": ((1, 18, 7, 7), (36, 1, 3, 3), 2, 18),
     "tiny": ((1, 2, 4, 4), (2, 2, 3, 3), 1, 1),
     "1d": ((3, 4, 50), (4, 2, 5), 1, 2),
     "3d": ((1, 3, 4, 6, 9), (5, 3, 2, 3, 3), 1, 1),
@@ -70,7 +70,8 @@ def test_bounded_convolution(case, layout, dtype, rng):
         x = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
     axes, ran = x.ndim - 2, []
     shape = getattr(fastconv, f"conv{axes}d")(x, w, None, stride, 1, 1, groups).shape
-    for algorithm in (None, "depthwise", "stencil", "winograd", "winograd_channels", "pixels", "channels", "im2col", "reference"):
+    algorithms = "depthwise", "planes", "stencil", "winograd", "winograd_channels", "pixels", "channels", "im2col", "reference"
+    for algorithm in (None, *algorithms):
         outs = [np.empty((*shape[:-1], 2 * shape[-1]), dtype)[..., ::2] if layout == "strided output" else None for _ in range(2)]
         arguments = axes, False, x, w, bias, stride, 1, 1, groups
         try:

@@ -19,14 +19,24 @@ enum { FC_SPIN_NS = 60000 };
 #define OPEN ((uint64_t)1 << 24)
 #define EPOCH ((uint64_t)1 << 32)
 
+/* A worker's share of the tasks: a run of them, so that the next call over the same arrays finds in a worker's cache what this one
+ * left there.  From one counter the halves of an array that is written again and again went from core to core: the gradient of a
+ * global mean over 8x2048 planes of 7x7 took 170 us at two threads, no less than at one; now 100.  3x3s2 64@112's 222, 199. */
+typedef struct share {
+    _Atomic int64_t next;
+    int64_t end;
+    char line[48]; /* one cache line each */
+} share;
+
 static struct {
     pthread_mutex_t owner, lock; /* owner: the job; lock: sleeping and starting */
     pthread_cond_t wake;
     _Atomic uint64_t state;
-    _Atomic int64_t next, done; /* the next task; the workers that have left the job */
+    _Atomic int64_t done; /* the workers that have left the job */
     _Atomic int sleepers;
     int started, cpu; /* cpu: where the job's caller was when it opened */
-    int64_t tasks;
+    int shares;
+    share share[FC_THREADS_MAX];
     fc_task run;
     void *context;
 } pool = {.owner = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
@@ -53,8 +63,11 @@ static int64_t nanoseconds(void)
 static void claim(int worker)
 {
     int64_t task;
-    while ((task = atomic_fetch_add(&pool.next, 1)) < pool.tasks)
-        pool.run(pool.context, task, worker);
+    for (int i = 0; i < pool.shares; i++) {
+        share *s = &pool.share[(worker + i) % pool.shares];
+        while ((task = atomic_fetch_add(&s->next, 1)) < s->end)
+            pool.run(pool.context, task, worker);
+    }
 }
 
 static int joinable(uint64_t state)
@@ -156,11 +169,14 @@ static void open_job(int wanted, int64_t tasks, fc_task run, void *context)
 {
     pool.run = run;
     pool.context = context;
-    pool.tasks = tasks;
+    pool.shares = wanted + 1;
+    for (int64_t i = 0; i <= wanted; i++) {
+        atomic_store_explicit(&pool.share[i].next, tasks * i / (wanted + 1), memory_order_relaxed);
+        pool.share[i].end = tasks * (i + 1) / (wanted + 1);
+    }
 #ifdef __linux__
     pool.cpu = sched_getcpu();
 #endif
-    atomic_store(&pool.next, 0);
     atomic_store(&pool.done, 0);
     uint64_t epoch = (atomic_load(&pool.state) & ~(EPOCH - 1)) + EPOCH;
     atomic_store(&pool.state, epoch | OPEN | (uint64_t)wanted << 12);

@@ -1,4 +1,5 @@
-/* A small thread pool: work is claimed in tasks from one counter by the caller and the workers that join it.
+/* A small thread pool: work is claimed in tasks by the caller and the workers that join it, each from a share of his own, then from
+ * the others'.
  *
  * Not OpenMP: libgomp deadlocks after fork, clashes with other copies of itself in one process, sleeps for milliseconds
  * and needs bundling.  Here the caller never waits for a worker that has not joined: it claims tasks itself, closes the

@@ -104,7 +104,7 @@ static fc_status plan_phase(fc_conv_plan *phase, const fc_conv *q, fc_precision 
 }
 
 /* Drivers that do all phases at once, by the names of those that do them one by one. */
-static const fc_driver *const drivers[] = {&fc_driver_depthwise_adjoint, &fc_driver_channels_adjoint, NULL};
+static const fc_driver *const drivers[] = {&fc_driver_depthwise_adjoint, &fc_driver_planes_adjoint, &fc_driver_channels_adjoint, NULL};
 
 const fc_driver *fc_adjoint_driver(const char *name)
 {
@@ -176,6 +176,10 @@ fc_status fc_adjoint_plan(fc_conv_plan *plan, const char *algorithm, int threads
             plan->algorithm = phase.algorithm;
             plan->cost = fc_adjoint_cost(&plan->problem, phase.cost);
         }
+        if (phases == 1) { /* its plan is kept: execute_alone */
+            plan->threads = phase.threads;
+            memcpy(plan->tile, phase.tile, sizeof plan->tile);
+        }
     }
     plan->chosen = algorithm != NULL;
     if (phases > 1 && plan->algorithm >= 0 && fc_reduction(&plan->problem))
@@ -216,9 +220,21 @@ static fc_status fill_empty_phases(const fc_conv *p, int64_t phases, void *x, vo
     return status ? status : fc_conv_execute(&fill, NULL, NULL, bias, x);
 }
 
+/* A phase that is alone, by the plan that was made for it. */
+static fc_status execute_alone(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
+{
+    int64_t at_w, at_x, size = fc_dispatch(plan->problem.real)->size;
+    fc_conv_plan phase = *plan;
+    phase.problem = fc_adjoint_problem(&plan->problem, 0, &at_w, &at_x);
+    phase.direction = FC_FORWARD;
+    return fc_conv_execute(&phase, y, fc_at(w, at_w, size), bias, fc_at(x, at_x, size));
+}
+
 fc_status fc_adjoint_execute(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
 {
     const fc_conv *p = &plan->problem;
+    if (fc_adjoint_phases(p) == 1)
+        return execute_alone(plan, x, w, bias, y);
     if (fc_adjoint_together(plan))
         return fc_adjoint_driver(fc_conv_algorithm_name(FC_ADJOINT, plan->algorithm))->run(plan, x, w, bias, y);
     int64_t phases = fc_adjoint_phases(p), size = fc_dispatch(p->real)->size, at_w, at_x;

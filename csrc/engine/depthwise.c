@@ -124,7 +124,8 @@ static const char *plan_depthwise(fc_conv_plan *plan, double *cost)
         return "the rows exceed the scratch bound";
     double taps = (double)fc_taps(&p->window), rows = (double)plan->tile[ROWS], outputs = (double)p->out_channels;
     double vectors = rows * (double)fc_ceil_div(p->window.out[2], l.kernels->lanes), bytes = (double)l.kernels->size;
-    double pass = p->window.out[1] > 3 ? 0.12 : 0.4; /* a lone row shares no load and hides no latency */
+    double pass = p->window.out[1] <= 3 ? 0.4 : p->window.kernel[1] > 4 ? 0.085 : 0.12; /* a lone row shares no load */
+    pass *= p->window.stride[2] == 2 ? 1.5 : 1;
     double copied = (double)(l.input.x.copies * l.input.x.pitch * p->window.kernel[0]);
     double stored = l.in_place ? 0 : outputs * rows * (double)l.tile_row * (l.flat ? 1 : p->y.s[2] == 1 ? 2 : 20);
     double unit = 30 + outputs * (10 + vectors * (1 + pass * taps * (double)p->window.stride[2])) +

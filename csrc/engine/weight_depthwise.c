@@ -67,7 +67,7 @@ static const char *plan_depthwise(fc_conv_plan *plan, double *cost)
     double pass = 0.05 + 0.9 / (double)w->kernel[1]; /* a load serves as many taps as the kernel has rows */
     double copied = (double)(w->kernel[0] * l.input.x.copies * l.input.x.pitch + l.gradient.copies * l.gradient.pitch);
     double unit = 40 + m * taps * (4 + pass * vectors * (double)w->stride[2]) +
-                  (p->x.s[2] == 1 ? 0.03 : 0.3) * bytes * copied;
+                  (p->x.s[2] == 1 ? 0.015 : 0.3) * bytes * copied;
     unit *= (double)p->channels;
     *cost = 400 + (double)p->groups * ((double)l.units * unit + 2 * (double)l.count);
     double task = unit * (double)(l.units / plan->tile[CHUNKS]);

@@ -66,6 +66,18 @@ typedef void (*fc_depthwise_kernel)(const fc_depthwise_window *window, const voi
 typedef void (*fc_depthwise_weight_kernel)(const fc_depthwise_window *window, double *sum, const void *const *row,
                                            const void *const *gradient, int64_t rows);
 
+/* planes: lanes over channels that share nothing but their geometry; an element of x, y, w, init and sum is a vector here, whose
+ * offsets and steps count reals:
+ *
+ * planes_stencil:    y[q * y_step] = init + sum_{l < lines, k < run[l]} w[t] * x[offset[l] + (q + k) * x_step],  q < count, t = 0, 1, ...
+ *                    in the order of l, then k; init may be NULL (zeros), lines 0
+ * planes_correlate:  sum[t] += sum_{r < rows, q < count} x[r * x_row + q * x_step + offset[t]] * y[r * y_row + q * y_step],  t < taps */
+typedef void (*fc_planes_stencil_kernel)(int64_t lines, const int64_t *offset, const int64_t *run, const void *w, const void *init,
+                                         const void *x, int64_t x_step, void *y, int64_t y_step, int64_t count);
+typedef void (*fc_planes_correlate_kernel)(void *sum, int64_t taps, const int64_t *offset, const void *x, int64_t x_step,
+                                           int64_t x_row, const void *y, int64_t y_step, int64_t y_row, int64_t rows,
+                                           int64_t count);
+
 /* gather_row:  dst[j] = x[first + j * step] where 0 <= first + j * step < size, else fill;   j < count.
  * Element i of x stands at x + i * x_stride.  The one place where padding, strides and row ends are solved.  A NULL x is
  * a row that lies in the padding altogether. */
@@ -258,6 +270,8 @@ typedef struct fc_kernels {
     fc_correlate_kernel correlate;
     fc_depthwise_kernel depthwise[2][FC_DEPTHWISE_HEIGHT_MAX + 1];               /* [S - 1][height] */
     fc_depthwise_weight_kernel depthwise_weight[2][FC_DEPTHWISE_HEIGHT_MAX + 1];
+    fc_planes_stencil_kernel planes_stencil;
+    fc_planes_correlate_kernel planes_correlate;
     fc_interleave_kernel interleave;
     fc_gather_row_kernel gather_row;
     fc_gather_block_kernel gather_block;

@@ -53,6 +53,18 @@ INLINE v splat(real s)
     return s - (v){0};
 }
 
+/* Hides from the compiler that x was loaded: it would load it anew for every multiply-add, and loads are the bottleneck. */
+#define keep NAME(keep)
+INLINE v keep(v x)
+{
+#if defined(__x86_64__)
+    __asm__("" : "+v"(x));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(x));
+#endif
+    return x;
+}
+
 /* The nearest of low ... high; NaN, which is neither below nor above, stays. */
 #define clamp NAME(clamp)
 INLINE v clamp(v x, v low, v high)

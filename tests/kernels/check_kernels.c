@@ -21,6 +21,8 @@ static const struct row {
     {"correlate", check_correlate},
     {"depthwise", check_depthwise},
     {"depthwise_weight", check_depthwise_weight},
+    {"planes_stencil", check_planes_stencil},
+    {"planes_correlate", check_planes_correlate},
     {"gather_row", check_gather_row},
     {"gather_block", check_gather_block},
     {"scatter_row", check_scatter_row},

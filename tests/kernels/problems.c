@@ -112,6 +112,12 @@ static fc_conv random_sizes(int large)
             c.channels = 1;
         if (random_integer(0, 2) == 0)
             make_plain(&c);
+        const int64_t *in = c.window.in;
+        if (random_integer(0, 3) == 0 && in[0] * in[1] * in[2] <= 600) { /* depthwise */
+            c.groups = random_integer(5, 40);
+            c.channels = 1;
+            c.out_channels = random_integer(1, 2);
+        }
         multiplications = problem_multiplications(&c);
     } while (multiplications > most || (large && multiplications < 400000));
     return c;
