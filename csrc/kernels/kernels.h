@@ -66,6 +66,19 @@ typedef void (*fc_depthwise_kernel)(const fc_depthwise_window *window, const voi
 typedef void (*fc_depthwise_weight_kernel)(const fc_depthwise_window *window, double *sum, const void *const *row,
                                            const void *const *gradient, int64_t rows);
 
+/* The same for 3 x 3 taps at stride 1 over rows of `width` elements without gaps, the columns padded by one: a plane as one row.
+ *
+ * depthwise_flat:         y[j] = init + sum_{kh, kw} w[3 kh + kw] * x[kh * width + j + kw - 1],   j < count
+ * depthwise_flat_weight:  sum[3 kh + kw] += sum_j gradient[j] * x[kh * width + j + kw - 1]
+ *
+ * without the terms kw = 0 of a row's first element and kw = 2 of its last.  `count` is whole rows and at least a vector; x has two
+ * rows more; nothing beyond is read or written.  `inside`, integers as wide as the real type: element i < 2 width + lanes has all
+ * bits set, but none where i + 1 is a multiple of width. */
+typedef void (*fc_depthwise_flat_kernel)(const void *w, const void *init, const void *x, int64_t width, const void *inside,
+                                         void *y, int64_t count);
+typedef void (*fc_depthwise_flat_weight_kernel)(double *sum, const void *x, int64_t width, const void *inside,
+                                                const void *gradient, int64_t count);
+
 /* gather_row:  dst[j] = x[first + j * step] where 0 <= first + j * step < size, else fill;   j < count.
  * Element i of x stands at x + i * x_stride.  The one place where padding, strides and row ends are solved.  A NULL x is
  * a row that lies in the padding altogether. */
@@ -258,6 +271,8 @@ typedef struct fc_kernels {
     fc_correlate_kernel correlate;
     fc_depthwise_kernel depthwise[2][FC_DEPTHWISE_HEIGHT_MAX + 1];               /* [S - 1][height] */
     fc_depthwise_weight_kernel depthwise_weight[2][FC_DEPTHWISE_HEIGHT_MAX + 1];
+    fc_depthwise_flat_kernel depthwise_flat;
+    fc_depthwise_flat_weight_kernel depthwise_flat_weight;
     fc_interleave_kernel interleave;
     fc_gather_row_kernel gather_row;
     fc_gather_block_kernel gather_block;

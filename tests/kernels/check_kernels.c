@@ -21,6 +21,8 @@ static const struct row {
     {"correlate", check_correlate},
     {"depthwise", check_depthwise},
     {"depthwise_weight", check_depthwise_weight},
+    {"depthwise_flat", check_depthwise_flat},
+    {"depthwise_flat_weight", check_depthwise_flat_weight},
     {"gather_row", check_gather_row},
     {"gather_block", check_gather_block},
     {"scatter_row", check_scatter_row},
