@@ -13,8 +13,8 @@
  *
  * Where there are fewer tasks than threads, bands follow each other and each link runs on all threads.
  *
- * Images of few pixels are merged: a mix is one product over the pixels of all images of a band, which are copied side by side where
- * they do not lie so (as channels-last ones do).
+ * Images of few pixels are merged: a mix is one product over the pixels of all images of a band, which are copied side by side
+ * where they do not lie so (as channels-last ones do).
  *
  * Scratch: the first mix transposed; per worker u and t of a band, and what the hungriest link takes.  Bands depend on the
  * shape alone, so that bits do not depend on the number of threads.

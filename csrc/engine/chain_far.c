@@ -2,8 +2,8 @@
  *
  *     far[c][n * pixels + p] = image[n, c, p]
  *
- * Nothing is copied where they lie so already, as the pixels of channels-last images do.  Scratch: a band of x, where it is mixed, and
- * of y, per worker.
+ * Nothing is copied where they lie so already, as the pixels of channels-last images do.  Scratch: a band of x, where it is mixed,
+ * and of y, per worker.
  */
 #include "engine/chain.h"
 

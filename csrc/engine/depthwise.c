@@ -7,8 +7,8 @@
  * Outputs narrower than a vector, or not neighbours in memory, go through a worker's tile.  Dilated rows are `dilation`
  * interleaved images.  Windows that the kernels do not know are the stencil driver's.
  *
- * The commonest window, 3 x 3 at stride 1 in an image without gaps, takes pieces of the plane as one row (flat.h) instead of a table:
- * separable 256@28 b8 7.3 to 6.6 ms, its gradients 18.7 to 16.5.
+ * The commonest window, 3 x 3 at stride 1 in an image without gaps, takes pieces of the plane as one row (flat.h) instead of a
+ * table: separable 256@28 b8 7.3 to 6.6 ms, its gradients 18.7 to 16.5.
  *
  * Scratch: weights as rows, a row of zeros or masks; per worker a table, rows copied and a tile.
  */
