@@ -121,6 +121,7 @@ typedef struct fc_chain_plan {
     fc_precision precision;
     int32_t gradients; /* 0: the forward pass */
     int32_t threads, outer; /* outer: tasks run side by side, each serially; otherwise links run one by one on all threads */
+    int32_t merged;         /* the pixels of a band's images are side by side in a mix: images are small */
     int64_t images, rows, columns; /* of a band: images where they fit in one, output rows, output columns */
     int64_t parts;                 /* runs of bands a column of them is cut into; backward: parts of the gradients' sums */
     int64_t multiplications, scratch, lent; /* lent: what the links take of it, each worker */

@@ -59,6 +59,11 @@ def test_every_height(height, stride):
     check(x, w, b, "depthwise", stride=stride, padding=(2, 1))
 
 
+@pytest.mark.parametrize("shape", [(1, 2, 75, 30), (2, 3, 31, 70), (1, 1, 9, 512), (1, 1, 5, 513)])
+def test_planes_too_large_for_one_copy(shape):
+    check(*arrays(shape, (3, 3), 2), "depthwise", padding=1)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("multiplier", [2, 3, 16])
 def test_channel_multiplier(multiplier, dtype):
@@ -84,6 +89,8 @@ def test_one_and_three_axes(shape, kernel, options, dtype):
     {"padding": 0},
     {"padding": (4, 9)},                    # whole windows in the padding
     {"padding": (0, 40)},                   # wider than the image
+    {"padding": (0, 1)},
+    {"padding": (15, 1)},
     {"padding": (7, 0), "stride": 2},
     {"padding": 2, "dilation": 2},
     {"padding": (2, 6), "dilation": (1, 6)},

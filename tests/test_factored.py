@@ -260,7 +260,11 @@ LARGE = {
     "tiles": ((1, 3, 9, 1501), (3, 5), 48, {"padding": (1, 2)}),
     "tiles, strided": ((1, 3, 11, 1900), (3, 5), 40, {"stride": (2, 3), "padding": 4}),
     "bands and tiles": ((1, 3, 23, 977), (5, 7), 64, {"padding": (2, 9), "dilation": (2, 3)}),
-    "groups of images": ((23, 6, 9, 8), (3, 3), 40, {"padding": 1}),
+    "groups of images": ((23, 6, 13, 11), (3, 3), 40, {"padding": 1}),
+    "small images side by side": ((29, 6, 5, 5), (3, 3), 40, {"padding": 1}),
+    "groups of small images": ((23, 6, 7, 7), (3, 3), 200, {"padding": 1}),
+    "small images, strided": ((19, 9, 7, 6), (3, 2), 24, {"stride": 2, "padding": (0, 1)}),
+    "small images, few terms": ((9, 33, 5, 7), (2, 3), 7, {"stride": (3, 1)}),
     "1-D tiles": ((2, 3, 9001), (31,), 24, {"padding": 15}),
     "1-D tiles, strided": ((1, 3, 20011), (9,), 24, {"stride": 3, "dilation": 5, "padding": ((7, 40),)}),
 }
@@ -342,7 +346,10 @@ SEPARABLE_LARGE = {
     "bands": ((2, 24, 61, 47), (3, 3), 2, {"padding": 1}),
     "bands, strided": ((1, 48, 75, 67), (5, 3), 1, {"stride": 2, "padding": (2, 0)}),
     "tiles": ((1, 24, 9, 1501), (3, 5), 2, {"padding": (1, 2), "dilation": (1, 2)}),
-    "groups of images": ((23, 12, 9, 8), (3, 3), 3, {"padding": 1, "stride": (2, 1)}),
+    "groups of images": ((23, 12, 19, 8), (3, 3), 3, {"padding": 1, "stride": (2, 1)}),
+    "small images side by side": ((29, 12, 5, 5), (3, 3), 1, {"padding": 1}),
+    "groups of small images": ((23, 100, 7, 7), (3, 3), 2, {"padding": 1}),
+    "small images, strided": ((19, 9, 11, 9), (3, 2), 2, {"stride": 2, "padding": (0, 1)}),
 }
 
 

@@ -13,6 +13,9 @@
  *
  * Where there are fewer tasks than threads, bands follow each other and each link runs on all threads.
  *
+ * Images of few pixels are merged: a mix is one product over the pixels of all images of a band, which are copied side by side
+ * where they do not lie so (as channels-last ones do).
+ *
  * Scratch: the first mix transposed; per worker u and t of a band, and what the hungriest link takes.  Bands depend on the
  * shape alone, so that bits do not depend on the number of threads.
  */
@@ -21,8 +24,12 @@
 #include <string.h>
 
 /* A band of the middle channels.  CP 256-256@56 at rank 64, 64 KiB to 800 KiB: 1820, 1643, 1603, 1602, 1649, 1628, 1658 us;
- * separable 128@56: 1111, 1099, 879, 917, 848, 948, 874; the gradients gain more from few bands. */
-enum { BAND_BYTES = 256 << 10, ROWS_MIN = 4, COLUMNS_MIN = 128 };
+ * separable 128@56: 1111, 1099, 879, 917, 848, 948, 874.  Products want wide bands, the gradients' the most: from 256 to 448 KiB
+ * separable 512@14 860 to 750 us, its gradients 2160 to 1860, those of 256@28 b8 21.4 to 18.6 ms; a mix before the filter
+ * takes two buffers more and gains nothing. */
+enum { BAND_BYTES = 448 << 10, MIXED_BAND_BYTES = 256 << 10, ROWS_MIN = 4, COLUMNS_MIN = 128 };
+/* What a merged band may take of x or y. */
+enum { FAR_BYTES = 1 << 20 };
 enum { PARTS_WANTED = 8, PART_BYTES_MAX = 8 << 20, SERIAL_MULTIPLICATIONS = 400000 };
 
 /* ---- geometry -------------------------------------------------------------------------------- */
@@ -84,12 +91,15 @@ static int64_t bytes_of(int64_t count, int64_t size)
 }
 
 /* Channels begin at cache lines, and not all in the same sets of the cache. */
-static fc_chain_buffer buffer_of(const fc_chain_plan *plan, int64_t size, int64_t rows, int64_t columns)
+static fc_chain_buffer buffer_of(const fc_chain_plan *plan, int64_t size, int64_t channels, int64_t rows, int64_t columns)
 {
-    int64_t line = FC_ALIGN / size, channel = fc_ceil_div(fc_min(fc_mul(rows, columns), INT64_MAX / 16), line) * line;
-    if (channel * size % 1024 == 0)
-        channel += line;
-    fc_chain_buffer b = {channel, bytes_of(fc_mul(fc_mul(plan->images, plan->problem.middle), channel), size)};
+    int64_t line = FC_ALIGN / size, plane = fc_min(fc_mul(rows, columns), INT64_MAX / 16);
+    fc_chain_buffer b = {.channel = fc_ceil_div(plan->merged ? fc_mul(plan->images, plane) : plane, line) * line, .image = plane};
+    if (b.channel * size % 1024 == 0)
+        b.channel += line;
+    if (!plan->merged)
+        b.image = fc_mul(channels, b.channel);
+    b.bytes = bytes_of(fc_mul(fc_mul(plan->merged ? 1 : plan->images, channels), b.channel), size);
     return b;
 }
 
@@ -130,21 +140,25 @@ static void lay_out_buffers(fc_chain_layout *l)
 {
     const fc_chain_plan *plan = l->plan;
     const fc_chain *p = &plan->problem;
-    int64_t size = l->kernels->size, rows = plan->rows, in, own, reach, wanted = plan->gradients;
+    int64_t size = l->kernels->size, middle = p->middle, rows = plan->rows, in, own, reach, wanted = plan->gradients;
     widest(l, &in, &own, &reach);
     if (p->mixed && (!wanted || wanted & (FC_CHAIN_FILTER | FC_CHAIN_LAST)))
-        l->buffer[FC_CHAIN_U] = buffer_of(plan, size, longest_rows(l, 0), in);
+        l->buffer[FC_CHAIN_U] = buffer_of(plan, size, middle, longest_rows(l, 0), in);
     if (p->split && (!wanted || wanted & (FC_CHAIN_FILTER | FC_CHAIN_LAST)))
-        l->buffer[FC_CHAIN_V] = buffer_of(plan, size, rows, in);
+        l->buffer[FC_CHAIN_V] = buffer_of(plan, size, middle, rows, in);
     if (!wanted || wanted & FC_CHAIN_LAST)
-        l->buffer[FC_CHAIN_T] = buffer_of(plan, size, rows, plan->columns);
+        l->buffer[FC_CHAIN_T] = buffer_of(plan, size, middle, rows, plan->columns);
     if (wanted & ~FC_CHAIN_LAST) {
-        l->buffer[FC_CHAIN_DT] = buffer_of(plan, size, p->split ? rows : longest_rows(l, 1), reach);
+        l->buffer[FC_CHAIN_DT] = buffer_of(plan, size, middle, p->split ? rows : longest_rows(l, 1), reach);
         if (p->split)
-            l->buffer[FC_CHAIN_DV] = buffer_of(plan, size, longest_rows(l, 1), own);
+            l->buffer[FC_CHAIN_DV] = buffer_of(plan, size, middle, longest_rows(l, 1), own);
     }
     if (p->mixed && wanted & (FC_CHAIN_INPUT | FC_CHAIN_FIRST))
-        l->buffer[FC_CHAIN_DU] = buffer_of(plan, size, most_completed(l), own);
+        l->buffer[FC_CHAIN_DU] = buffer_of(plan, size, middle, most_completed(l), own);
+    if (plan->merged && p->mixed)
+        l->buffer[FC_CHAIN_FAR_X] = buffer_of(plan, size, p->channels, p->window.in[1], p->window.in[2]);
+    if (plan->merged)
+        l->buffer[FC_CHAIN_FAR_Y] = buffer_of(plan, size, p->out_channels, rows, plan->columns);
 }
 
 static void lay_out_sums(fc_chain_layout *l)
@@ -152,18 +166,22 @@ static void lay_out_sums(fc_chain_layout *l)
     const fc_chain *p = &l->plan->problem;
     int64_t size = l->kernels->size, wanted = l->plan->gradients, row = fc_chain_sum_row(l->kernels, p->middle), in, own, reach;
     if (wanted & FC_CHAIN_FIRST)
-        l->sum_bytes[0] = bytes_of(fc_mul(p->channels, row), size);
+        l->sum_count[0] = fc_mul(p->channels, row);
     if (wanted & FC_CHAIN_FILTER)
         for (int i = 0; i < l->stages; i++)
-            l->sum_bytes[1 + i] = bytes_of(fc_mul(p->middle, fc_taps(&l->stage[i])), size);
+            l->sum_count[1 + i] = fc_mul(p->middle, fc_taps(&l->stage[i]));
     if (wanted & FC_CHAIN_LAST)
-        l->sum_bytes[3] = bytes_of(fc_mul(p->out_channels, row), size);
+        l->sum_count[3] = fc_mul(p->out_channels, row);
+    for (int i = 0; i < 4; i++) { /* the first part of a mix's sum is the gradient itself where their rows are the same */
+        l->sum_bytes[i] = bytes_of(l->sum_count[i], size);
+        l->sum_parts[i] = l->plan->parts - ((i == 0 || i == 3) && row == p->middle);
+    }
     l->part_bytes = fc_max(l->sum_bytes[1], l->sum_bytes[2]);
     widest(l, &in, &own, &reach);
     int64_t pixels = wanted & FC_CHAIN_LAST ? fc_mul(l->plan->rows, l->plan->columns) : 0;
     if (wanted & FC_CHAIN_FIRST)
         pixels = fc_max(pixels, fc_mul(most_completed(l), own));
-    l->panel_bytes = bytes_of(fc_mul(row, pixels), size);
+    l->panel_bytes = bytes_of(fc_mul(row, fc_mul(pixels, l->plan->merged ? l->plan->images : 1)), size);
     l->tile_bytes = pixels ? fc_chain_sum_tile(l->kernels) * (l->plan->outer ? 1 : l->plan->threads) : 0;
 }
 
@@ -188,8 +206,9 @@ fc_chain_layout fc_chain_lay_out(const fc_chain_plan *plan)
         l.first_bytes = bytes_of(fc_mul(p->channels, p->middle), l.kernels->size);
     if (plan->gradients & ~FC_CHAIN_LAST)
         l.last_bytes = bytes_of(fc_mul(p->out_channels, p->middle), l.kernels->size);
-    int64_t sums = l.sum_bytes[0] + l.sum_bytes[1] + l.sum_bytes[2] + l.sum_bytes[3];
-    l.shared_bytes = fc_add(fc_add(l.first_bytes, l.last_bytes), fc_mul(sums, plan->parts));
+    l.shared_bytes = fc_add(l.first_bytes, l.last_bytes);
+    for (int i = 0; i < 4; i++)
+        l.shared_bytes = fc_add(l.shared_bytes, fc_mul(l.sum_bytes[i], l.sum_parts[i]));
     l.worker_bytes = fc_add(l.part_bytes, fc_add(l.panel_bytes, l.tile_bytes));
     for (int i = 0; i < FC_CHAIN_BUFFERS; i++)
         l.worker_bytes = fc_add(l.worker_bytes, l.buffer[i].bytes);
@@ -226,8 +245,8 @@ fc_chain_view fc_chain_image(const fc_chain_walk *walk, const void *array, const
 
 fc_chain_view fc_chain_part(const fc_chain_walk *walk, int buffer, int64_t width, int64_t row, int64_t column)
 {
-    int64_t channel = walk->l->buffer[buffer].channel;
-    fc_chain_view v = {NULL, {.n = channel * walk->l->plan->problem.middle, .c = channel, .s = {0, width, 1}}};
+    const fc_chain_buffer *b = &walk->l->buffer[buffer];
+    fc_chain_view v = {NULL, {.n = b->image, .c = b->channel, .s = {0, width, 1}}};
     if (!walk->dry)
         v.at = fc_at(walk->buffer[buffer], row * width + column, walk->l->kernels->size);
     return v;
@@ -246,7 +265,12 @@ static void set_axis(fc_window *w, int axis, const fc_window *whole, fc_span in,
 fc_conv fc_chain_pointwise(const fc_chain_walk *walk, const fc_chain_region *r, int64_t channels, int64_t out_channels,
                            int64_t rows, int64_t columns, const fc_chain_view *x, const fc_chain_view *y)
 {
-    return (fc_conv){.real = walk->l->plan->problem.real, .batch = r->images, .groups = 1, .channels = channels,
+    int64_t batch = r->images;
+    if (walk->l->plan->merged) {
+        columns *= rows * batch;
+        rows = batch = 1;
+    }
+    return (fc_conv){.real = walk->l->plan->problem.real, .batch = batch, .groups = 1, .channels = channels,
                      .out_channels = out_channels, .x = x->stride, .y = y->stride,
                      .window = {.in = {1, rows, columns}, .out = {1, rows, columns}, .kernel = {1, 1, 1},
                                 .stride = {1, 1, 1}, .dilation = {1, 1, 1}},
@@ -275,7 +299,7 @@ void fc_chain_carry(const fc_chain_walk *walk, int buffer, int64_t images, int64
     int64_t size = walk->l->kernels->size, channel = walk->l->buffer[buffer].channel * size;
     if (walk->dry || from >= to || from == begin)
         return;
-    for (int64_t i = 0; i < images * walk->l->plan->problem.middle; i++) {
+    for (int64_t i = 0; i < images * walk->l->plan->problem.middle; i++) { /* merged images are whole and keep no rows */
         char *rows = walk->buffer[buffer] + i * channel;
         memmove(rows, fc_at(rows, (from - begin) * width, size), (size_t)((to - from) * width * size));
     }
@@ -291,6 +315,7 @@ void fc_chain_mix(fc_chain_walk *walk, const fc_chain_region *r, fc_span in)
     if (kept < in.last) {
         fc_chain_view x = fc_chain_image(walk, walk->arrays->x, &p->x, r->n, kept, r->in.first);
         fc_chain_view u = fc_chain_part(walk, FC_CHAIN_U, width, kept - in.first, 0);
+        x = fc_chain_far(walk, r, FC_CHAIN_FAR_X, &x, p->channels, in.last - kept, width, 1);
         fc_conv mix = fc_chain_pointwise(walk, r, p->channels, p->middle, in.last - kept, width, &x, &u);
         fc_chain_link(walk, FC_LINK_MIX, &mix, FC_FORWARD, x.at, walk->first, NULL, u.at);
     }
@@ -330,8 +355,11 @@ static void forward(fc_chain_walk *walk, const fc_chain_region *r, int64_t first
         fc_chain_filters(walk, r, in, out, l->stages);
         fc_chain_view t = fc_chain_part(walk, FC_CHAIN_T, fc_length(r->out), 0, 0);
         fc_chain_view y = fc_chain_image(walk, walk->arrays->y, &p->y, r->n, out.first, r->out.first);
-        fc_conv join = fc_chain_pointwise(walk, r, p->middle, p->out_channels, fc_length(out), fc_length(r->out), &t, &y);
-        fc_chain_link(walk, FC_LINK_JOIN, &join, FC_FORWARD, t.at, walk->arrays->last, walk->arrays->bias, y.at);
+        int64_t rows = fc_length(out), width = fc_length(r->out);
+        fc_chain_view far = fc_chain_far(walk, r, FC_CHAIN_FAR_Y, &y, p->out_channels, rows, width, 0);
+        fc_conv join = fc_chain_pointwise(walk, r, p->middle, p->out_channels, rows, width, &t, &far);
+        fc_chain_link(walk, FC_LINK_JOIN, &join, FC_FORWARD, t.at, walk->arrays->last, walk->arrays->bias, far.at);
+        fc_chain_store(walk, r, &y, &far, p->out_channels, rows, width);
     }
 }
 
@@ -344,19 +372,33 @@ static int64_t balanced(int64_t whole, int64_t most)
     return fc_max(1, fc_ceil_div(whole, fc_max(1, fc_ceil_div(whole, most))));
 }
 
-static void choose_band(fc_chain_plan *plan, int64_t size)
+/* Where the last vector of each image would waste an eighth of the lanes: separable 512@7 b8 1854 to 1695 us, its gradients 4.40 to
+ * 4.09 ms; where it wastes none, 4x4, copying takes as long as it saves (62.8 instead of 60.7 us: r32 128@4 b16). */
+static int wants_merging(int64_t pixels, int64_t lanes)
+{
+    return pixels > 0 && 8 * (fc_ceil_div(pixels, lanes) * lanes - pixels) > pixels;
+}
+
+static void choose_band(fc_chain_plan *plan, const fc_kernels *kernels)
 {
     const fc_chain *p = &plan->problem;
     const fc_window *w = &p->window;
+    int64_t size = kernels->size, most = p->mixed ? MIXED_BAND_BYTES : BAND_BYTES;
     int64_t down = p->mixed ? w->stride[1] : 1, across = p->mixed ? w->stride[2] : 1;
     int64_t column = fc_max(1, fc_mul(fc_mul(p->middle, size), fc_mul(down, across))), row = fc_mul(column, w->out[2]);
     plan->columns = w->out[2];
-    if (BAND_BYTES / row < fc_min(ROWS_MIN, w->out[1]))
-        plan->columns = balanced(w->out[2], fc_max(COLUMNS_MIN, BAND_BYTES / fc_mul(column, fc_min(ROWS_MIN, w->out[1]))));
-    plan->rows = balanced(w->out[1], BAND_BYTES / fc_mul(column, fc_max(plan->columns, 1)));
+    if (most / row < fc_min(ROWS_MIN, w->out[1]))
+        plan->columns = balanced(w->out[2], fc_max(COLUMNS_MIN, most / fc_mul(column, fc_min(ROWS_MIN, w->out[1]))));
+    plan->rows = balanced(w->out[1], most / fc_mul(column, fc_max(plan->columns, 1)));
     plan->images = 1;
     if (plan->rows == w->out[1] && plan->columns == w->out[2])
-        plan->images = balanced(p->batch, BAND_BYTES / fc_max(1, fc_mul(row, w->out[1])));
+        plan->images = balanced(p->batch, most / fc_max(1, fc_mul(row, w->out[1])));
+    int64_t pixels = fc_max(fc_outputs(w), p->mixed ? fc_mul(w->in[1], w->in[2]) : 1);
+    int64_t far = fc_mul(fc_mul(fc_max(p->out_channels, p->mixed ? p->channels : 1), pixels), size);
+    int64_t images = fc_min(plan->images, FAR_BYTES / fc_max(1, far));
+    plan->merged = images > 1 && wants_merging(pixels, kernels->lanes);
+    if (plan->merged)
+        plan->images = balanced(p->batch, images);
     plan->columns = fc_max(plan->columns, 1);
     plan->rows = fc_max(plan->rows, 1);
 }
@@ -369,7 +411,8 @@ static void choose_parts(fc_chain_plan *plan)
     int64_t regions = fc_mul(l.groups, l.tiles), tasks;
     int64_t sums = l.sum_bytes[0] + l.sum_bytes[1] + l.sum_bytes[2] + l.sum_bytes[3];
     if (plan->gradients) {
-        plan->parts = tasks = clamp(PART_BYTES_MAX / fc_max(sums, 1), 1, clamp(regions, 1, PARTS_WANTED));
+        int64_t wanted = regions == 1 && l.bands > 1 && !plan->problem.split ? 2 : clamp(regions, 1, PARTS_WANTED);
+        plan->parts = tasks = clamp(PART_BYTES_MAX / fc_max(sums, 1), 1, wanted);
     } else {
         if (plan->threads > 1 && regions < 4 * plan->threads && l.bands >= 2 * plan->threads)
             plan->parts = fc_min(l.bands / 2, fc_ceil_div(plan->threads, fc_max(regions, 1)));
@@ -378,6 +421,12 @@ static void choose_parts(fc_chain_plan *plan)
     plan->outer = plan->threads > 1 && tasks > 0 && (tasks % plan->threads == 0 || tasks >= 4 * plan->threads);
     if (!plan->outer && !plan->gradients)
         plan->parts = 1;
+}
+
+/* Runs that the gradients' bands of a region are cut into. */
+static int64_t runs_of(const fc_chain_layout *l)
+{
+    return fc_max(1, l->plan->parts / fc_max(1, l->groups * l->tiles));
 }
 
 /* Every link of the first and the last region, to know what they cost and take. */
@@ -392,9 +441,10 @@ static fc_status rehearse(fc_chain_plan *plan)
             fc_chain_walk walk = {.l = &l, .dry = 1, .arrays = &none, .gradients = &none};
             fc_chain_region r = fc_chain_region_at(&l, group * l.tiles + tile);
             int64_t times = group || l.groups == 1 ? 1 : l.groups - 1;
-            if (plan->gradients)
-                fc_chain_backward(&walk, &r);
-            else
+            int64_t runs = runs_of(&l);
+            for (int64_t run = 0; run < runs && plan->gradients; run++)
+                fc_chain_backward(&walk, &r, l.bands * run / runs, l.bands * (run + 1) / runs);
+            if (!plan->gradients)
                 forward(&walk, &r, 0, l.bands);
             status = walk.status;
             plan->lent = fc_max(plan->lent, fc_arena_round(walk.lent));
@@ -428,7 +478,7 @@ fc_status fc_chain_plan_make(fc_chain_plan *plan, const fc_chain *p, int gradien
     int64_t out = fc_mul(fc_add(p->out_channels, fc_taps(w)), fc_outputs(w));
     if (fc_mul(fc_mul(p->batch, p->middle), fc_add(in, out)) >= SERIAL_MULTIPLICATIONS)
         plan->threads = fc_threads_get();
-    choose_band(plan, fc_dispatch(p->real)->size);
+    choose_band(plan, fc_dispatch(p->real));
     choose_parts(plan);
     return rehearse(plan);
 }
@@ -454,11 +504,8 @@ static fc_chain_walk start(const job *j, char *scratch, int64_t part)
     walk.tile = walk.panel + l->panel_bytes;
     if (l->plan->problem.middle % l->kernels->lanes) /* what is left of the last vector is multiplied, and may be denormal */
         memset(walk.panel, 0, (size_t)l->panel_bytes);
-    char *sums = j->shared + l->first_bytes + l->last_bytes;
-    for (int i = 0; i < 4; i++) {
-        walk.sum[i] = sums + part * l->sum_bytes[i];
-        sums += l->plan->parts * l->sum_bytes[i];
-    }
+    for (int i = 0; i < 4 && l->plan->gradients; i++)
+        walk.sum[i] = fc_chain_sum(l, j->shared + l->first_bytes + l->last_bytes, j->gradients, i, part);
     return walk;
 }
 
@@ -473,13 +520,14 @@ static void run_task(void *context, int64_t task, int worker)
     fc_threads_limit(plan->outer ? 1 : plan->threads);
     fc_chain_walk walk = start(j, scratch, plan->gradients ? task : 0);
     if (plan->gradients) {
-        for (int64_t i = regions * task / parts; i < regions * (task + 1) / parts; i++) {
-            fc_chain_region r = fc_chain_region_at(l, i);
-            fc_chain_backward(&walk, &r);
+        int64_t runs = runs_of(l), pieces = regions * runs;
+        for (int64_t i = pieces * task / parts; i < pieces * (task + 1) / parts; i++) {
+            fc_chain_region r = fc_chain_region_at(l, i / runs);
+            fc_chain_backward(&walk, &r, l->bands * (i % runs) / runs, l->bands * (i % runs + 1) / runs);
         }
         for (int i = 0; i < 4; i++)
-            if (!walk.begun[i])
-                memset(walk.sum[i], 0, (size_t)l->sum_bytes[i]);
+            if (!walk.begun[i] && l->sum_count[i])
+                memset(walk.sum[i], 0, (size_t)(l->sum_count[i] * l->kernels->size));
     } else {
         fc_chain_region r = fc_chain_region_at(l, task / parts);
         forward(&walk, &r, l->bands * (task % parts) / parts, l->bands * (task % parts + 1) / parts);

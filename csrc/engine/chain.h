@@ -13,12 +13,16 @@ static inline int64_t fc_length(fc_span s)
     return s.last - s.first;
 }
 
-/* A worker's copy of what lies between two links: `middle` channels of a band, rows without gaps. */
+/* A worker's copy of what lies between two links: `middle` channels of a band, rows without gaps; merged, images side by side. */
 typedef struct fc_chain_buffer {
-    int64_t channel, bytes; /* elements of a channel */
+    int64_t channel, image, bytes; /* elements from a channel, an image to the next */
 } fc_chain_buffer;
 
-enum { FC_CHAIN_U, FC_CHAIN_V, FC_CHAIN_T, FC_CHAIN_DT, FC_CHAIN_DV, FC_CHAIN_DU, FC_CHAIN_BUFFERS };
+/* FAR_X, FAR_Y: x or its gradient, y or its gradient, where their images are not side by side in memory. */
+enum {
+    FC_CHAIN_U, FC_CHAIN_V, FC_CHAIN_T, FC_CHAIN_DT, FC_CHAIN_DV, FC_CHAIN_DU, FC_CHAIN_FAR_X, FC_CHAIN_FAR_Y,
+    FC_CHAIN_BUFFERS
+};
 
 typedef struct fc_chain_layout {
     const fc_chain_plan *plan;
@@ -28,7 +32,8 @@ typedef struct fc_chain_layout {
     int64_t groups, tiles, bands;
     fc_chain_buffer buffer[FC_CHAIN_BUFFERS];
     int64_t first_bytes, last_bytes;        /* the mixes transposed, shared */
-    int64_t sum_bytes[4];                   /* gradients of first, filters, last: one part's sums */
+    int64_t sum_count[4], sum_bytes[4];     /* gradients of first, filters, last: one part's sums */
+    int64_t sum_parts[4];                   /* parts that scratch holds */
     int64_t part_bytes;                     /* a filter's of one band, before it is added; a worker's */
     int64_t panel_bytes, tile_bytes;        /* a worker's, of the mixes' sums */
     int64_t shared_bytes, worker_bytes;     /* the latter without what is lent */
@@ -92,6 +97,13 @@ fc_chain_view fc_chain_image(const fc_chain_walk *walk, const void *array, const
                              int64_t row, int64_t column);
 fc_chain_view fc_chain_part(const fc_chain_walk *walk, int buffer, int64_t width, int64_t row, int64_t column);
 
+/* Where a mix reads (load) or writes an image array's band of rows x columns: there, or merged in one of the far buffers, from
+ * where it is stored. */
+fc_chain_view fc_chain_far(fc_chain_walk *walk, const fc_chain_region *r, int buffer, const fc_chain_view *image, int64_t channels,
+                           int64_t rows, int64_t columns, int load);
+void fc_chain_store(const fc_chain_walk *walk, const fc_chain_region *r, const fc_chain_view *image, const fc_chain_view *far,
+                    int64_t channels, int64_t rows, int64_t columns);
+
 /* A 1x1 convolution of a band, and a filter link; weights (out, in) without gaps. */
 fc_conv fc_chain_pointwise(const fc_chain_walk *walk, const fc_chain_region *r, int64_t channels, int64_t out_channels,
                            int64_t rows, int64_t columns, const fc_chain_view *x, const fc_chain_view *y);
@@ -112,8 +124,11 @@ void fc_chain_add_sum(fc_chain_walk *walk, int i, const fc_chain_region *r, int6
 int64_t fc_chain_sum_row(const fc_kernels *kernels, int64_t middle); /* elements of a row of such a sum */
 int64_t fc_chain_sum_tile(const fc_kernels *kernels);                /* bytes that a thread gathers into */
 
-/* The gradients of a column of bands. */
-void fc_chain_backward(fc_chain_walk *walk, const fc_chain_region *r);
+/* The gradients of a column of bands, those of bands first ... last. */
+void fc_chain_backward(fc_chain_walk *walk, const fc_chain_region *r, int64_t first, int64_t last);
+
+/* One part's sum i: where scratch holds it, or the gradient itself. */
+char *fc_chain_sum(const fc_chain_layout *l, char *sums, const fc_chain_arrays *gradients, int i, int64_t part);
 
 /* The parts' sums, added in order, as gradients. */
 void fc_chain_store_sums(const fc_chain_layout *l, char *sums, const fc_chain_arrays *gradients);

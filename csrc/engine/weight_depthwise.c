@@ -11,19 +11,25 @@
  * Chunks depend on the shape alone.  A band is as high as keeps a sum of float lanes short.  With several input channels a
  * product of matrices (weight_gemm.c) does less per tap, but wants whole vectors of output channels: 32 groups of 4 over 56x56
  * took 4.6 ms there.
+ *
+ * Where both images are planes of flat.h, pieces of them as one row take the place of the tables.
  */
 #include "engine/depthwise.h"
+#include "engine/flat.h"
 #include "engine/weight_sums.h"
 
+#include <string.h>
+
 enum { ROWS, CHUNKS, GROUPS }; /* plan->tile; channels of a task */
-enum { BAND_OUTPUTS = 16 << 10, CHUNKS_WANTED = 8, TASK_NS = 4000 };
+enum { BAND_OUTPUTS = 16 << 10, COPY_ELEMENTS = 1024, CHUNKS_WANTED = 8, TASK_NS = 4000 };
 
 typedef struct layout {
     const fc_kernels *kernels;
     fc_depthwise input;
     fc_rows gradient;
+    fc_flat plane;        /* where it serves */
     int64_t units, count; /* bands of all images; sums of a group */
-    int64_t sum_bytes, table_bytes, worker_bytes;
+    int64_t sum_bytes, table_bytes, shared_bytes, worker_bytes;
 } layout;
 
 static layout lay_out(const fc_conv_plan *plan)
@@ -41,6 +47,13 @@ static layout lay_out(const fc_conv_plan *plan)
     l.sum_bytes = fc_arena_round(fc_min(INT64_MAX / 8, l.sum_bytes));
     l.table_bytes = fc_arena_round(rows * (int64_t)sizeof(void *));
     l.worker_bytes = fc_add(fc_add(l.input.table_bytes, l.input.copy_bytes), fc_add(l.table_bytes, l.gradient.bytes));
+    l.shared_bytes = l.input.shared_bytes;
+    if (fc_flat_rows(&p->y, w->out[1], w->out[2]))
+        l.plane = fc_flat_plan(p, kernels, COPY_ELEMENTS);
+    if (l.plane.width) {
+        l.worker_bytes = l.plane.copy_bytes + l.plane.least_bytes;
+        l.shared_bytes = l.plane.table_bytes;
+    }
     return l;
 }
 
@@ -59,7 +72,7 @@ static const char *plan_depthwise(fc_conv_plan *plan, double *cost)
     layout l = lay_out(plan);
     plan->tile[CHUNKS] = fc_max(1, fc_min(l.units, CHUNKS_WANTED / p->groups));
     l = lay_out(plan);
-    plan->scratch = fc_add(fc_add(l.input.shared_bytes, l.sum_bytes), fc_mul(plan->threads, l.worker_bytes));
+    plan->scratch = fc_add(fc_add(l.shared_bytes, l.sum_bytes), fc_mul(plan->threads, l.worker_bytes));
     if (plan->scratch > fc_scratch_max(plan->threads))
         return "the rows exceed the scratch bound";
     double rows = (double)plan->tile[ROWS], m = (double)p->out_channels, taps = (double)fc_taps(w);
@@ -68,6 +81,8 @@ static const char *plan_depthwise(fc_conv_plan *plan, double *cost)
     double copied = (double)(w->kernel[0] * l.input.x.copies * l.input.x.pitch + l.gradient.copies * l.gradient.pitch);
     double unit = 40 + m * taps * (4 + pass * vectors * (double)w->stride[2]) +
                   (p->x.s[2] == 1 ? 0.015 : 0.3) * bytes * copied;
+    if (l.plane.width)
+        unit = 15 + m * (20 + 1.6 * rows * (double)w->out[2] / (double)l.kernels->lanes);
     unit *= (double)p->channels;
     *cost = 400 + (double)p->groups * ((double)l.units * unit + 2 * (double)l.count);
     double task = unit * (double)(l.units / plan->tile[CHUNKS]);
@@ -84,6 +99,34 @@ typedef struct job {
     double *sums;
 } job;
 
+/* Output rows oh ... end of image n, the plane piece by piece. */
+static void add_plane(const job *j, int64_t n, int64_t g, int64_t oh, int64_t end, double *sum, char *scratch)
+{
+    const fc_conv *p = &j->plan->problem;
+    const fc_flat *plane = &j->l.plane;
+    const fc_kernels *kernels = j->l.kernels;
+    int64_t size = kernels->size;
+    char *copy = scratch + plane->copy_bytes;
+    for (int64_t c = 0; c < p->channels; c++, sum += p->out_channels * fc_taps(&p->window)) {
+        const void *x = fc_at(j->x, n * p->x.n + (g * p->channels + c) * p->x.c, size);
+        for (int64_t row = oh, rows; row < end; row += rows) {
+            fc_flat_piece piece = fc_flat_take(plane, kernels, x, row, end, scratch);
+            rows = piece.rows;
+            for (int64_t m = 0; m < p->out_channels; m++) {
+                const char *y = fc_at(j->y, n * p->y.n + (g * p->out_channels + m) * p->y.c + row * p->y.s[1], size);
+                int64_t count = rows * plane->width;
+                if (count < piece.count) {
+                    memcpy(copy, y, (size_t)(count * size));
+                    memset(fc_at(copy, count, size), 0, (size_t)((piece.count - count) * size));
+                    y = copy;
+                }
+                kernels->depthwise_flat_weight(sum + m * fc_taps(&p->window), piece.x, plane->width, plane->inside, y,
+                                               piece.count);
+            }
+        }
+    }
+}
+
 static void add_unit(const job *j, int64_t g, int64_t unit, double *sum, char *scratch)
 {
     const fc_conv *p = &j->plan->problem;
@@ -92,6 +135,10 @@ static void add_unit(const job *j, int64_t g, int64_t unit, double *sum, char *s
     int64_t size = l->kernels->size, band = unit % l->input.bands, od = unit / l->input.bands % p->window.out[0];
     int64_t n = unit / l->input.bands / p->window.out[0], oh = band * l->input.rows;
     int64_t rows = fc_min(l->input.rows, p->window.out[1] - oh);
+    if (l->plane.width) {
+        add_plane(j, n, g, oh, oh + rows, sum, scratch);
+        return;
+    }
     const void **table = (const void **)(void *)scratch;
     char *copies = scratch + l->input.table_bytes;
     const void **gradient = (const void **)(void *)(copies + l->input.copy_bytes);
@@ -132,9 +179,12 @@ static fc_status run_depthwise(const fc_conv_plan *plan, void *x, void *w, void 
     char *scratch = fc_arena_take(plan->scratch);
     if (!scratch)
         return FC_NO_MEMORY;
-    j.zero = fc_depthwise_share(&j.l.input, p, j.l.kernels->size, scratch);
-    j.sums = (double *)(void *)(scratch + j.l.input.shared_bytes);
-    j.scratch = scratch + j.l.input.shared_bytes + j.l.sum_bytes;
+    if (j.l.plane.width)
+        fc_flat_share(&j.l.plane, j.l.kernels, scratch);
+    else
+        j.zero = fc_depthwise_share(&j.l.input, p, j.l.kernels->size, scratch);
+    j.sums = (double *)(void *)(scratch + j.l.shared_bytes);
+    j.scratch = scratch + j.l.shared_bytes + j.l.sum_bytes;
     fc_parallel(plan->threads, fc_ceil_div(p->groups, plan->tile[GROUPS]) * plan->tile[CHUNKS], run_task, &j);
     fc_weight_sums_store(p, j.sums, plan->tile[CHUNKS], w);
     fc_arena_give();

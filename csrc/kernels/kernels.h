@@ -77,6 +77,18 @@ typedef void (*fc_planes_stencil_kernel)(int64_t lines, const int64_t *offset, c
 typedef void (*fc_planes_correlate_kernel)(void *sum, int64_t taps, const int64_t *offset, const void *x, int64_t x_step,
                                            int64_t x_row, const void *y, int64_t y_step, int64_t y_row, int64_t rows,
                                            int64_t count);
+/* depthwise for 3 x 3 taps at stride 1 over rows of `width` elements without gaps, the columns padded by one: a plane as one row.
+ *
+ * depthwise_flat:         y[j] = init + sum_{kh, kw} w[3 kh + kw] * x[kh * width + j + kw - 1],   j < count
+ * depthwise_flat_weight:  sum[3 kh + kw] += sum_j gradient[j] * x[kh * width + j + kw - 1]
+ *
+ * without the terms kw = 0 of a row's first element and kw = 2 of its last.  `count` is whole rows and at least a vector; x has two
+ * rows more; nothing beyond is read or written.  `inside`, integers as wide as the real type: element i < 2 width + lanes has all
+ * bits set, but none where i + 1 is a multiple of width. */
+typedef void (*fc_depthwise_flat_kernel)(const void *w, const void *init, const void *x, int64_t width, const void *inside,
+                                         void *y, int64_t count);
+typedef void (*fc_depthwise_flat_weight_kernel)(double *sum, const void *x, int64_t width, const void *inside,
+                                                const void *gradient, int64_t count);
 
 /* gather_row:  dst[j] = x[first + j * step] where 0 <= first + j * step < size, else fill;   j < count.
  * Element i of x stands at x + i * x_stride.  The one place where padding, strides and row ends are solved.  A NULL x is
@@ -272,6 +284,8 @@ typedef struct fc_kernels {
     fc_depthwise_weight_kernel depthwise_weight[2][FC_DEPTHWISE_HEIGHT_MAX + 1];
     fc_planes_stencil_kernel planes_stencil;
     fc_planes_correlate_kernel planes_correlate;
+    fc_depthwise_flat_kernel depthwise_flat;
+    fc_depthwise_flat_weight_kernel depthwise_flat_weight;
     fc_interleave_kernel interleave;
     fc_gather_row_kernel gather_row;
     fc_gather_block_kernel gather_block;

@@ -23,6 +23,8 @@ static const struct row {
     {"depthwise_weight", check_depthwise_weight},
     {"planes_stencil", check_planes_stencil},
     {"planes_correlate", check_planes_correlate},
+    {"depthwise_flat", check_depthwise_flat},
+    {"depthwise_flat_weight", check_depthwise_flat_weight},
     {"gather_row", check_gather_row},
     {"gather_block", check_gather_block},
     {"scatter_row", check_scatter_row},

@@ -24,6 +24,8 @@ void check_depthwise(subject *s);
 void check_depthwise_weight(subject *s);
 void check_planes_stencil(subject *s);
 void check_planes_correlate(subject *s);
+void check_depthwise_flat(subject *s);
+void check_depthwise_flat_weight(subject *s);
 void check_gather_row(subject *s);
 void check_gather_block(subject *s);
 void check_scatter_row(subject *s);
