@@ -7,7 +7,7 @@
  * narrow and strided images.  Nothing is padded: the taps are cut into groups that meet the same rectangle of outputs, and
  * a tap is multiplied with those outputs only whose input lies inside the image.
  *
- *     for each group g, block of output rows (counted through planes and images), block of output channels     a task
+ *     for each group g, block of output channels, block of output rows (counted through planes and images)     a task
  *         for each strip of output channels:  for each part of the input channels:  for each group of taps (tap_groups.h):
  *             list the group's pixels in the block
  *             for each block of k:  for each tile of pixels:  gemm kernel, added to the block of outputs
@@ -395,8 +395,8 @@ static void run_task(void *context, int64_t task, int worker)
     const fc_conv *p = &j->phases.whole;
     const int64_t *tile = j->plan->tile;
     const layout *l = &j->l;
-    int64_t outer = task / l->output_blocks, rows = outer % l->blocks;
-    block b = {.g = outer / l->blocks, .row = rows * tile[ROWS], .o = task % l->output_blocks * tile[OUTPUTS]};
+    int64_t rows = task % l->blocks, outer = task / l->blocks; /* a worker keeps the panels of its outputs */
+    block b = {.g = outer / l->output_blocks, .row = rows * tile[ROWS], .o = outer % l->output_blocks * tile[OUTPUTS]};
     b.rows = fc_min(tile[ROWS], l->rows - b.row);
     b.outputs = fc_min(tile[OUTPUTS], p->out_channels - b.o);
     char *scratch = j->workers + worker * l->worker_bytes;

@@ -6,7 +6,7 @@
  * outputs of any stride are neighbouring lanes, also across the ends of rows, where (pitch - OW) lanes a row are computed
  * and dropped.  No patch is ever stored.
  *
- *     for each image n, group g, plane od, band of output rows, block of output channels    a task
+ *     for each image n, group g, plane od, block of output channels, band of output rows    a task
  *         copy the band's input (all channels), or point into the image
  *         for each tile of rows o:  for each block of k:  for each strip of q:  gemm kernel
  *
@@ -223,7 +223,8 @@ static void run_task(void *context, int64_t task, int worker)
     const fc_conv *p = &j->plan->problem;
     const fc_kernels *kernels = j->l.kernels;
     int64_t size = kernels->size, blocks = j->plan->tile[BLOCKS], height = p->window.out[1];
-    int64_t block = task % blocks, band = task / blocks % j->l.bands, rest = task / blocks / j->l.bands;
+    /* A block's bands follow each other: a worker, whose tasks do, keeps the block's weights in its cache. */
+    int64_t band = task % j->l.bands, block = task / j->l.bands % blocks, rest = task / blocks / j->l.bands;
     int64_t od = rest % p->window.out[0], g = rest / p->window.out[0] % p->groups, n = rest / p->window.out[0] / p->groups;
     int64_t flat = j->plan->tile[FLAT], oh = flat ? 0 : band / j->l.across * j->plan->tile[ROWS];
     int64_t q = flat ? band * flat : band % j->l.across * j->plan->tile[COLUMNS];
