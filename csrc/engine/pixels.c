@@ -27,7 +27,7 @@
 
 /* plan->tile: output rows of a band, blocks of output channels; positions of a band where x and y are both read and written in
  * place, so that a plane is one row and bands need not end with its rows: else 0; output columns of a band, all of them unless a
- * single row is more than the cache holds (64-128 k3 L4096: 11.0, now 8.9 ms). */
+ * single row is more than the cache holds (64-128 k3 L4096: 11.0, now 8.9 ms; k3s2 384-384 L3000: 27.7, now 9.1). */
 enum { ROWS, BLOCKS, FLAT, COLUMNS };
 
 typedef struct layout {
@@ -113,8 +113,8 @@ static int64_t columns_of(const fc_conv *p, const fc_kernels *kernels)
     fc_band row = fc_band_plan(&p->window, 1);
     int64_t width = p->window.out[2], strip = kernels->nv * kernels->lanes;
     int64_t bytes = fc_mul(fc_mul(p->channels, row.channel), kernels->size), bands = fc_ceil_div(bytes, FC_BLOCK_BYTES);
-    int64_t columns = fc_ceil_div(fc_ceil_div(width, bands), strip) * strip;
-    if (bands == 1 || columns < 4 * strip || columns >= width)
+    int64_t columns = fc_max(4, fc_ceil_div(fc_ceil_div(width, bands), strip)) * strip;
+    if (bands == 1 || columns >= width)
         return width;
     return width % columns && width % columns < kernels->lanes ? columns + strip : columns;
 }
