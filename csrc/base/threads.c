@@ -23,9 +23,8 @@ enum { FC_SPIN_NS = 60000 };
  * left there.  From one counter the halves of an array that is written again and again went from core to core: the gradient of a
  * global mean over 8x2048 planes of 7x7 took 170 us at two threads, no less than at one; now 100.  3x3s2 64@112's 222, 199. */
 typedef struct share {
-    _Atomic int64_t next;
+    _Alignas(64) _Atomic int64_t next; /* a cache line of its own */
     int64_t end;
-    char line[48]; /* one cache line each */
 } share;
 
 static struct {

@@ -1,4 +1,4 @@
-/* A small thread pool: work is claimed in tasks by the caller and the workers that join it, each from a share of his own, then from
+/* A small thread pool: work is claimed in tasks by the caller and the workers that join it, each from a share of its own, then from
  * the others'.
  *
  * Not OpenMP: libgomp deadlocks after fork, clashes with other copies of itself in one process, sleeps for milliseconds

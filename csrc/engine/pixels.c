@@ -84,7 +84,8 @@ static layout lay_out(const fc_conv_plan *plan)
                fc_ceil_div(p->window.out[2], kernels->lanes) * kernels->lanes <= l.source.pitch;
     l.swept = l.by_row || (l.in_place && fc_sweep_pays(p, kernels));
     /* What is not flat is swept or not as bands are cut: in the same order as fc_gemm_run then. */
-    l.sweep = fc_sweep_plan(kernels, l.k, flat ? plan->precision : FC_PRECISION_HIGHEST);
+    int64_t terms = flat && plan->precision == FC_PRECISION_HIGH ? 2 * FC_KC : FC_KC;
+    l.sweep = (fc_sweep){.kernels = kernels, .k = l.k, .terms = terms};
     if (l.swept && !l.by_row)
         l.tile_bytes = fc_sweep_bytes(&l.sweep);
     else if (!l.swept && !l.in_place)

@@ -23,11 +23,6 @@ int fc_sweep_pays(const fc_conv *p, const fc_kernels *kernels)
     return fc_taps(&p->window) == 1 && p->channels > TERMS_MIN && p->out_channels >= kernels->mr[kernels->nv];
 }
 
-fc_sweep fc_sweep_plan(const fc_kernels *kernels, int64_t k, fc_precision precision)
-{
-    return (fc_sweep){.kernels = kernels, .k = k, .terms = precision == FC_PRECISION_HIGHEST ? FC_KC : 2 * FC_KC};
-}
-
 int64_t fc_sweep_last(const fc_kernels *kernels, int64_t columns)
 {
     int64_t rest = columns % kernels->lanes;

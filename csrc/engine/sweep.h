@@ -19,13 +19,11 @@ typedef struct fc_sweep {
     const int64_t *b_offset;     /* of B's rows, where they are near and read in place; else NULL */
 } fc_sweep;
 
-/* All but rows and the distances of rows, which the caller sets. */
-fc_sweep fc_sweep_plan(const fc_kernels *kernels, int64_t k, fc_precision precision);
-
 /* How many of the last columns are better summed so: always the same, since the order of their sums is another. */
 int64_t fc_sweep_last(const fc_kernels *kernels, int64_t columns);
 
-/* `last` of the columns are summed over k, and at least a vector is not; `scratch` takes fc_sweep_bytes(). */
+/* `last` of the columns are summed over k, and at least a vector is not; `scratch` takes fc_sweep_bytes(), or is not used where
+ * B is read in place and `last` is 0. */
 void fc_sweep_run(const fc_sweep *sweep, int64_t columns, int64_t last, const void *a, const void *b, void *c, const void *init,
                   void *scratch);
 

@@ -46,6 +46,17 @@ static int fuses(const subject *s)
     return fused;
 }
 
+/* What is read is locked; C, which holds something only to be added to, is watched. */
+static void guard(array *a, array *b, array *init, array *c, start how)
+{
+    for (int64_t i = 0; how == ADD && i < c->count; i++)
+        array_put(c, i, random_uniform());
+    array_lock(a);
+    array_lock(b);
+    array_lock(init);
+    array_watch(c);
+}
+
 /* One product, all arrays as short as the contract allows. */
 static void one(subject *s, int gather, int nv, int mr, int64_t k, start how, int at_end, int fused)
 {
@@ -74,12 +85,7 @@ static void one(subject *s, int gather, int nv, int mr, int64_t k, start how, in
         array_put(a, i, array_get(a, i) * scale);
     for (int64_t i = 0; i < b->count; i++)
         array_put(b, i, array_get(b, i) * scale);
-    for (int64_t i = 0; how == ADD && i < c->count; i++)
-        array_put(c, i, random_uniform());
-    array_lock(a);
-    array_lock(b);
-    array_lock(init);
-    array_watch(c);
+    guard(a, b, init, c, how);
     for (int m = 0; m < mr; m++)
         for (int64_t j = 0; j < n; j++) {
             double sum = 0, old = how == ADD ? array_get(c, c_offset[m] + j) : how == INIT ? array_get(init, m) : 0;
@@ -141,12 +147,7 @@ static void one_of_dots(subject *s, int64_t rows, int64_t columns, int64_t k, st
     for (int64_t n = 0; n < columns; n++)
         for (int64_t i = k; i < whole; i++)
             array_put(b, n * b_row + i, 0);
-    for (int64_t i = 0; how == ADD && i < c->count; i++)
-        array_put(c, i, random_uniform());
-    array_lock(a);
-    array_lock(b);
-    array_lock(init);
-    array_watch(c);
+    guard(a, b, init, c, how);
     for (int64_t m = 0; m < rows; m++)
         for (int64_t n = 0; n < columns; n++) {
             double sum = how == ADD ? array_get(c, m * c_row + n) : how == INIT ? array_get(init, m) : 0;
