@@ -197,24 +197,56 @@ static void store_tile(const job *j, const fc_conv *p, char *y, const char *tile
             fc_output_store(p, kernels, fc_at(y, m * p->y.c, size), fc_at(tile, m * j->l.tile_row, size), rows, pitch);
 }
 
-/* Outputs first ... last of a band at once, or of one of its rows after the other. */
-static void sweep_band(const job *j, const fc_conv *p, int64_t first, int64_t last, int64_t rows, int64_t columns, int64_t summed,
-                       const char *w, const char *b, char *y, const char *bias, char *scratch)
+/* A task: some outputs of a band, for one image and group. */
+typedef struct piece {
+    fc_conv part; /* the problem for the band's columns */
+    int64_t outputs, rows, columns, summed; /* of its columns, so many are summed over k */
+    const char *w, *b, *bias;
+    char *y;
+} piece;
+
+/* All outputs of the band at once, or of one of its rows after the other. */
+static void sweep_piece(const job *j, const piece *t, char *scratch)
 {
     const fc_kernels *kernels = j->l.kernels;
-    int64_t size = kernels->size, step = j->l.by_row ? 1 : rows;
+    int64_t size = kernels->size, step = j->l.by_row ? 1 : t->rows;
     fc_sweep sweep = j->l.sweep;
-    sweep.rows = last - first;
+    sweep.rows = t->outputs;
     sweep.a_row = j->l.weights.o;
     sweep.b_row = j->l.source.channel;
-    sweep.c_row = p->y.c;
+    sweep.c_row = t->part.y.c;
     sweep.b_offset = j->l.by_row ? j->gemm.b_offset : NULL;
-    for (int64_t r = 0; r < rows; r += step) {
-        char *out = fc_at(y, first * p->y.c + r * p->y.s[1], size);
-        fc_sweep_run(&sweep, columns, summed, fc_at(w, first * sweep.a_row, size), fc_at(b, r * j->l.source.pitch, size), out,
-                     bias ? fc_at(bias, first, size) : NULL, scratch);
-        for (int64_t o = 0; o < sweep.rows; o++)
-            fc_output_clamp(p, kernels, fc_at(out, o * p->y.c, size), columns);
+    for (int64_t r = 0; r < t->rows; r += step) {
+        char *y = fc_at(t->y, r * t->part.y.s[1], size);
+        fc_sweep_run(&sweep, t->columns, t->summed, t->w, fc_at(t->b, r * j->l.source.pitch, size), y, t->bias, scratch);
+        for (int64_t o = 0; o < t->outputs; o++)
+            fc_output_clamp(&t->part, kernels, fc_at(y, o * t->part.y.c, size), t->columns);
+    }
+}
+
+/* A few outputs after the others.  Where channels are neighbours in y, as many as make a vector are stored at once. */
+static void tile_piece(const job *j, const piece *t, char *tile)
+{
+    const fc_kernels *kernels = j->l.kernels;
+    int64_t size = kernels->size;
+    fc_gemm gemm = j->gemm;
+    gemm.columns = t->columns;
+    for (int64_t o = 0, held = 0; o < t->outputs;) {
+        int mr = (int)fc_min(gemm.rows, t->outputs - o);
+        const void *a[FC_MR_MAX], *init = t->bias ? fc_at(t->bias, o, size) : NULL;
+        for (int m = 0; m < mr; m++)
+            a[m] = fc_at(t->w, (o + m) * j->l.weights.o, size);
+        char *y = j->l.in_place ? fc_at(t->y, o * t->part.y.c, size) : fc_at(tile, held * j->l.tile_row, size);
+        int64_t row = j->l.in_place ? t->part.y.c : j->l.tile_row;
+        fc_gemm_run(&gemm, mr, a, t->b, y, row, init, 0);
+        for (int m = 0; m < mr; m++)
+            fc_output_clamp(&t->part, kernels, fc_at(y, m * row, size), gemm.columns);
+        o += mr;
+        held += mr;
+        if (!j->l.in_place && (held >= j->held || o == t->outputs)) {
+            store_tile(j, &t->part, fc_at(t->y, (o - held) * t->part.y.c, size), tile, (int)held, t->rows);
+            held = 0;
+        }
     }
 }
 
@@ -223,55 +255,36 @@ static void run_task(void *context, int64_t task, int worker)
     const job *j = context;
     const fc_conv *p = &j->plan->problem;
     const fc_kernels *kernels = j->l.kernels;
-    int64_t size = kernels->size, blocks = j->plan->tile[BLOCKS], height = p->window.out[1];
+    int64_t size = kernels->size, blocks = j->plan->tile[BLOCKS], flat = j->plan->tile[FLAT];
     /* A block's bands follow each other: a worker, whose tasks do, keeps the block's weights in its cache. */
     int64_t band = task % j->l.bands, block = task / j->l.bands % blocks, rest = task / blocks / j->l.bands;
     int64_t od = rest % p->window.out[0], g = rest / p->window.out[0] % p->groups, n = rest / p->window.out[0] / p->groups;
-    int64_t flat = j->plan->tile[FLAT], oh = flat ? 0 : band / j->l.across * j->plan->tile[ROWS];
+    int64_t oh = flat ? 0 : band / j->l.across * j->plan->tile[ROWS];
     int64_t q = flat ? band * flat : band % j->l.across * j->plan->tile[COLUMNS];
-    fc_conv part = j->l.part;
-    int64_t rows = fc_min(j->plan->tile[ROWS], height - oh);
-    int64_t first = p->out_channels * block / blocks, last = p->out_channels * (block + 1) / blocks;
+    int64_t first = p->out_channels * block / blocks, o = g * p->out_channels + first;
+    piece t = {.part = j->l.part, .outputs = p->out_channels * (block + 1) / blocks - first};
+    t.rows = fc_min(j->plan->tile[ROWS], p->window.out[1] - oh);
+    const char *x = fc_at(j->x, n * p->x.n + g * p->channels * p->x.c, size);
+    if (flat) {
+        int ends = band == j->l.bands - 1;
+        t.part.window.out[2] = p->window.out[2];
+        t.columns = ends ? j->l.positions - q : flat;
+        t.summed = ends ? j->l.last : 0;
+        x = fc_at(x, q, size);
+    } else {
+        t.part.window.out[2] = fc_min(t.part.window.out[2], p->window.out[2] - q);
+        t.part.window.offset[2] -= q * p->window.stride[2];
+        t.columns = j->l.by_row ? t.part.window.out[2] : fc_source_columns(&j->l.source, t.rows, t.part.window.out[2]);
+    }
     char *scratch = j->scratch + worker * j->worker_bytes, *tile = scratch + j->l.source.bytes;
-
-    fc_gemm gemm = j->gemm;
-    part.window.out[2] = flat ? p->window.out[2] : fc_min(part.window.out[2], p->window.out[2] - q);
-    part.window.offset[2] -= flat ? 0 : q * p->window.stride[2];
-    int ends = flat && band == j->l.bands - 1;
-    gemm.columns = ends ? j->l.positions - q : flat ? flat : fc_source_columns(&j->l.source, rows, part.window.out[2]);
-    const void *x = fc_at(j->x, n * p->x.n + g * p->channels * p->x.c + (flat ? q : 0), size);
-    const void *b = fc_source_take(&j->l.source, &part, kernels, scratch, x, p->channels, od, oh);
-    const char *w = fc_at(j->w, g * j->l.weights.g, size);
-    int64_t at_y = n * p->y.n + g * p->out_channels * p->y.c + od * p->y.s[0] + oh * p->y.s[1];
-    char *y = fc_at(j->y, at_y + q * (flat ? 1 : p->y.s[2]), size);
-    if (j->l.swept) {
-        sweep_band(j, &part, first, last, rows, j->l.by_row ? part.window.out[2] : gemm.columns, ends ? j->l.last : 0, w, b, y,
-                   j->bias ? fc_at(j->bias, g * p->out_channels, size) : NULL, tile);
-        return;
-    }
-    int held = 0; /* outputs in the tile: where channels are neighbours in y, as many as make a vector are stored at once */
-    for (int64_t o = first; o < last;) {
-        int mr = (int)fc_min(gemm.rows, last - o);
-        const void *a[FC_MR_MAX];
-        for (int m = 0; m < mr; m++)
-            a[m] = fc_at(w, (o + m) * j->l.weights.o, size);
-        const void *init = j->bias ? fc_at(j->bias, g * p->out_channels + o, size) : NULL;
-        if (j->l.in_place) {
-            fc_gemm_run(&gemm, mr, a, b, fc_at(y, o * p->y.c, size), p->y.c, init, 0);
-            for (int64_t m = o; m < o + mr; m++)
-                fc_output_clamp(p, kernels, fc_at(y, m * p->y.c, size), gemm.columns);
-        } else {
-            void *at = fc_at(tile, held * j->l.tile_row, size);
-            fc_gemm_run(&gemm, mr, a, b, at, j->l.tile_row, init, 0);
-            fc_output_clamp(p, kernels, at, mr * j->l.tile_row);
-            held += mr;
-            if (held >= j->held || o + mr == last) {
-                store_tile(j, &part, fc_at(y, (o + mr - held) * p->y.c, size), tile, held, rows);
-                held = 0;
-            }
-        }
-        o += mr;
-    }
+    t.b = fc_source_take(&j->l.source, &t.part, kernels, scratch, x, p->channels, od, oh);
+    t.w = fc_at(j->w, g * j->l.weights.g + first * j->l.weights.o, size);
+    t.bias = j->bias ? fc_at(j->bias, o, size) : NULL;
+    t.y = fc_at(j->y, n * p->y.n + o * p->y.c + od * p->y.s[0] + oh * p->y.s[1] + q * (flat ? 1 : p->y.s[2]), size);
+    if (j->l.swept)
+        sweep_piece(j, &t, tile);
+    else
+        tile_piece(j, &t, tile);
 }
 
 static fc_status run_pixels(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
