@@ -33,6 +33,8 @@ static void run_strips(const fc_gemm *g, int rows, const void *const *a, const v
         for (int64_t done = 0, nv; done < vectors; done += nv) {
             nv = fc_gemm_next_strip(g->strip, vectors - done);
             int64_t at = column + done * g->kernels->lanes;
+            if (g->ahead)
+                fc_fetch(g->ahead, g->fetch);
             (*family)[nv][rows](k, block, a_offset, fc_at(b, at, size), g->b_offset + k0, fc_at(c, at, size), c_offset, init,
                                 add || k0);
         }

@@ -20,12 +20,33 @@ static inline int64_t fc_gemm_terms(const fc_kernels *kernels, int64_t k, int64_
     return fc_ceil_div(fc_ceil_div(k, blocks), kernels->lanes) * kernels->lanes;
 }
 
+/* What later products read or write, where that is far away: `rows` rows of some cache lines.  A few lines are fetched to the
+ * second-level cache before each product that runs meanwhile: hardware follows fewer streams than an image has channels. */
+typedef struct fc_ahead {
+    const char *at;
+    int64_t row, rows, lines, line; /* bytes between rows; of a row, those fetched already */
+} fc_ahead;
+
+static inline void fc_fetch(fc_ahead *a, int64_t lines)
+{
+    for (; lines-- > 0 && a->rows > 0; a->line++) {
+        if (a->line == a->lines) {
+            a->line = 0;
+            a->at += a->row;
+            a->rows--;
+        }
+        __builtin_prefetch(a->at + a->line * FC_ALIGN, 0, 2);
+    }
+}
+
 typedef struct fc_gemm {
     const fc_kernels *kernels;
     int gather;      /* A through a_offset */
     int strip, rows; /* vectors of a strip and rows of a tile, at most */
     int64_t k, columns;
     const int64_t *a_offset, *b_offset;
+    fc_ahead *ahead; /* or NULL; `fetch` lines before each strip */
+    int64_t fetch;
 } fc_gemm;
 
 /* The tile for a product of m rows; `rows` is the balanced height. */

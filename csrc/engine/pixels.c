@@ -14,6 +14,10 @@
  * 3-32@32 b32 727 -> 533 us, conv1 of ResNet 1691 -> 1507; not beyond 2 FC_KC terms, for a row's part of B leaves the first-level
  * cache then (5x5 64@28 1.18, 1.84 ms by rows).
  *
+ * A 1x1 of more than FAR_BYTES fetches the next band, or strip, by software, a few lines before each product: 8x128-128@56 9.6, now
+ * 7.3 ms; 8x256-64@56 11.8, 10.7; 16x64-64@56 7.3, 5.8.  Fetching inside the microkernel, a line a term: the same there, and 3-11 %
+ * slower wherever the cache has all.
+ *
  * Scratch: the offsets of k, the weights where they are not rows in memory; per worker a band (about FC_BLOCK_BYTES) and a
  * tile's rows of output, unless y can be written in place, or a sweep's strip.
  * Rejected: blocking the channels of a band (the output would be read and written once per block of channels; the few rows
@@ -30,6 +34,9 @@
  * single row is more than the cache holds (64-128 k3 L4096: 11.0, now 8.9 ms; k3s2 384-384 L3000: 27.7, now 9.1). */
 enum { ROWS, BLOCKS, FLAT, COLUMNS };
 
+/* An x and y of more than this are in no second-level cache: what the next task reads is fetched while one is computed. */
+enum { FAR_BYTES = 3 << 20 };
+
 typedef struct layout {
     const fc_kernels *kernels;
     fc_source source;
@@ -40,6 +47,7 @@ typedef struct layout {
     int64_t tile_row, tile_bytes, offset_bytes;
     int in_place, by_row; /* y is written directly, a band or an output row at a time */
     int swept;            /* by `sweep`, which the tile's bytes are for then */
+    int far;              /* x and y are in no cache, and the rows of B in x */
     fc_sweep sweep;
 } layout;
 
@@ -53,6 +61,15 @@ static int one_row(const fc_conv *p, const fc_source *source)
 static int64_t last_positions(const fc_conv *p, const fc_kernels *kernels, int64_t positions)
 {
     return fc_sweep_pays(p, kernels) ? fc_sweep_last(kernels, positions) : 0;
+}
+
+/* Elements of x and y. */
+static int64_t moved(const fc_conv *p)
+{
+    const fc_window *w = &p->window;
+    int64_t x = fc_mul(p->channels, fc_mul(w->in[0], fc_mul(w->in[1], w->in[2])));
+    int64_t y = fc_mul(p->out_channels, fc_mul(w->out[0], fc_mul(w->out[1], w->out[2])));
+    return fc_mul(fc_mul(p->batch, p->groups), fc_add(x, y));
 }
 
 static layout lay_out(const fc_conv_plan *plan)
@@ -85,7 +102,8 @@ static layout lay_out(const fc_conv_plan *plan)
     l.swept = l.by_row || (l.in_place && fc_sweep_pays(p, kernels));
     /* What is not flat is swept or not as bands are cut: in the same order as fc_gemm_run then. */
     int64_t terms = flat && plan->precision == FC_PRECISION_HIGH ? 2 * FC_KC : FC_KC;
-    l.sweep = (fc_sweep){.kernels = kernels, .k = l.k, .terms = terms};
+    l.far = l.source.in_place && fc_taps(&p->window) == 1 && moved(p) > FAR_BYTES / kernels->size;
+    l.sweep = (fc_sweep){.kernels = kernels, .k = l.k, .terms = terms, .far = l.far};
     if (l.swept && !l.by_row)
         l.tile_bytes = fc_sweep_bytes(&l.sweep);
     else if (!l.swept && !l.in_place)
@@ -202,6 +220,7 @@ typedef struct piece {
     fc_conv part; /* the problem for the band's columns */
     int64_t outputs, rows, columns, summed; /* of its columns, so many are summed over k */
     const char *w, *b, *bias;
+    const char *next; /* the b of the next task, where it is far away; else NULL */
     char *y;
 } piece;
 
@@ -231,6 +250,10 @@ static void tile_piece(const job *j, const piece *t, char *tile)
     int64_t size = kernels->size;
     fc_gemm gemm = j->gemm;
     gemm.columns = t->columns;
+    fc_ahead next = {t->next, j->l.source.channel * size, t->next ? j->l.k : 0, fc_ceil_div(t->columns * size, FC_ALIGN), 0};
+    int64_t tiles = fc_ceil_div(t->outputs, gemm.rows) * fc_ceil_div(t->columns, gemm.strip * kernels->lanes);
+    gemm.ahead = t->next ? &next : NULL;
+    gemm.fetch = fc_ceil_div(next.rows * next.lines, tiles);
     for (int64_t o = 0, held = 0; o < t->outputs;) {
         int mr = (int)fc_min(gemm.rows, t->outputs - o);
         const void *a[FC_MR_MAX], *init = t->bias ? fc_at(t->bias, o, size) : NULL;
@@ -265,8 +288,8 @@ static void run_task(void *context, int64_t task, int worker)
     piece t = {.part = j->l.part, .outputs = p->out_channels * (block + 1) / blocks - first};
     t.rows = fc_min(j->plan->tile[ROWS], p->window.out[1] - oh);
     const char *x = fc_at(j->x, n * p->x.n + g * p->channels * p->x.c, size);
+    int ends = band == j->l.bands - 1;
     if (flat) {
-        int ends = band == j->l.bands - 1;
         t.part.window.out[2] = p->window.out[2];
         t.columns = ends ? j->l.positions - q : flat;
         t.summed = ends ? j->l.last : 0;
@@ -278,6 +301,7 @@ static void run_task(void *context, int64_t task, int worker)
     }
     char *scratch = j->scratch + worker * j->worker_bytes, *tile = scratch + j->l.source.bytes;
     t.b = fc_source_take(&j->l.source, &t.part, kernels, scratch, x, p->channels, od, oh);
+    t.next = flat && j->l.far ? fc_at(t.b, ends ? p->channels * p->x.c - q : flat, size) : NULL;
     t.w = fc_at(j->w, g * j->l.weights.g + first * j->l.weights.o, size);
     t.bias = j->bias ? fc_at(j->bias, o, size) : NULL;
     t.y = fc_at(j->y, n * p->y.n + o * p->y.c + od * p->y.s[0] + oh * p->y.s[1] + q * (flat ? 1 : p->y.s[2]), size);

@@ -75,7 +75,9 @@ static void run_strip(const fc_sweep *s, int nv, const void *a, const void *b, v
     const fc_kernels *kernels = s->kernels;
     int64_t size = kernels->size, width = nv * kernels->lanes, tiles = fc_ceil_div(s->rows, kernels->mr[nv]);
     int64_t most = fc_gemm_terms(kernels, s->k, s->terms), c_offset[FC_MR_MAX];
+    int64_t lines = 1 + width * size / FC_ALIGN;
     void *panel = b_offset + s->terms;
+    fc_ahead c_ahead = {fc_at(c, width, size), s->c_row * size, s->far ? s->rows : 0, lines, 0};
     for (int m = 0; m < FC_MR_MAX; m++)
         c_offset[m] = m * s->c_row;
     for (int64_t i = 0; i < most && !s->b_offset; i++)
@@ -85,11 +87,14 @@ static void run_strip(const fc_sweep *s, int nv, const void *a, const void *b, v
         const int64_t *offset = s->b_offset ? s->b_offset + k : b_offset;
         if (!s->b_offset)
             kernels->copy_vectors(panel, width, fc_at(b, k * s->b_row, size), s->b_row, nv, terms);
+        fc_ahead b_ahead = {fc_at(b, k * s->b_row + width, size), s->b_row * size, s->far ? terms : 0, lines, 0};
         for (int64_t t = 0; t < tiles; t++) {
             int64_t o = s->rows * t / tiles, mr = s->rows * (t + 1) / tiles - o;
             const void *row[FC_MR_MAX], *start = init ? fc_at(init, o, size) : NULL;
             for (int64_t m = 0; m < mr; m++)
                 row[m] = fc_at(a, (o + m) * s->a_row + k, size);
+            fc_fetch(&b_ahead, fc_ceil_div(terms, tiles) * lines);
+            fc_fetch(&c_ahead, mr * lines);
             kernels->gemm[nv][mr](terms, row, NULL, s->b_offset ? b : panel, offset, fc_at(c, o * s->c_row, size), c_offset, start,
                                   k > 0);
             if (last)
