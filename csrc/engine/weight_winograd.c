@@ -185,7 +185,8 @@ static segment segment_at(const job *j, int64_t row, int64_t rows)
     return s;
 }
 
-typedef void (*transform)(void *dst, int64_t step, int64_t next, const void *x, int64_t row, int64_t pixel, int64_t tiles);
+typedef void (*transform)(void *dst, int64_t step, int64_t next, const void *x, int64_t row, int64_t pixel, int64_t tile,
+                          int64_t tiles);
 
 /* Some channels of a segment, a vector of them at a time: packed, and transformed into dst. */
 static void transform_channels(const job *j, const fc_panel *panel, const segment *s, fc_panel_image image, int64_t ih, int64_t iw,
@@ -203,7 +204,7 @@ static void transform_channels(const job *j, const fc_panel *panel, const segmen
         for (int64_t k = 0; k < s->rows * d[1] * d[2]; k++) { /* rows of tiles of a phase */
             int64_t at = (k / (d[1] * d[2]) * 4 * d[1] + k / d[2] % d[1]) * row + k % d[2] * lanes;
             run(fc_at(dst, k * l->columns * next + c, size), step, next, fc_at(scratch, at, size), d[1] * row, d[2] * lanes,
-                l->columns);
+                4 * d[2] * lanes, l->columns);
         }
     }
 }
@@ -219,7 +220,7 @@ static void transform_segment(const job *j, const block *b, const segment *s, in
     fc_panel_image image = {.channels = b->channels, .c = p->x.c, .size = {w->in[1], w->in[2]}, .stride = {p->x.s[1], p->x.s[2]}};
     if (id >= 0 && id < w->in[0])
         image.x = fc_at(j->x, s->n * p->x.n + (b->g * p->channels + b->c) * p->x.c + id * p->x.s[0], size);
-    transform_channels(j, &l->x, s, image, ih - w->offset[1], iw - w->offset[2], l->kernels->winograd_gradient.input,
+    transform_channels(j, &l->x, s, image, ih - w->offset[1], iw - w->offset[2], l->kernels->winograd_channels[1].input,
                        fc_at(v, at * l->channels, size), l->v_step, l->channels, scratch);
     image = (fc_panel_image){.channels = b->outputs, .c = p->y.c, .size = {w->out[1], w->out[2]}, .stride = {p->y.s[1], p->y.s[2]}};
     image.x = fc_at(j->y, s->n * p->y.n + (b->g * p->out_channels + b->o) * p->y.c + s->od * p->y.s[0], size);

@@ -29,34 +29,92 @@
 #include "engine/weight_tiles.h"
 #include "engine/winograd.h"
 
-/* plan->tile: rows of tiles of a block; whether U is made once a call; whether a block is a task. */
-enum { ROWS, SHARED, WHOLE };
+/* plan->tile: rows of tiles of a block; whether U is made once a call; whether a block is a task; m. */
+enum { ROWS, SHARED, WHOLE, EDGE };
 enum { CHANNELS = 128, VECTORS = 3 };
-enum { SHARED_BYTES = 8 << 20, V_BYTES = 384 << 10, V_BYTES_MAX = 6 << 20, TILES = 48 };
+enum { TAPS_MAX = 256, SHARED_BYTES = 8 << 20, V_BYTES = 384 << 10, V_BYTES_MAX = 6 << 20, TILES = 48 };
+
+/* One axis of the image.  Where the kernel has one tap there is nothing to transform: tiles and patches are single pixels. */
+typedef struct axis {
+    int64_t m, points;    /* pixels of a tile; of its patch */
+    int64_t pieces, last; /* of the kernel: m taps each, the last one up to 7 - m */
+    int64_t tiles;        /* of the output */
+} axis;
 
 typedef struct layout {
     const fc_kernels *kernels;
+    const fc_winograd_channels_kernels *winograd;
+    axis h, w;
+    int64_t frequencies, pieces;
     fc_panel x;                         /* the input pixels of a segment */
-    int64_t columns, row_tiles, rows;   /* tiles of a row; rows of tiles of a plane, and of all */
-    int64_t blocks, tiles;              /* of a group; of a block */
+    int64_t v_columns;                  /* patches of a row: a tile's, and those of the pieces to its right */
+    int64_t rows, blocks, tiles;        /* rows of tiles of all planes; blocks of a group; tiles of a block */
     int64_t inputs, channels;           /* terms of a row of V, in whole vectors; channels of a block */
     int64_t vectors, parts, width;      /* of output channels: vectors, blocks of them, elements of the widest */
     int64_t v_step, m_step, u_step;     /* elements from one frequency to the next */
-    int64_t v_bytes, m_bytes, u_bytes, panel_bytes, temp_bytes, offset_bytes;
+    int64_t v_bytes, m_bytes, u_bytes, panel_bytes, temp_bytes, offset_bytes, place_bytes, taps_bytes;
 } layout;
 
-static layout lay_out(const fc_conv_plan *plan)
+/* One axis of a kernel cut for tiles of m; no tiles where it cannot be. */
+static axis cut_axis(const fc_window *w, int i, int64_t m)
 {
-    const fc_conv *p = &plan->problem;
+    int64_t taps = 7 - m, kernel = w->kernel[i];
+    if (kernel == 1)
+        return (axis){1, 1, 1, 1, w->out[i]};
+    axis a = {.m = m, .points = 6, .pieces = 1 + fc_ceil_div(fc_max(0, kernel - taps), m), .tiles = fc_ceil_div(w->out[i], m)};
+    a.last = kernel - (a.pieces - 1) * m;
+    if (a.pieces > 1 && m > taps)
+        a.tiles = 0;
+    return a;
+}
+
+/* A sequence is an image of one column, so that its tiles can be cut into blocks like rows; dilated, of as many columns as the
+ * dilation, where this divides it. */
+static fc_conv image_of(const fc_conv *p)
+{
+    fc_conv q = *p;
+    fc_window *w = &q.window;
+    int64_t d = w->dilation[2];
+    if (w->in[1] != 1 || w->out[1] != 1 || w->kernel[1] != 1 || w->offset[1] || w->kernel[2] == 1 || d < 1 || w->in[2] % d ||
+        w->out[2] % d || w->offset[2] % d)
+        return q;
+    w->in[1] = w->in[2] / d;
+    w->out[1] = w->out[2] / d;
+    w->kernel[1] = w->kernel[2];
+    w->offset[1] = w->offset[2] / d;
+    w->stride[1] = w->stride[2];
+    w->in[2] = w->out[2] = d;
+    w->kernel[2] = w->stride[2] = w->dilation[1] = w->dilation[2] = 1;
+    w->offset[2] = 0;
+    q.x.s[1] = d * q.x.s[2];
+    q.y.s[1] = d * q.y.s[2];
+    q.w.k[1] = q.w.k[2];
+    return q;
+}
+
+/* Planes that `rows` neighbouring rows of tiles can belong to. */
+static int64_t planes_of(int64_t rows, int64_t row_tiles)
+{
+    return fc_ceil_div(rows - 1, row_tiles) + 1;
+}
+
+static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
+{
     const fc_window *w = &p->window;
     const fc_kernels *kernels = fc_dispatch(p->real);
     int64_t lanes = kernels->lanes, size = kernels->size, rows = plan->tile[ROWS];
-    layout l = {.kernels = kernels, .columns = fc_ceil_div(w->out[2], 4), .row_tiles = fc_ceil_div(w->out[1], 4)};
-    l.rows = fc_mul(fc_mul(p->batch, w->out[0]), l.row_tiles);
+    layout l = {.kernels = kernels, .h = cut_axis(w, 1, plan->tile[EDGE]), .w = cut_axis(w, 2, plan->tile[EDGE])};
+    l.winograd = &kernels->winograd_channels[l.h.points > 1 && l.w.points > 1];
+    l.frequencies = l.h.points * l.w.points;
+    l.pieces = fc_mul(l.h.pieces, l.w.pieces);
+    l.v_columns = l.w.tiles + l.w.pieces - 1;
+    l.rows = fc_mul(fc_mul(p->batch, w->out[0]), l.h.tiles);
     l.blocks = fc_ceil_div(l.rows, rows);
-    l.tiles = fc_mul(rows, l.columns);
-    rows = fc_min(rows, l.row_tiles);
-    l.x = (fc_panel){.width = lanes, .fold = 1, .rows = 4 * rows + 2, .pitch = 4 * l.columns + 2, .step = {1, 1}};
+    l.tiles = fc_mul(rows, l.w.tiles);
+    int64_t v_rows = fc_add(rows, fc_mul(fc_min(rows, planes_of(rows, l.h.tiles)), l.h.pieces - 1));
+    rows = fc_add(fc_min(rows, l.h.tiles), l.h.pieces - 1);
+    l.x = (fc_panel){.width = lanes, .fold = 1, .rows = l.h.m * rows + l.h.points - l.h.m,
+                     .pitch = l.w.m * l.v_columns + l.w.points - l.w.m, .step = {1, 1}};
     l.inputs = fc_mul(w->kernel[0], fc_ceil_div(p->channels, lanes) * lanes);
     l.channels = fc_weight_part(p->channels, CHANNELS);
     l.vectors = fc_ceil_div(p->out_channels, lanes);
@@ -64,21 +122,25 @@ static layout lay_out(const fc_conv_plan *plan)
     if (!plan->tile[WHOLE]) /* as many for each thread */
         l.parts = fc_min(l.vectors, fc_ceil_div(l.parts, plan->threads) * plan->threads);
     l.width = fc_ceil_div(l.vectors, l.parts) * lanes;
-    l.v_step = fc_add(fc_mul(l.tiles, l.inputs), STEP_PAD);
+    int64_t terms = plan->tile[SHARED] ? fc_mul(l.inputs, l.pieces) : l.channels;
+    l.v_step = fc_add(fc_mul(fc_mul(v_rows, l.v_columns), l.inputs), STEP_PAD);
     l.m_step = fc_add(fc_mul(l.tiles, l.width), STEP_PAD);
-    l.u_step = fc_add(fc_mul(plan->tile[SHARED] ? l.inputs : l.channels, l.width), STEP_PAD);
-    l.v_bytes = fc_bytes(fc_mul(FREQUENCIES, l.v_step), size);
-    l.m_bytes = fc_bytes(fc_mul(FREQUENCIES, l.m_step), size);
-    l.u_bytes = fc_bytes(fc_mul(FREQUENCIES, l.u_step), size);
+    l.u_step = fc_add(fc_mul(terms, l.width), STEP_PAD);
+    l.v_bytes = fc_bytes(fc_mul(l.frequencies, l.v_step), size);
+    l.m_bytes = fc_bytes(fc_mul(l.frequencies, l.m_step), size);
+    l.u_bytes = fc_bytes(fc_mul(l.frequencies, l.u_step), size);
     l.panel_bytes = fc_bytes(fc_panel_elements(&l.x, l.x.rows), size);
     l.temp_bytes = fc_max(fc_panel_scratch(&l.x, size), l.panel_bytes);
     l.offset_bytes = fc_bytes(2 * l.channels, sizeof(int64_t));
+    l.place_bytes = fc_bytes(l.tiles, sizeof(int64_t));
+    l.taps_bytes = fc_bytes(fc_mul(fc_mul(w->kernel[1], w->kernel[2]), l.width), size);
     return l;
 }
 
 static int64_t worker_bytes(const fc_conv_plan *plan, const layout *l)
 {
     int64_t own = fc_add(plan->tile[SHARED] ? 0 : l->u_bytes, plan->tile[WHOLE] ? l->v_bytes : 0);
+    own = fc_add(own, fc_add(l->place_bytes, l->taps_bytes));
     return fc_add(fc_add(l->panel_bytes, l->temp_bytes), fc_add(l->m_bytes, own));
 }
 
@@ -90,58 +152,80 @@ static int64_t shared_bytes(const fc_conv_plan *plan, const layout *l)
 
 /* Rows of tiles whose V stays in the cache, but not so few that reading U costs more than the products; where the weights are
  * transformed anew for every block, as many as scratch allows. */
-static layout choose_tile(fc_conv_plan *plan)
+static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
 {
     plan->tile[ROWS] = plan->tile[SHARED] = plan->tile[WHOLE] = 1;
-    layout l = lay_out(plan);
-    int shared = fc_mul(fc_mul(plan->problem.groups, l.parts), l.u_bytes) <= SHARED_BYTES;
-    int64_t rows = fc_max(V_BYTES / l.v_bytes, fc_ceil_div(TILES, l.columns));
-    rows = fc_max(1, fc_min(l.rows, fc_min(shared ? rows : INT64_MAX, V_BYTES_MAX / l.v_bytes)));
+    layout l = lay_out(plan, p);
+    int shared = fc_mul(fc_mul(p->groups, l.parts), l.u_bytes) <= SHARED_BYTES;
+    int64_t v_bytes = fc_max(1, fc_bytes(fc_mul(l.frequencies * l.v_columns, l.inputs), l.kernels->size));
+    int64_t rows = fc_max(V_BYTES / v_bytes, fc_ceil_div(TILES, l.w.tiles));
+    rows = fc_max(1, fc_min(l.rows, fc_min(shared ? rows : INT64_MAX, V_BYTES_MAX / v_bytes)));
     plan->tile[ROWS] = fc_weight_part(l.rows, rows);
-    plan->tile[SHARED] = shared && plan->tile[ROWS] < l.rows;
-    plan->tile[WHOLE] = plan->problem.groups * fc_ceil_div(l.rows, plan->tile[ROWS]) >= 2 * plan->threads;
-    l = lay_out(plan);
+    plan->tile[SHARED] = shared && (plan->tile[ROWS] < l.rows || l.pieces > 1);
+    plan->tile[WHOLE] = p->groups * fc_ceil_div(l.rows, plan->tile[ROWS]) >= 2 * plan->threads;
+    l = lay_out(plan, p);
     plan->scratch = fc_add(shared_bytes(plan, &l), fc_mul(plan->threads, worker_bytes(plan, &l)));
     return l;
 }
 
-/* Relative to winograd's, whose constants these are. */
-static double estimate(const fc_conv_plan *plan, const layout *l)
+/* The edge of a tile that takes the fewest products, the smaller of equals. */
+static int64_t choose_edge(const fc_window *w)
 {
-    const fc_conv *p = &plan->problem;
-    double groups = (double)p->groups, tiles = (double)l->rows * (double)l->columns;
-    double outputs = (double)(l->vectors * l->kernels->lanes);
+    int64_t best = 2, least = INT64_MAX;
+    for (int64_t m = 2; m <= FC_WINOGRAD_TILE_MAX; m++) {
+        axis h = cut_axis(w, 1, m), v = cut_axis(w, 2, m);
+        int64_t products = fc_mul(fc_mul(h.tiles, h.pieces * h.points), fc_mul(v.tiles, v.pieces * v.points));
+        if (products && products < least) {
+            least = products;
+            best = m;
+        }
+    }
+    return best;
+}
+
+/* Relative to winograd's, whose constants these are. */
+static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout *l)
+{
+    double groups = (double)p->groups, tiles = (double)l->rows * (double)l->w.tiles, points = (double)l->frequencies / FREQUENCIES;
+    double outputs = (double)(l->vectors * l->kernels->lanes), pixels = (double)(l->h.m * l->w.m) / 16;
     double weights = groups * (double)l->inputs * outputs * (plan->tile[SHARED] ? 1.0 : (double)l->blocks);
     double copy_in = p->x.c == 1 ? 0.8 : 1.0, copy_out = p->y.c == 1 ? 0.0 : 1.2;
     double block = fc_gemm_cost(l->kernels, l->tiles, l->vectors * l->kernels->lanes, l->inputs);
-    double gemm = groups * (double)l->blocks * block;
-    double transforms = groups * tiles * ((2.5 + copy_in) * (double)l->inputs + (2.0 + copy_out) * outputs);
-    return 2000 + 1.15 * FREQUENCIES * gemm + transforms + 3.0 * weights;
+    double gemm = groups * (double)l->blocks * (double)l->pieces * block;
+    double inputs = (2.5 * points + copy_in * pixels) * (double)l->inputs, sums = (2.0 * points + copy_out * pixels) * outputs;
+    weights *= 3.0 * points * (double)l->pieces;
+    return 2000 + 1.15 * (double)l->frequencies * gemm + groups * tiles * (inputs + sums) + weights;
 }
 
 static const char *plan_winograd(fc_conv_plan *plan, double *cost)
 {
-    const fc_conv *p = &plan->problem;
+    const fc_conv problem = image_of(&plan->problem), *p = &problem;
     const fc_window *w = &p->window;
     const fc_kernels *kernels = fc_dispatch(p->real);
-    const char *reason = fc_winograd_refusal(plan);
+    const char *reason = fc_winograd_precision_refusal(plan);
     if (reason)
         return reason;
+    if (w->stride[1] != 1 || w->stride[2] != 1)
+        return "the stride is not 1";
     if (w->dilation[1] != 1 || w->dilation[2] != 1)
         return "the dilation is not 1";
+    if (w->kernel[1] == 1 && w->kernel[2] == 1)
+        return "the kernel has one tap";
     if (w->kernel[0] > 1 && p->channels % kernels->lanes)
         return "the kernel is deep and the channels are no whole vectors";
     if (!fc_reduction(p))
         return "there is nothing to sum";
-    layout l = choose_tile(plan);
+    plan->tile[EDGE] = choose_edge(w);
+    layout l = choose_tile(plan, p);
     if (plan->scratch > fc_scratch_max(plan->threads))
         return "the transformed tiles and weights exceed the scratch bound";
-    *cost = estimate(plan, &l);
+    *cost = estimate(plan, p, &l);
     return NULL;
 }
 
 typedef struct job {
     const fc_conv_plan *plan;
+    fc_conv problem;
     layout l;
     const char *x, *w, *bias;
     char *y, *inputs, *weights, *scratch; /* V; shared U, or NULL; of the workers */
@@ -149,9 +233,9 @@ typedef struct job {
     int64_t g, block;                     /* under way */
 } job;
 
-/* Rows tr ... tr + rows of tiles of one plane, which are tiles at ... of the block. */
+/* Rows tr ... tr + rows of tiles of one plane, which are tiles at ... of the block; its patches are rows v ... of V. */
 typedef struct segment {
-    int64_t n, od, tr, rows, at;
+    int64_t n, od, tr, rows, at, v;
 } segment;
 
 /* The segment that begins with row `row` of the block's; returns 0 after the last. */
@@ -161,51 +245,60 @@ static int next_segment(const job *j, int64_t *row, segment *s)
     int64_t first = j->block * j->plan->tile[ROWS], end = fc_min(l->rows, first + j->plan->tile[ROWS]), at = first + *row;
     if (at >= end)
         return 0;
-    int64_t plane = at / l->row_tiles, depth = j->plan->problem.window.out[0];
-    *s = (segment){.n = plane / depth, .od = plane % depth, .tr = at % l->row_tiles, .at = *row * l->columns};
-    s->rows = fc_min(end - at, l->row_tiles - s->tr);
+    int64_t plane = at / l->h.tiles, depth = j->problem.window.out[0];
+    *s = (segment){.n = plane / depth, .od = plane % depth, .tr = at % l->h.tiles, .at = *row * l->w.tiles};
+    s->rows = fc_min(end - at, l->h.tiles - s->tr);
+    s->v = (*row + (plane - first / l->h.tiles) * (l->h.pieces - 1)) * l->v_columns;
     *row += s->rows;
     return 1;
 }
 
-/* Tiles begin ... end of `rows` rows of tiles by way of a panel; position (ih, iw) of the image is the first tile's of a row. */
+/* Patches of `rows` rows of tiles, of `columns` each, from pixels that stand `row` and `pixel` apart. */
+static void transform_patches(const layout *l, char *v, const char *x, int64_t row, int64_t pixel, int64_t rows, int64_t columns)
+{
+    int64_t size = l->kernels->size, tile = l->w.m * pixel, step = l->w.points > 1 ? pixel : row;
+    int64_t next = l->h.m * row, lines = l->v_columns == 1 ? 1 : rows; /* a lone column's tiles are one line */
+    for (int64_t r = 0; r < lines; r++)
+        l->winograd->input(fc_at(v, r * l->v_columns * l->inputs, size), l->v_step, l->inputs, fc_at(x, r * next, size), row, step,
+                           lines < rows ? next : tile, lines < rows ? rows : columns);
+}
+
+/* Patches begin ... end of `rows` rows by way of a panel; position (ih, iw) of the image is the first one's of a row. */
 static void transform_panel(const job *j, const fc_panel_image *image, int64_t rows, int64_t ih, int64_t iw, int64_t begin,
                             int64_t end, char *v, char *scratch)
 {
     const layout *l = &j->l;
     int64_t size = l->kernels->size, lanes = l->kernels->lanes;
     fc_panel panel = l->x;
-    panel.pitch = 4 * (end - begin) + 2;
+    panel.pitch = l->w.m * (end - begin) + l->w.points - l->w.m;
     if (begin >= end)
         return;
-    fc_panel_pack(&panel, l->kernels, scratch, scratch + l->panel_bytes, image, 4 * rows + 2, ih, iw + 4 * begin);
-    for (int64_t r = 0; r < rows; r++)
-        l->kernels->winograd_gradient.input(fc_at(v, (r * l->columns + begin) * l->inputs, size), l->v_step, l->inputs,
-                                            fc_at(scratch, 4 * r * panel.pitch * lanes, size), panel.pitch * lanes, lanes,
-                                            end - begin);
+    fc_panel_pack(&panel, l->kernels, scratch, scratch + l->panel_bytes, image, l->h.m * rows + l->h.points - l->h.m, ih,
+                  iw + l->w.m * begin);
+    transform_patches(l, fc_at(v, begin * l->inputs, size), scratch, panel.pitch * lanes, lanes, rows, end - begin);
 }
 
-/* One row of tiles of an image whose channels are neighbours: those that lie inside it are read where they stand. */
+/* One row of patches of an image whose channels are neighbours: those that lie inside it are read where they stand. */
 static void transform_in_place(const job *j, const fc_panel_image *image, int64_t ih, int64_t iw, char *v, char *scratch)
 {
     const layout *l = &j->l;
-    int64_t size = l->kernels->size, begin = fc_min(l->columns, fc_ceil_div(fc_max(0, -iw), 4));
-    int64_t end = fc_max(begin, fc_min(l->columns, (image->size[1] - iw - 2) / 4));
-    if (!image->x || ih < 0 || ih + 6 > image->size[0])
-        begin = end = l->columns;
+    int64_t size = l->kernels->size, m = l->w.m, begin = fc_min(l->v_columns, fc_ceil_div(fc_max(0, -iw), m));
+    int64_t room = image->size[1] - iw - (l->w.points - m), end = fc_max(begin, fc_min(l->v_columns, fc_max(0, room) / m));
+    if (!image->x || ih < 0 || ih + l->h.points > image->size[0])
+        begin = end = l->v_columns;
     transform_panel(j, image, 1, ih, iw, 0, begin, v, scratch);
     if (begin < end)
-        l->kernels->winograd_gradient.input(fc_at(v, begin * l->inputs, size), l->v_step, l->inputs,
-                                            fc_at(image->x, ih * image->stride[0] + (iw + 4 * begin) * image->stride[1], size),
-                                            image->stride[0], image->stride[1], end - begin);
-    transform_panel(j, image, 1, ih, iw, end, l->columns, v, scratch);
+        transform_patches(l, fc_at(v, begin * l->inputs, size),
+                          fc_at(image->x, ih * image->stride[0] + (iw + m * begin) * image->stride[1], size), image->stride[0],
+                          image->stride[1], 1, end - begin);
+    transform_panel(j, image, 1, ih, iw, end, l->v_columns, v, scratch);
 }
 
 static void transform_input(void *context, int64_t task, int worker)
 {
     const job *j = context;
     const layout *l = &j->l;
-    const fc_conv *p = &j->plan->problem;
+    const fc_conv *p = &j->problem;
     const fc_window *w = &p->window;
     int64_t size = l->kernels->size, lanes = l->kernels->lanes, vectors = fc_ceil_div(p->channels, lanes);
     int64_t kd = task / vectors, c = task % vectors * lanes, at = 0;
@@ -216,12 +309,12 @@ static void transform_input(void *context, int64_t task, int worker)
         int64_t id = s.od * w->stride[0] + kd * w->dilation[0] - w->offset[0];
         image.x = id < 0 || id >= w->in[0] ? NULL
                                            : fc_at(j->x, s.n * p->x.n + (j->g * p->channels + c) * p->x.c + id * p->x.s[0], size);
-        int64_t ih = 4 * s.tr - w->offset[1], iw = -w->offset[2];
-        char *v = fc_at(j->inputs, s.at * l->inputs + kd * p->channels + c, size);
+        int64_t ih = l->h.m * s.tr - w->offset[1], iw = -w->offset[2], rows = s.rows + l->h.pieces - 1;
+        char *v = fc_at(j->inputs, s.v * l->inputs + kd * p->channels + c, size);
         if (p->x.c != 1 || image.channels < lanes)
-            transform_panel(j, &image, s.rows, ih, iw, 0, l->columns, v, scratch);
-        for (int64_t r = 0; r < s.rows && p->x.c == 1 && image.channels == lanes; r++)
-            transform_in_place(j, &image, ih + 4 * r, iw, fc_at(v, r * l->columns * l->inputs, size), scratch);
+            transform_panel(j, &image, rows, ih, iw, 0, l->v_columns, v, scratch);
+        for (int64_t r = 0; r < rows && p->x.c == 1 && image.channels == lanes; r++)
+            transform_in_place(j, &image, ih + l->h.m * r, iw, fc_at(v, r * l->v_columns * l->inputs, size), scratch);
     }
 }
 
@@ -234,46 +327,101 @@ static part part_at(const job *j, int64_t index)
 {
     const layout *l = &j->l;
     int64_t lanes = l->kernels->lanes, begin = l->vectors * index / l->parts, end = l->vectors * (index + 1) / l->parts;
-    return (part){begin * lanes, fc_min(j->plan->problem.out_channels, end * lanes) - begin * lanes, (end - begin) * lanes};
+    return (part){begin * lanes, fc_min(j->problem.out_channels, end * lanes) - begin * lanes, (end - begin) * lanes};
 }
 
-/* U of channels c ... c + channels at kd, for one block of output channels; rows of U are channels. */
-static void transform_weights(const job *j, int64_t g, const part *b, int64_t kd, int64_t c, int64_t channels, char *u)
+/* The taps of channel c at kd, for one block of output channels: one after the other, each a row of output channels. */
+static void gather_taps(const job *j, int64_t g, const part *b, int64_t kd, int64_t c, char *taps)
 {
-    const fc_conv *p = &j->plan->problem;
-    int64_t stride[4] = {p->w.c, p->w.o, p->w.k[1], p->w.k[2]};
-    const void *w = fc_at(j->w, g * p->w.g + b->o * p->w.o + c * p->w.c + kd * p->w.k[0], j->l.kernels->size);
-    j->l.kernels->winograd[0].weights(u, j->l.u_step, b->width, w, stride, channels, b->outputs);
+    static const double zero = 0;
+    const fc_conv *p = &j->problem;
+    const fc_kernels *kernels = j->l.kernels;
+    const int64_t *k = p->window.kernel;
+    int64_t size = kernels->size, first = g * p->w.g + b->o * p->w.o + c * p->w.c + kd * p->w.k[0], row = k[2] * p->w.k[2];
+    int64_t place[TAPS_MAX], all = k[1] * k[2], sign = p->w.k[2] < 0 ? -1 : 1;
+    int contiguous = p->w.k[2] == sign && (k[1] == 1 || p->w.k[1] == row) && all <= TAPS_MAX;
+    if (contiguous) {
+        for (int64_t t = 0; t < all; t++)
+            place[t] = (sign < 0 ? all - 1 - t : t) * b->width;
+        kernels->transpose_rows(taps, place, fc_at(j->w, first - (sign < 0 ? all - 1 : 0), size), p->w.o, b->outputs, all);
+        return;
+    }
+    for (int64_t t = 0; t < all; t++)
+        kernels->gather_row(fc_at(taps, t * b->width, size), b->width,
+                            fc_at(j->w, first + t / k[2] * p->w.k[1] + t % k[2] * p->w.k[2], size), p->w.o, 0, 1, b->outputs,
+                            &zero);
+}
+
+/* U of channels c ... c + channels at kd, for one block of output channels and some pieces of the kernel; rows of U are channels,
+ * `next` of them from piece to piece. */
+static void transform_weights(const job *j, int64_t g, const part *b, int64_t kd, int64_t c, int64_t channels, int64_t piece,
+                              int64_t pieces, int64_t next, char *u, char *taps)
+{
+    const fc_conv *p = &j->problem;
+    const layout *l = &j->l;
+    int64_t size = l->kernels->size, columns = p->window.kernel[2];
+    if (p->window.kernel[1] == 3 && columns == 3 && l->h.m == 4) {
+        int64_t stride[4] = {p->w.c, p->w.o, p->w.k[1], p->w.k[2]};
+        const void *w = fc_at(j->w, g * p->w.g + b->o * p->w.o + c * p->w.c + kd * p->w.k[0], size);
+        l->kernels->winograd[0].weights(u, l->u_step, b->width, w, stride, channels, b->outputs);
+        return;
+    }
+    int64_t row = columns * b->width, m = fc_max(l->h.m, l->w.m);
+    for (int64_t i = 0; i < channels; i++) {
+        gather_taps(j, g, b, kd, c + i, taps);
+        for (int64_t q = piece; q < piece + pieces; q++) {
+            int64_t ph = q / l->w.pieces, pw = q % l->w.pieces;
+            int64_t rows = ph + 1 < l->h.pieces ? l->h.m : l->h.last, count = pw + 1 < l->w.pieces ? l->w.m : l->w.last;
+            int vertical = l->w.points == 1;
+            l->winograd->weights[m](fc_at(u, ((q - piece) * next + i) * b->width, size), l->u_step,
+                                    fc_at(taps, ph * l->h.m * row + pw * l->w.m * b->width, size), row, vertical ? row : b->width,
+                                    rows, vertical ? rows : count, b->width / l->kernels->lanes);
+        }
+    }
 }
 
 static void transform_shared(void *context, int64_t task, int worker)
 {
-    (void)worker;
     const job *j = context;
-    const fc_conv *p = &j->plan->problem;
-    part b = part_at(j, task % j->l.parts);
+    const layout *l = &j->l;
+    const fc_conv *p = &j->problem;
+    part b = part_at(j, task % l->parts);
+    char *taps = j->scratch + worker * worker_bytes(j->plan, l);
     for (int64_t kd = 0; kd < p->window.kernel[0]; kd++)
-        transform_weights(j, task / j->l.parts, &b, kd, 0, p->channels,
-                          fc_at(j->weights, kd * p->channels * b.width, j->l.kernels->size) + task * j->l.u_bytes);
+        transform_weights(j, task / l->parts, &b, kd, 0, p->channels, 0, l->pieces, l->inputs,
+                          fc_at(j->weights, kd * p->channels * b.width, l->kernels->size) + task * l->u_bytes, taps);
 }
 
-/* M += V U over some terms. */
-static void add_products(const job *j, const part *b, int64_t term, int64_t terms, const char *u, char *m)
+/* Where the patches of the block's tiles are in V. */
+static void place_tiles(const job *j, int64_t *place)
 {
     const layout *l = &j->l;
-    int64_t size = l->kernels->size, tiles = fc_min(l->tiles, (l->rows - j->block * j->plan->tile[ROWS]) * l->columns);
+    int64_t row = 0;
+    for (segment s; next_segment(j, &row, &s);)
+        for (int64_t r = 0; r < s.rows; r++)
+            for (int64_t t = 0; t < l->w.tiles; t++)
+                place[s.at + r * l->w.tiles + t] = (s.v + r * l->v_columns + t) * l->inputs;
+}
+
+/* M += V U over some terms of V, of which piece `piece` reads those of the patches to the right and below. */
+static void add_products(const job *j, const part *b, int64_t piece, int64_t term, int64_t terms, const int64_t *place,
+                         const char *u, char *m)
+{
+    const layout *l = &j->l;
+    int64_t size = l->kernels->size, tiles = fc_min(l->tiles, (l->rows - j->block * j->plan->tile[ROWS]) * l->w.tiles);
+    int64_t from = (piece / l->w.pieces * l->v_columns + piece % l->w.pieces) * l->inputs + term;
     fc_gemm gemm = {0};
     fc_gemm_plan(&gemm, l->kernels, tiles, b->width);
     gemm.k = terms;
     gemm.b_offset = j->offset[b->width < l->width];
-    for (int f = 0; f < FREQUENCIES; f++)
+    for (int64_t f = 0; f < l->frequencies; f++)
         for (int64_t t = 0, rows; t < tiles; t += rows) {
             rows = fc_min(gemm.rows, tiles - t);
             const void *a[FC_MR_MAX];
             for (int i = 0; i < rows; i++)
-                a[i] = fc_at(j->inputs, f * l->v_step + (t + i) * l->inputs + term, size);
+                a[i] = fc_at(j->inputs, f * l->v_step + place[t + i] + from, size);
             fc_gemm_run(&gemm, (int)rows, a, fc_at(u, f * l->u_step, size), fc_at(m, f * l->m_step + t * b->width, size), b->width,
-                        NULL, term > 0);
+                        NULL, piece + term > 0);
         }
 }
 
@@ -281,10 +429,10 @@ static void add_products(const job *j, const part *b, int64_t term, int64_t term
 static void store_panel(const job *j, const segment *s, char *y, int64_t channels, const char *panel, char *scratch)
 {
     static const double zero = 0;
-    const fc_conv *p = &j->plan->problem;
+    const fc_conv *p = &j->problem;
     const fc_kernels *kernels = j->l.kernels;
-    int64_t size = kernels->size, lanes = kernels->lanes, width = p->window.out[2], pitch = 4 * j->l.columns;
-    int64_t rows = fc_min(4 * s->rows, p->window.out[1] - 4 * s->tr);
+    int64_t size = kernels->size, lanes = kernels->lanes, width = p->window.out[2], pitch = j->l.w.m * j->l.w.tiles;
+    int64_t m = j->l.h.m, rows = fc_min(m * s->rows, p->window.out[1] - m * s->tr);
     if (p->y.c == 1 && channels == lanes) {
         for (int64_t r = 0; r < rows; r++)
             kernels->copy_vectors(fc_at(y, r * p->y.s[1], size), p->y.s[2], fc_at(panel, r * pitch * lanes, size), lanes, 1, width);
@@ -311,26 +459,30 @@ static void store_panel(const job *j, const segment *s, char *y, int64_t channel
 /* One vector of output channels of a segment. */
 static void store_outputs(const job *j, const segment *s, int64_t o, int64_t channels, const char *m, int64_t width, char *panel)
 {
-    const fc_conv *p = &j->plan->problem;
+    const fc_conv *p = &j->problem;
     const layout *l = &j->l;
-    int64_t size = l->kernels->size, lanes = l->kernels->lanes, out = p->window.out[2], spoilt = 0;
-    char *y = fc_at(j->y, s->n * p->y.n + o * p->y.c + s->od * p->y.s[0] + 4 * s->tr * p->y.s[1], size);
+    int64_t size = l->kernels->size, lanes = l->kernels->lanes, out = p->window.out[2], high = l->h.m, spoilt = 0;
+    int64_t pitch = l->w.m * l->w.tiles, edge = fc_max(high, l->w.m);
+    char *y = fc_at(j->y, s->n * p->y.n + o * p->y.c + s->od * p->y.s[0] + high * s->tr * p->y.s[1], size);
     double init[FC_LANES_MAX] = {0}, bounds[2];
     fc_output_bounds(p, bounds);
     if (j->bias)
         memcpy(init, fc_at(j->bias, o, size), (size_t)(channels * size));
-    int direct = p->y.c == 1 && channels == lanes && 4 * l->columns == out && 4 * (s->tr + s->rows) <= p->window.out[1];
-    for (int64_t r = 0; r < s->rows; r++) {
-        int64_t row = direct ? p->y.s[1] : 4 * l->columns * lanes;
-        int finite = l->kernels->winograd_outputs(direct ? fc_at(y, 4 * r * row, size) : fc_at(panel, 4 * r * row, size), row,
-                                                  direct ? p->y.s[2] : lanes, fc_at(m, (s->at + r * l->columns) * width, size),
-                                                  l->m_step, width, init, bounds, l->columns);
+    int direct = p->y.c == 1 && channels == lanes && pitch == out && high * (s->tr + s->rows) <= p->window.out[1];
+    int64_t row = direct ? p->y.s[1] : pitch * lanes, pixel = direct ? p->y.s[2] : lanes, step = l->w.points > 1 ? pixel : row;
+    int64_t lines = l->w.tiles == 1 ? 1 : s->rows; /* a lone column's tiles are one line */
+    char *to = direct ? y : panel;
+    for (int64_t r = 0; r < lines; r++) {
+        int finite = l->winograd->outputs[edge](fc_at(to, high * r * row, size), row, step,
+                                                lines < s->rows ? high * row : l->w.m * pixel,
+                                                fc_at(m, (s->at + r * l->w.tiles) * width, size), l->m_step, width, init, bounds,
+                                                lines < s->rows ? s->rows : l->w.tiles);
         spoilt |= finite ? 0 : 1;
     }
     if (!direct)
         store_panel(j, s, y, channels, panel, panel + l->panel_bytes);
     for (int64_t c = 0; c < channels && spoilt; c++)
-        for (int64_t oh = 4 * s->tr, end = fc_min(p->window.out[1], oh + 4 * s->rows); oh < end; oh++)
+        for (int64_t oh = high * s->tr, end = fc_min(p->window.out[1], oh + high * s->rows); oh < end; oh++)
             fc_reference_row(p, j->x, j->w, j->bias, j->y, o + c, s->n * p->window.out[0] + s->od, oh, 0, out);
 }
 
@@ -338,18 +490,22 @@ static void multiply(void *context, int64_t task, int worker)
 {
     const job *j = context;
     const layout *l = &j->l;
-    const fc_conv *p = &j->plan->problem;
-    int64_t size = l->kernels->size, lanes = l->kernels->lanes, row = 0;
-    char *panel = j->scratch + worker * worker_bytes(j->plan, l), *m = panel + l->panel_bytes + l->temp_bytes, *u = m + l->m_bytes;
+    const fc_conv *p = &j->problem;
+    int64_t size = l->kernels->size, lanes = l->kernels->lanes, row = 0, kernel = p->window.kernel[0];
+    char *panel = j->scratch + worker * worker_bytes(j->plan, l), *m = panel + l->panel_bytes + l->temp_bytes;
+    char *taps = m + l->m_bytes, *u = taps + l->taps_bytes + l->place_bytes;
+    int64_t *place = (int64_t *)(void *)(taps + l->taps_bytes);
     part b = part_at(j, task);
-    for (int64_t kd = 0; kd < p->window.kernel[0]; kd++)
-        for (int64_t c = 0, n; c < p->channels; c += n) {
+    place_tiles(j, place);
+    for (int64_t i = 0; i < l->pieces * kernel; i++)
+        for (int64_t c = 0, n, piece = i / kernel, kd = i % kernel; c < p->channels; c += n) {
             n = fc_min(l->channels, p->channels - c);
             if (j->weights)
-                u = fc_at(j->weights, (kd * p->channels + c) * b.width, size) + (j->g * l->parts + task) * l->u_bytes;
+                u = fc_at(j->weights, (piece * l->inputs + kd * p->channels + c) * b.width, size) +
+                    (j->g * l->parts + task) * l->u_bytes;
             else
-                transform_weights(j, j->g, &b, kd, c, n, u);
-            add_products(j, &b, kd * p->channels + c, n, u, m);
+                transform_weights(j, j->g, &b, kd, c, n, piece, 1, 0, u, taps);
+            add_products(j, &b, piece, kd * p->channels + c, n, place, u, m);
         }
     for (segment s; next_segment(j, &row, &s);)
         for (int64_t o = 0; o < b.outputs; o += lanes)
@@ -358,7 +514,7 @@ static void multiply(void *context, int64_t task, int worker)
 
 static int64_t input_tasks(const job *j)
 {
-    return j->plan->problem.window.kernel[0] * fc_ceil_div(j->plan->problem.channels, j->l.kernels->lanes);
+    return j->problem.window.kernel[0] * fc_ceil_div(j->problem.channels, j->l.kernels->lanes);
 }
 
 static void run_block(void *context, int64_t task, int worker)
@@ -375,9 +531,10 @@ static void run_block(void *context, int64_t task, int worker)
 
 static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
 {
-    const fc_conv *p = &plan->problem;
-    job j = {.plan = plan, .l = lay_out(plan), .x = x, .w = w, .bias = bias, .y = y};
+    job j = {.plan = plan, .problem = image_of(&plan->problem), .x = x, .w = w, .bias = bias, .y = y};
+    const fc_conv *p = &j.problem;
     const layout *l = &j.l;
+    j.l = lay_out(plan, p);
     char *scratch = fc_arena_take(plan->scratch);
     if (!scratch)
         return FC_NO_MEMORY;

@@ -228,24 +228,35 @@ typedef struct fc_winograd_kernels {
     int (*output)(void *const *cells, const int64_t *row, const void *src, int64_t step, const void *init, const double *bounds);
 } fc_winograd_kernels;
 
-/* The weight gradient by the same transforms (NULL for float64).  Lanes are channels: pixel (i, j) of tile t < tiles is the
- * vector at x + i * row + (4 t + j) * pixel, and frequency f of tile t is written to dst + f * step + t * next.
+/* Winograd with lanes over channels (NULL for float64): F(m x m, r x r), m + r = 7, of both axes, or F(m, r) of one.  Frequency
+ * f = 6 i + j, or f = j, stands `step` elements after the one before; of one axis there is only i = 0, and what is said of rows
+ * does not count.
  *
- * input:    B^T d B of the 6x6 pixels of each tile
- * output:   A d A^T of the 4x4 pixels of each tile of the output's gradient
+ * input:    dst[f * step + t * next], a vector: (B^T d B)_f of tile t < tiles, whose pixel (i, j), i, j < 6, is the vector at
+ *           x + i * row + j * pixel + t * tile
+ * weights:  dst[f * step + k * lanes], k < vectors: (G g G^T)_f, g_ij the vector at taps + i * row + j * pixel + k * lanes for
+ *           i < rows, j < columns and zero for the others of r x r; by m
+ * outputs:  pixel (i, j), i, j < m, of tile t < tiles, the vector at y + i * row + j * pixel + t * tile, becomes
+ *           (A^T M A)_ij + the vector at init, clamped to bounds[0] ... bounds[1]; M_f is at src + f * step + t * next; by m.
+ *           0 if any of them is not finite before it is clamped */
+enum { FC_WINOGRAD_TILE_MAX = 5 };
+typedef struct fc_winograd_channels_kernels {
+    void (*input)(void *dst, int64_t step, int64_t next, const void *x, int64_t row, int64_t pixel, int64_t tile, int64_t tiles);
+    void (*weights[FC_WINOGRAD_TILE_MAX + 1])(void *dst, int64_t step, const void *taps, int64_t row, int64_t pixel, int64_t rows,
+                                              int64_t columns, int64_t vectors);
+    int (*outputs[FC_WINOGRAD_TILE_MAX + 1])(void *y, int64_t row, int64_t pixel, int64_t tile, const void *src, int64_t step,
+                                             int64_t next, const void *init, const double *bounds, int64_t tiles);
+} fc_winograd_channels_kernels;
+
+/* The weight gradient of F(4x4, 3x3), beside the input's transform above (NULL for float64).
+ *
+ * output:   like that input, A d A^T of the 4x4 pixels of each tile of the output's gradient
  * weights:  dst[3 i + j][c], rows dst_row apart: (G^T u G)_{ij}, u_f = src[f * step + c], c < count, a multiple of the lanes;
  *           0 if any of them is not finite */
 typedef struct fc_winograd_gradient_kernels {
-    void (*input)(void *dst, int64_t step, int64_t next, const void *x, int64_t row, int64_t pixel, int64_t tiles);
-    void (*output)(void *dst, int64_t step, int64_t next, const void *x, int64_t row, int64_t pixel, int64_t tiles);
+    void (*output)(void *dst, int64_t step, int64_t next, const void *x, int64_t row, int64_t pixel, int64_t tile, int64_t tiles);
     int (*weights)(void *dst, int64_t dst_row, const void *src, int64_t step, int64_t count);
 } fc_winograd_gradient_kernels;
-
-/* The output transform for lanes over channels (NULL for float64): pixel (i, j) of tile t < tiles, the vector at
- * y + i * row + (4 t + j) * pixel, becomes (A^T m A)_{ij} + init, clamped to bounds[0] ... bounds[1], with frequency f of m at
- * src + f * step + t * next and a vector at init.  0 if any of them is not finite before it is clamped. */
-typedef int (*fc_winograd_outputs_kernel)(void *y, int64_t row, int64_t pixel, const void *src, int64_t step, int64_t next,
-                                          const void *init, const double *bounds, int64_t tiles);
 
 /* Elementwise: one pass over contiguous memory, any count; dst may be gradient, and no other array.
  *
@@ -296,7 +307,7 @@ typedef struct fc_kernels {
     fc_sum_row_kernel sum_row;
     fc_dot_kernel dot;
     fc_winograd_gradient_kernels winograd_gradient;
-    fc_winograd_outputs_kernel winograd_outputs;
+    fc_winograd_channels_kernels winograd_channels[2]; /* of one axis, of both */
     fc_winograd_kernels winograd[2]; /* cells of a vector of pixels, and of half a one */
     fc_pool_kernels pool;
     fc_elementwise_kernels elementwise;
