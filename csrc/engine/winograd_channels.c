@@ -1,23 +1,32 @@
-/* Winograd F(4x4, 3x3) with lanes over channels: images whose channels are neighbours in memory, and images of few tiles.
- * float32, 3x3 (or KDx3x3), stride 1, no dilation.
+/* Winograd with lanes over channels: F(m x m, r x r), m + r = 7, of any kernel, or F(m, r) of an axis alone (1x7, sequences).
+ * float32, stride 1; no dilation but that of a sequence, where it divides the length.
  *
- *     V[f][t][c] = (B^T d B)_f of channel c, tile t          U[f][c][o] = (G g G^T)_f
- *     M[f][t][o] = sum_c V[f][t][c] U[f][c][o]                y = A^T M A + b
+ *     V[f][t][c] = (B^T d B)_f of channel c, patch t         U[f][q][c][o] = (G g_q G^T)_f of piece q of the kernel
+ *     M[f][t][o] = sum_{q, c} V[f][t + q][c] U[f][q][c][o]    y = A^T M A + b
  *
- * (with three axes the sum runs over kd and c).  winograd.c has its lanes over tiles, which a 14x14 image has 16 of: its
+ * (with three axes the sum runs over kd, q and c).  winograd.c has its lanes over tiles, which a 14x14 image has 16 of: its
  * products are one vector wide, where a third of the multiply-adds wait for loads.  Here products are tiles by output channels,
  * 8 rows of 3 vectors, and no transform shuffles; images whose rows are contiguous are transposed on the way in and out.
+ *
+ * A longer kernel is cut into pieces as many taps apart as tiles are pixels, so that a piece's patch is that of a tile further
+ * right or below: the input is transformed once, the output too, and only the sum grows.  Of an axis of k taps, multiplications
+ * per output: 6/5 for 2, 6/4 for 3, 6/3 for 4, 6/2 for 5, 12/3 for 6 and 7, 18/3 up to 10.  Six points whatever m is, so one
+ * B^T; their errors, of max|y|: 2.0e-6 for 2x2, 1.9e-6 for 3x3, 1.5e-6 for 5x5, 1.1e-6 for 7x7, 7e-7 for 1x7, 256 channels.
  *
  *     for each group g, block of rows of tiles                                                                a task
  *         for each kd, vector of channels: copy as a panel (pixels by channels), transform into V
  *         for each block of output channels (up to three vectors):
- *             for each block of channels: weights into U, unless that is done once a call; for each f: add to M
+ *             for each block of channels: weights into U, unless that is done once a call
+ *                 for each piece, f: add to M
  *             transform M; store, or copy to y by way of a panel
  *
  * Where there are fewer blocks than threads want, one after the other has its vectors of channels, then its blocks of output
  * channels as tasks, and V is shared.
  *
  * Channels come in blocks so that U of one (36 x 128 x 48) stays in the second-level cache while it is used; M is small.
+ *
+ * Against the direct drivers (Emerald Rapids, one thread): 7x7 64-64@14 b8 4.3 to 2.3 ms, 5x5 32-64@14 b64 9.1 to 5.7, 5x5
+ * 16-32@28 b16 2.1 to 1.45, 1x7 192-192@17 b4 3.9 to 3.0, 2x2 64-128@33 b2 0.86 to 0.70, k3 64-128 of 4096 b8 11 to 8.7.
  *
  * One NaN or infinity in a patch, or a sum that overflows, spoils a tile.  The output transform sees it, and that vector of
  * channels is computed again by definition, in the rows of this image that the block holds.
@@ -27,24 +36,17 @@
 #include "engine/output.h"
 #include "engine/weight_panel.h"
 #include "engine/weight_tiles.h"
-#include "engine/winograd.h"
+#include "engine/winograd_pieces.h"
 
 /* plan->tile: rows of tiles of a block; whether U is made once a call; whether a block is a task; m. */
 enum { ROWS, SHARED, WHOLE, EDGE };
 enum { CHANNELS = 128, VECTORS = 3 };
-enum { TAPS_MAX = 256, SHARED_BYTES = 8 << 20, V_BYTES = 384 << 10, V_BYTES_MAX = 6 << 20, TILES = 48 };
-
-/* One axis of the image.  Where the kernel has one tap there is nothing to transform: tiles and patches are single pixels. */
-typedef struct axis {
-    int64_t m, points;    /* pixels of a tile; of its patch */
-    int64_t pieces, last; /* of the kernel: m taps each, the last one up to 7 - m */
-    int64_t tiles;        /* of the output */
-} axis;
+enum { MULTIPLICATIONS_MIN = 1024, SHARED_BYTES = 8 << 20, V_BYTES = 384 << 10, V_BYTES_MAX = 6 << 20, TILES = 48 };
 
 typedef struct layout {
     const fc_kernels *kernels;
     const fc_winograd_channels_kernels *winograd;
-    axis h, w;
+    fc_winograd_axis h, w;
     int64_t frequencies, pieces;
     fc_panel x;                         /* the input pixels of a segment */
     int64_t v_columns;                  /* patches of a row: a tile's, and those of the pieces to its right */
@@ -54,19 +56,6 @@ typedef struct layout {
     int64_t v_step, m_step, u_step;     /* elements from one frequency to the next */
     int64_t v_bytes, m_bytes, u_bytes, panel_bytes, temp_bytes, offset_bytes, place_bytes, taps_bytes;
 } layout;
-
-/* One axis of a kernel cut for tiles of m; no tiles where it cannot be. */
-static axis cut_axis(const fc_window *w, int i, int64_t m)
-{
-    int64_t taps = 7 - m, kernel = w->kernel[i];
-    if (kernel == 1)
-        return (axis){1, 1, 1, 1, w->out[i]};
-    axis a = {.m = m, .points = 6, .pieces = 1 + fc_ceil_div(fc_max(0, kernel - taps), m), .tiles = fc_ceil_div(w->out[i], m)};
-    a.last = kernel - (a.pieces - 1) * m;
-    if (a.pieces > 1 && m > taps)
-        a.tiles = 0;
-    return a;
-}
 
 /* A sequence is an image of one column, so that its tiles can be cut into blocks like rows; dilated, of as many columns as the
  * dilation, where this divides it. */
@@ -103,7 +92,8 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
     const fc_window *w = &p->window;
     const fc_kernels *kernels = fc_dispatch(p->real);
     int64_t lanes = kernels->lanes, size = kernels->size, rows = plan->tile[ROWS];
-    layout l = {.kernels = kernels, .h = cut_axis(w, 1, plan->tile[EDGE]), .w = cut_axis(w, 2, plan->tile[EDGE])};
+    layout l = {.kernels = kernels, .h = fc_winograd_cut(w, 1, plan->tile[EDGE])};
+    l.w = fc_winograd_cut(w, 2, plan->tile[EDGE]);
     l.winograd = &kernels->winograd_channels[l.h.points > 1 && l.w.points > 1];
     l.frequencies = l.h.points * l.w.points;
     l.pieces = fc_mul(l.h.pieces, l.w.pieces);
@@ -116,13 +106,13 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
     l.x = (fc_panel){.width = lanes, .fold = 1, .rows = l.h.m * rows + l.h.points - l.h.m,
                      .pitch = l.w.m * l.v_columns + l.w.points - l.w.m, .step = {1, 1}};
     l.inputs = fc_mul(w->kernel[0], fc_ceil_div(p->channels, lanes) * lanes);
-    l.channels = fc_weight_part(p->channels, CHANNELS);
+    l.channels = fc_weight_part(p->channels, plan->tile[SHARED] ? CHANNELS : fc_max(CHANNELS / l.pieces, lanes));
     l.vectors = fc_ceil_div(p->out_channels, lanes);
     l.parts = fc_ceil_div(l.vectors, VECTORS);
     if (!plan->tile[WHOLE]) /* as many for each thread */
         l.parts = fc_min(l.vectors, fc_ceil_div(l.parts, plan->threads) * plan->threads);
     l.width = fc_ceil_div(l.vectors, l.parts) * lanes;
-    int64_t terms = plan->tile[SHARED] ? fc_mul(l.inputs, l.pieces) : l.channels;
+    int64_t terms = fc_mul(plan->tile[SHARED] ? l.inputs : l.channels, l.pieces);
     l.v_step = fc_add(fc_mul(fc_mul(v_rows, l.v_columns), l.inputs), STEP_PAD);
     l.m_step = fc_add(fc_mul(l.tiles, l.width), STEP_PAD);
     l.u_step = fc_add(fc_mul(terms, l.width), STEP_PAD);
@@ -133,7 +123,7 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
     l.temp_bytes = fc_max(fc_panel_scratch(&l.x, size), l.panel_bytes);
     l.offset_bytes = fc_bytes(2 * l.channels, sizeof(int64_t));
     l.place_bytes = fc_bytes(l.tiles, sizeof(int64_t));
-    l.taps_bytes = fc_bytes(fc_mul(fc_mul(w->kernel[1], w->kernel[2]), l.width), size);
+    l.taps_bytes = fc_winograd_taps_bytes(w, l.width, size);
     return l;
 }
 
@@ -161,26 +151,11 @@ static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
     int64_t rows = fc_max(V_BYTES / v_bytes, fc_ceil_div(TILES, l.w.tiles));
     rows = fc_max(1, fc_min(l.rows, fc_min(shared ? rows : INT64_MAX, V_BYTES_MAX / v_bytes)));
     plan->tile[ROWS] = fc_weight_part(l.rows, rows);
-    plan->tile[SHARED] = shared && (plan->tile[ROWS] < l.rows || l.pieces > 1);
+    plan->tile[SHARED] = shared && plan->tile[ROWS] < l.rows;
     plan->tile[WHOLE] = p->groups * fc_ceil_div(l.rows, plan->tile[ROWS]) >= 2 * plan->threads;
     l = lay_out(plan, p);
     plan->scratch = fc_add(shared_bytes(plan, &l), fc_mul(plan->threads, worker_bytes(plan, &l)));
     return l;
-}
-
-/* The edge of a tile that takes the fewest products, the smaller of equals. */
-static int64_t choose_edge(const fc_window *w)
-{
-    int64_t best = 2, least = INT64_MAX;
-    for (int64_t m = 2; m <= FC_WINOGRAD_TILE_MAX; m++) {
-        axis h = cut_axis(w, 1, m), v = cut_axis(w, 2, m);
-        int64_t products = fc_mul(fc_mul(h.tiles, h.pieces * h.points), fc_mul(v.tiles, v.pieces * v.points));
-        if (products && products < least) {
-            least = products;
-            best = m;
-        }
-    }
-    return best;
 }
 
 /* Relative to winograd's, whose constants these are. */
@@ -193,18 +168,21 @@ static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout 
     double block = fc_gemm_cost(l->kernels, l->tiles, l->vectors * l->kernels->lanes, l->inputs);
     double gemm = groups * (double)l->blocks * (double)l->pieces * block;
     double inputs = (2.5 * points + copy_in * pixels) * (double)l->inputs, sums = (2.0 * points + copy_out * pixels) * outputs;
-    weights *= 3.0 * points * (double)l->pieces;
+    double taps = (double)fc_mul(p->window.kernel[1], p->window.kernel[2]);
+    weights *= 3.0 * points * (double)l->pieces + (l->pieces == 1 && taps == 9 ? 0 : 0.22 * taps);
     return 2000 + 1.15 * (double)l->frequencies * gemm + groups * tiles * (inputs + sums) + weights;
 }
 
 static const char *plan_winograd(fc_conv_plan *plan, double *cost)
 {
-    const fc_conv problem = image_of(&plan->problem), *p = &problem;
-    const fc_window *w = &p->window;
-    const fc_kernels *kernels = fc_dispatch(p->real);
     const char *reason = fc_winograd_precision_refusal(plan);
     if (reason)
         return reason;
+    if (plan->multiplications < MULTIPLICATIONS_MIN) /* where even a plan takes as long as the sums */
+        return "the problem is too small to transform";
+    const fc_conv problem = image_of(&plan->problem), *p = &problem;
+    const fc_window *w = &p->window;
+    const fc_kernels *kernels = fc_dispatch(p->real);
     if (w->stride[1] != 1 || w->stride[2] != 1)
         return "the stride is not 1";
     if (w->dilation[1] != 1 || w->dilation[2] != 1)
@@ -215,7 +193,7 @@ static const char *plan_winograd(fc_conv_plan *plan, double *cost)
         return "the kernel is deep and the channels are no whole vectors";
     if (!fc_reduction(p))
         return "there is nothing to sum";
-    plan->tile[EDGE] = choose_edge(w);
+    plan->tile[EDGE] = fc_winograd_edge(w);
     layout l = choose_tile(plan, p);
     if (plan->scratch > fc_scratch_max(plan->threads))
         return "the transformed tiles and weights exceed the scratch bound";
@@ -263,19 +241,30 @@ static void transform_patches(const layout *l, char *v, const char *x, int64_t r
                            lines < rows ? next : tile, lines < rows ? rows : columns);
 }
 
-/* Patches begin ... end of `rows` rows by way of a panel; position (ih, iw) of the image is the first one's of a row. */
+/* Patches begin ... end of `rows` rows by way of a panel; position (ih, iw) of the image is the first one's of a row.  Whole rows
+ * without gaps are copied as one: those of a sequence are a pixel each. */
 static void transform_panel(const job *j, const fc_panel_image *image, int64_t rows, int64_t ih, int64_t iw, int64_t begin,
                             int64_t end, char *v, char *scratch)
 {
     const layout *l = &j->l;
-    int64_t size = l->kernels->size, lanes = l->kernels->lanes;
+    int64_t size = l->kernels->size, lanes = l->kernels->lanes, lines = l->h.m * rows + l->h.points - l->h.m;
+    int64_t pitch = l->w.m * (end - begin) + l->w.points - l->w.m;
     fc_panel panel = l->x;
-    panel.pitch = l->w.m * (end - begin) + l->w.points - l->w.m;
+    fc_panel_image from = *image;
     if (begin >= end)
         return;
-    fc_panel_pack(&panel, l->kernels, scratch, scratch + l->panel_bytes, image, l->h.m * rows + l->h.points - l->h.m, ih,
-                  iw + l->w.m * begin);
-    transform_patches(l, fc_at(v, begin * l->inputs, size), scratch, panel.pitch * lanes, lanes, rows, end - begin);
+    iw += l->w.m * begin;
+    panel.pitch = pitch;
+    if (iw == 0 && pitch == image->size[1] && image->stride[0] == pitch * image->stride[1]) {
+        from.size[0] = panel.rows = 1;
+        from.size[1] = pitch * image->size[0];
+        panel.pitch = pitch * lines;
+        iw = pitch * ih;
+        ih = 0;
+        lines = 1;
+    }
+    fc_panel_pack(&panel, l->kernels, scratch, scratch + l->panel_bytes, &from, lines, ih, iw);
+    transform_patches(l, fc_at(v, begin * l->inputs, size), scratch, pitch * lanes, lanes, rows, end - begin);
 }
 
 /* One row of patches of an image whose channels are neighbours: those that lie inside it are read where they stand. */
@@ -330,54 +319,15 @@ static part part_at(const job *j, int64_t index)
     return (part){begin * lanes, fc_min(j->problem.out_channels, end * lanes) - begin * lanes, (end - begin) * lanes};
 }
 
-/* The taps of channel c at kd, for one block of output channels: one after the other, each a row of output channels. */
-static void gather_taps(const job *j, int64_t g, const part *b, int64_t kd, int64_t c, char *taps)
-{
-    static const double zero = 0;
-    const fc_conv *p = &j->problem;
-    const fc_kernels *kernels = j->l.kernels;
-    const int64_t *k = p->window.kernel;
-    int64_t size = kernels->size, first = g * p->w.g + b->o * p->w.o + c * p->w.c + kd * p->w.k[0], row = k[2] * p->w.k[2];
-    int64_t place[TAPS_MAX], all = k[1] * k[2], sign = p->w.k[2] < 0 ? -1 : 1;
-    int contiguous = p->w.k[2] == sign && (k[1] == 1 || p->w.k[1] == row) && all <= TAPS_MAX;
-    if (contiguous) {
-        for (int64_t t = 0; t < all; t++)
-            place[t] = (sign < 0 ? all - 1 - t : t) * b->width;
-        kernels->transpose_rows(taps, place, fc_at(j->w, first - (sign < 0 ? all - 1 : 0), size), p->w.o, b->outputs, all);
-        return;
-    }
-    for (int64_t t = 0; t < all; t++)
-        kernels->gather_row(fc_at(taps, t * b->width, size), b->width,
-                            fc_at(j->w, first + t / k[2] * p->w.k[1] + t % k[2] * p->w.k[2], size), p->w.o, 0, 1, b->outputs,
-                            &zero);
-}
-
-/* U of channels c ... c + channels at kd, for one block of output channels and some pieces of the kernel; rows of U are channels,
- * `next` of them from piece to piece. */
-static void transform_weights(const job *j, int64_t g, const part *b, int64_t kd, int64_t c, int64_t channels, int64_t piece,
-                              int64_t pieces, int64_t next, char *u, char *taps)
+/* U of channels c ... c + channels at kd, for one block of output channels. */
+static void transform_weights(const job *j, int64_t g, const part *b, int64_t kd, int64_t c, int64_t channels, int64_t next,
+                              char *u, char *taps)
 {
     const fc_conv *p = &j->problem;
     const layout *l = &j->l;
-    int64_t size = l->kernels->size, columns = p->window.kernel[2];
-    if (p->window.kernel[1] == 3 && columns == 3 && l->h.m == 4) {
-        int64_t stride[4] = {p->w.c, p->w.o, p->w.k[1], p->w.k[2]};
-        const void *w = fc_at(j->w, g * p->w.g + b->o * p->w.o + c * p->w.c + kd * p->w.k[0], size);
-        l->kernels->winograd[0].weights(u, l->u_step, b->width, w, stride, channels, b->outputs);
-        return;
-    }
-    int64_t row = columns * b->width, m = fc_max(l->h.m, l->w.m);
-    for (int64_t i = 0; i < channels; i++) {
-        gather_taps(j, g, b, kd, c + i, taps);
-        for (int64_t q = piece; q < piece + pieces; q++) {
-            int64_t ph = q / l->w.pieces, pw = q % l->w.pieces;
-            int64_t rows = ph + 1 < l->h.pieces ? l->h.m : l->h.last, count = pw + 1 < l->w.pieces ? l->w.m : l->w.last;
-            int vertical = l->w.points == 1;
-            l->winograd->weights[m](fc_at(u, ((q - piece) * next + i) * b->width, size), l->u_step,
-                                    fc_at(taps, ph * l->h.m * row + pw * l->w.m * b->width, size), row, vertical ? row : b->width,
-                                    rows, vertical ? rows : count, b->width / l->kernels->lanes);
-        }
-    }
+    fc_winograd_pieces pieces = {p, l->h, l->w, j->plan->tile[EDGE], l->u_step};
+    const void *w = fc_at(j->w, g * p->w.g + b->o * p->w.o + c * p->w.c + kd * p->w.k[0], l->kernels->size);
+    fc_winograd_transform(&pieces, w, channels, b->outputs, b->width, next, u, taps);
 }
 
 static void transform_shared(void *context, int64_t task, int worker)
@@ -388,11 +338,11 @@ static void transform_shared(void *context, int64_t task, int worker)
     part b = part_at(j, task % l->parts);
     char *taps = j->scratch + worker * worker_bytes(j->plan, l);
     for (int64_t kd = 0; kd < p->window.kernel[0]; kd++)
-        transform_weights(j, task / l->parts, &b, kd, 0, p->channels, 0, l->pieces, l->inputs,
+        transform_weights(j, task / l->parts, &b, kd, 0, p->channels, l->inputs,
                           fc_at(j->weights, kd * p->channels * b.width, l->kernels->size) + task * l->u_bytes, taps);
 }
 
-/* Where the patches of the block's tiles are in V. */
+/* Where the patches of the block's tiles are in V, in bytes. */
 static void place_tiles(const job *j, int64_t *place)
 {
     const layout *l = &j->l;
@@ -400,28 +350,35 @@ static void place_tiles(const job *j, int64_t *place)
     for (segment s; next_segment(j, &row, &s);)
         for (int64_t r = 0; r < s.rows; r++)
             for (int64_t t = 0; t < l->w.tiles; t++)
-                place[s.at + r * l->w.tiles + t] = (s.v + r * l->v_columns + t) * l->inputs;
+                place[s.at + r * l->w.tiles + t] = (s.v + r * l->v_columns + t) * l->inputs * l->kernels->size;
 }
 
-/* M += V U over some terms of V, of which piece `piece` reads those of the patches to the right and below. */
+/* M += V U over some terms of V, of which piece `piece` reads those of the patches to the right and below.  Not by fc_gemm_run:
+ * a product of 16 terms and two vectors takes as long as its tables of rows. */
 static void add_products(const job *j, const part *b, int64_t piece, int64_t term, int64_t terms, const int64_t *place,
                          const char *u, char *m)
 {
     const layout *l = &j->l;
     int64_t size = l->kernels->size, tiles = fc_min(l->tiles, (l->rows - j->block * j->plan->tile[ROWS]) * l->w.tiles);
-    int64_t from = (piece / l->w.pieces * l->v_columns + piece % l->w.pieces) * l->inputs + term;
-    fc_gemm gemm = {0};
+    int64_t vectors = b->width / l->kernels->lanes, c_offset[FC_MR_MAX];
+    const int64_t *b_offset = j->offset[b->width < l->width];
+    const char *v = fc_at(j->inputs, (piece / l->w.pieces * l->v_columns + piece % l->w.pieces) * l->inputs + term, size);
+    fc_gemm gemm;
     fc_gemm_plan(&gemm, l->kernels, tiles, b->width);
-    gemm.k = terms;
-    gemm.b_offset = j->offset[b->width < l->width];
-    for (int64_t f = 0; f < l->frequencies; f++)
+    for (int i = 0; i < gemm.rows; i++)
+        c_offset[i] = i * b->width;
+    for (int64_t f = 0; f < l->frequencies; f++, v += l->v_step * size, u += l->u_step * size, m += l->m_step * size)
         for (int64_t t = 0, rows; t < tiles; t += rows) {
             rows = fc_min(gemm.rows, tiles - t);
             const void *a[FC_MR_MAX];
             for (int i = 0; i < rows; i++)
-                a[i] = fc_at(j->inputs, f * l->v_step + place[t + i] + from, size);
-            fc_gemm_run(&gemm, (int)rows, a, fc_at(u, f * l->u_step, size), fc_at(m, f * l->m_step + t * b->width, size), b->width,
-                        NULL, piece + term > 0);
+                a[i] = v + place[t + i];
+            for (int64_t done = 0, nv; done < vectors; done += nv) {
+                int64_t at = done * l->kernels->lanes;
+                nv = fc_gemm_next_strip(gemm.strip, vectors - done);
+                l->kernels->gemm[nv][rows](terms, a, NULL, fc_at(u, at, size), b_offset, fc_at(m, t * b->width + at, size),
+                                           c_offset, NULL, piece + term > 0);
+            }
         }
 }
 
@@ -491,21 +448,22 @@ static void multiply(void *context, int64_t task, int worker)
     const job *j = context;
     const layout *l = &j->l;
     const fc_conv *p = &j->problem;
-    int64_t size = l->kernels->size, lanes = l->kernels->lanes, row = 0, kernel = p->window.kernel[0];
+    int64_t size = l->kernels->size, lanes = l->kernels->lanes, row = 0;
     char *panel = j->scratch + worker * worker_bytes(j->plan, l), *m = panel + l->panel_bytes + l->temp_bytes;
     char *taps = m + l->m_bytes, *u = taps + l->taps_bytes + l->place_bytes;
     int64_t *place = (int64_t *)(void *)(taps + l->taps_bytes);
     part b = part_at(j, task);
     place_tiles(j, place);
-    for (int64_t i = 0; i < l->pieces * kernel; i++)
-        for (int64_t c = 0, n, piece = i / kernel, kd = i % kernel; c < p->channels; c += n) {
+    for (int64_t kd = 0; kd < p->window.kernel[0]; kd++)
+        for (int64_t c = 0, n, term = kd * p->channels; c < p->channels; c += n, term += n) {
+            int64_t next = (j->weights ? l->inputs : l->channels) * b.width;
             n = fc_min(l->channels, p->channels - c);
             if (j->weights)
-                u = fc_at(j->weights, (piece * l->inputs + kd * p->channels + c) * b.width, size) +
-                    (j->g * l->parts + task) * l->u_bytes;
+                u = fc_at(j->weights, term * b.width, size) + (j->g * l->parts + task) * l->u_bytes;
             else
-                transform_weights(j, j->g, &b, kd, c, n, piece, 1, 0, u, taps);
-            add_products(j, &b, piece, kd * p->channels + c, n, place, u, m);
+                transform_weights(j, j->g, &b, kd, c, n, l->channels, u, taps);
+            for (int64_t piece = 0; piece < l->pieces; piece++)
+                add_products(j, &b, piece, term, n, place, fc_at(u, piece * next, size), m);
         }
     for (segment s; next_segment(j, &row, &s);)
         for (int64_t o = 0; o < b.outputs; o += lanes)

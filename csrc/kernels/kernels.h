@@ -240,12 +240,14 @@ typedef struct fc_winograd_kernels {
  *           (A^T M A)_ij + the vector at init, clamped to bounds[0] ... bounds[1]; M_f is at src + f * step + t * next; by m.
  *           0 if any of them is not finite before it is clamped */
 enum { FC_WINOGRAD_TILE_MAX = 5 };
+typedef void (*fc_winograd_weights_kernel)(void *dst, int64_t step, const void *taps, int64_t row, int64_t pixel, int64_t rows,
+                                           int64_t columns, int64_t vectors);
+typedef int (*fc_winograd_outputs_kernel)(void *y, int64_t row, int64_t pixel, int64_t tile, const void *src, int64_t step,
+                                          int64_t next, const void *init, const double *bounds, int64_t tiles);
 typedef struct fc_winograd_channels_kernels {
     void (*input)(void *dst, int64_t step, int64_t next, const void *x, int64_t row, int64_t pixel, int64_t tile, int64_t tiles);
-    void (*weights[FC_WINOGRAD_TILE_MAX + 1])(void *dst, int64_t step, const void *taps, int64_t row, int64_t pixel, int64_t rows,
-                                              int64_t columns, int64_t vectors);
-    int (*outputs[FC_WINOGRAD_TILE_MAX + 1])(void *y, int64_t row, int64_t pixel, int64_t tile, const void *src, int64_t step,
-                                             int64_t next, const void *init, const double *bounds, int64_t tiles);
+    fc_winograd_weights_kernel weights[FC_WINOGRAD_TILE_MAX + 1];
+    fc_winograd_outputs_kernel outputs[FC_WINOGRAD_TILE_MAX + 1];
 } fc_winograd_channels_kernels;
 
 /* The weight gradient of F(4x4, 3x3), beside the input's transform above (NULL for float64).

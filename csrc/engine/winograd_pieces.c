@@ -1,0 +1,104 @@
+/* The weights of winograd_channels.c: cutting a kernel, and U.
+ *
+ *     taps[c][t][o] = w[o][c][t]                                  for a few channels at a time: memory is read in long rows
+ *     U[f][piece][c][o] = (G g G^T)_f of the piece's taps g       for each channel, piece
+ *
+ * Taps in any other order in memory than forwards or backwards are gathered one by one.  3x3 has its own kernel, which
+ * winograd.c shares: it transposes in registers what it transforms.
+ *
+ * Gathering channel by channel took 4.4 ms of 256-256@14 5x5, batch 1; a few hundred taps at a time, 3.2 ms.
+ */
+#include "engine/winograd_pieces.h"
+
+enum { TAPS = 7, TAPS_MAX = 256 }; /* m + r; taps that are gathered together */
+
+fc_winograd_axis fc_winograd_cut(const fc_window *w, int axis, int64_t m)
+{
+    int64_t kernel = w->kernel[axis];
+    if (kernel == 1)
+        return (fc_winograd_axis){1, 1, 1, 1, w->out[axis]};
+    fc_winograd_axis a = {.m = m, .points = TAPS - 1, .tiles = fc_ceil_div(w->out[axis], m)};
+    a.pieces = 1 + fc_ceil_div(fc_max(0, kernel - (TAPS - m)), m);
+    a.last = kernel - (a.pieces - 1) * m;
+    if (a.pieces > 1 && m > TAPS - m)
+        a.tiles = 0;
+    return a;
+}
+
+int64_t fc_winograd_edge(const fc_window *w)
+{
+    int64_t best = 2, least = INT64_MAX;
+    for (int64_t m = 2; m <= FC_WINOGRAD_TILE_MAX; m++) {
+        fc_winograd_axis a = fc_winograd_cut(w, 1, m), b = fc_winograd_cut(w, 2, m);
+        int64_t products = fc_mul(fc_mul(a.tiles, a.pieces * a.points), fc_mul(b.tiles, b.pieces * b.points));
+        if (products && products < least) {
+            least = products;
+            best = m;
+        }
+    }
+    return best;
+}
+
+int64_t fc_winograd_taps_bytes(const fc_window *w, int64_t width, int64_t size)
+{
+    return fc_bytes(fc_mul(fc_max(TAPS_MAX, fc_mul(w->kernel[1], w->kernel[2])), width), size);
+}
+
+/* The taps of some channels: one after the other, each a row of output channels. */
+static void gather_taps(const fc_winograd_pieces *q, const void *w, int64_t channels, int64_t outputs, int64_t width, void *taps)
+{
+    static const double zero = 0;
+    const fc_conv *p = q->problem;
+    const fc_kernels *kernels = fc_dispatch(p->real);
+    const int64_t *k = p->window.kernel, *s = p->w.k;
+    int64_t size = kernels->size, place[TAPS_MAX], all = k[1] * k[2], sign = s[2] < 0 ? -1 : 1, count = channels * all;
+    int64_t n = p->w.c == all ? count : all;
+    if (s[2] == sign && (k[1] == 1 || s[1] == k[2] * sign) && n <= TAPS_MAX) {
+        for (int64_t t = 0; t < n; t++)
+            place[t] = (sign < 0 ? t / all * all + all - 1 - t % all : t) * width;
+        for (int64_t t = 0; t < count; t += n)
+            kernels->transpose_rows(fc_at(taps, t * width, size), place,
+                                    fc_at(w, t / all * p->w.c - (sign < 0 ? all - 1 : 0), size), p->w.o, outputs, n);
+        return;
+    }
+    for (int64_t t = 0; t < count; t++)
+        kernels->gather_row(fc_at(taps, t * width, size), width,
+                            fc_at(w, t / all * p->w.c + t % all / k[2] * s[1] + t % k[2] * s[2], size), p->w.o, 0, 1, outputs,
+                            &zero);
+}
+
+/* One channel's row of U of every piece. */
+static void transform_channel(const fc_winograd_pieces *q, const void *taps, int64_t width, int64_t next, char *u)
+{
+    const fc_kernels *kernels = fc_dispatch(q->problem->real);
+    int along = q->w.points > 1, both = along && q->h.points > 1;
+    int64_t size = kernels->size, row = q->problem->window.kernel[2] * width;
+    for (int64_t i = 0; i < q->h.pieces; i++)
+        for (int64_t j = 0; j < q->w.pieces; j++, u += next * width * size) {
+            int64_t rows = i + 1 < q->h.pieces ? q->h.m : q->h.last, columns = j + 1 < q->w.pieces ? q->w.m : q->w.last;
+            kernels->winograd_channels[both].weights[q->edge](u, q->step,
+                                                              fc_at(taps, i * q->h.m * row + j * q->w.m * width, size), row,
+                                                              along ? width : row, both ? rows : 1, along ? columns : rows,
+                                                              width / kernels->lanes);
+        }
+}
+
+void fc_winograd_transform(const fc_winograd_pieces *q, const void *w, int64_t channels, int64_t outputs, int64_t width,
+                           int64_t next, void *u, void *taps)
+{
+    const fc_conv *p = q->problem;
+    const fc_kernels *kernels = fc_dispatch(p->real);
+    const int64_t *k = p->window.kernel;
+    int64_t size = kernels->size, all = fc_mul(k[1], k[2]), together = fc_max(1, TAPS_MAX / all);
+    if (k[1] == 3 && k[2] == 3) {
+        int64_t stride[4] = {p->w.c, p->w.o, p->w.k[1], p->w.k[2]};
+        kernels->winograd[0].weights(u, q->step, width, w, stride, channels, outputs);
+        return;
+    }
+    for (int64_t c = 0, n; c < channels; c += n) {
+        n = fc_min(together, channels - c);
+        gather_taps(q, fc_at(w, c * p->w.c, size), n, outputs, width, taps);
+        for (int64_t i = 0; i < n; i++)
+            transform_channel(q, fc_at(taps, i * all * width, size), width, next, fc_at(u, (c + i) * width, size));
+    }
+}

@@ -1,0 +1,34 @@
+/* A kernel of any size for tiles of m x m outputs and six points along an axis: pieces of m taps, the last of up to 7 - m. */
+#ifndef FC_ENGINE_WINOGRAD_PIECES_H
+#define FC_ENGINE_WINOGRAD_PIECES_H
+
+#include "engine/winograd.h"
+
+/* One axis of the image.  Where the kernel has one tap there is nothing to transform: tiles and patches are single pixels. */
+typedef struct fc_winograd_axis {
+    int64_t m, points;    /* pixels of a tile; of its patch */
+    int64_t pieces, last; /* of the kernel; taps of the last one */
+    int64_t tiles;        /* of the output; none where m does not serve the kernel */
+} fc_winograd_axis;
+
+fc_winograd_axis fc_winograd_cut(const fc_window *window, int axis, int64_t m);
+
+/* The m that takes the fewest products, the smaller of equals. */
+int64_t fc_winograd_edge(const fc_window *window);
+
+/* U of one kernel plane for some channels and output channels.  Rows of U are channels, `width` elements wide; frequencies are
+ * `step` elements apart, pieces `next` rows. */
+typedef struct fc_winograd_pieces {
+    const fc_conv *problem;
+    fc_winograd_axis h, w;
+    int64_t edge, step;
+} fc_winograd_pieces;
+
+/* Scratch of a transform. */
+int64_t fc_winograd_taps_bytes(const fc_window *window, int64_t width, int64_t size);
+
+/* `w` is the first tap of the first channel and output channel. */
+void fc_winograd_transform(const fc_winograd_pieces *pieces, const void *w, int64_t channels, int64_t outputs, int64_t width,
+                           int64_t next, void *u, void *taps);
+
+#endif

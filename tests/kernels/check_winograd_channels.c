@@ -1,0 +1,279 @@
+/* Winograd's transforms with lanes over channels, and the weight gradient's, element by element as products with matrices made
+ * from the points: kernels/winograd_channels.inc. */
+#include <math.h>
+
+#include "check_kernels.h"
+
+enum { POINTS = 6, EDGE_MIN = 2, EDGE_MAX = FC_WINOGRAD_TILE_MAX };
+
+typedef double matrix[POINTS][POINTS]; /* rows by columns, of which some are used */
+
+/* The points but infinity, and the scales of G. */
+#define A 0.70710678118654752440
+#define B 1.41421356237309504880
+static const double points[] = {0, A, -A, B, -B};
+static const double scales[] = {1, -1.5, -1.5, 6, 6};
+
+/* Powers of the points, and of infinity: row j holds p^0 ... p^(n - 1). */
+static void powers_of(matrix m, int n)
+{
+    for (int j = 0; j < POINTS; j++)
+        for (int k = 0; k < n; k++)
+            m[j][k] = j < POINTS - 1 ? pow(points[j], k) : k == n - 1;
+}
+
+static void weights_of(matrix m, int taps)
+{
+    powers_of(m, taps);
+    for (int j = 0; j < POINTS - 1; j++)
+        for (int k = 0; k < taps; k++)
+            m[j][k] /= scales[j];
+}
+
+/* Row j of B^T is the polynomial with the other points for roots; infinity's has all of them. */
+static void input_of(matrix m)
+{
+    for (int j = 0; j < POINTS; j++) {
+        double product[POINTS] = {1};
+        int degree = 0;
+        for (int k = 0; k < POINTS - 1; k++) {
+            if (k == j)
+                continue;
+            degree++;
+            for (int i = degree; i >= 0; i--)
+                product[i] = (i > 0 ? product[i - 1] : 0) - points[k] * (i < degree ? product[i] : 0);
+        }
+        for (int i = 0; i < POINTS; i++)
+            m[j][i] = i <= degree ? product[i] : 0;
+    }
+}
+
+static void transpose(matrix to, matrix from)
+{
+    for (int i = 0; i < POINTS; i++)
+        for (int j = 0; j < POINTS; j++)
+            to[j][i] = from[i][j];
+}
+
+/* Element (i, j) of M d M^T, or of d M^T for one axis, d of n columns; and a bound on what rounding can do to it. */
+static double transformed(matrix m, int axes, int n, int i, int j, const double *d, double *bound)
+{
+    double sum = 0, magnitude = 0;
+    for (int r = 0; r < (axes == 1 ? 1 : n); r++)
+        for (int c = 0; c < n; c++) {
+            double term = (axes == 1 ? 1 : m[i][r]) * d[r * n + c] * m[j][c];
+            sum += term;
+            magnitude += fabs(term);
+        }
+    *bound = 2 * value_epsilon(FLOAT32) * (2 * n + 2) * magnitude;
+    return sum;
+}
+
+/* float64 has none of these kernels; whether this real type has. */
+static int has_channels(subject *s)
+{
+    for (int axes = 1; axes <= 2; axes++) {
+        const fc_winograd_channels_kernels *w = &s->kernels->winograd_channels[axes - 1];
+        int there = w->input != NULL;
+        for (int m = EDGE_MIN; m <= EDGE_MAX; m++)
+            if (!w->weights[m] != !there || !w->outputs[m] != !there)
+                fail("tiles of %d: some kernels are missing", m);
+        if (there != (s->type == FLOAT32))
+            fail("the kernels are %s", there ? "there for float64" : "missing");
+    }
+    s->cases += s->type == FLOAT64;
+    return s->type == FLOAT32;
+}
+
+typedef void (*patch_transform)(void *dst, int64_t step, int64_t next, const void *x, int64_t row, int64_t pixel, int64_t tile,
+                                int64_t tiles);
+
+/* Patches of `edge` pixels a side (of a row, for one axis), anywhere in memory; M of 6 x edge. */
+static void patch_case(subject *s, patch_transform run, matrix m, int axes, int edge, int at_end)
+{
+    int64_t lanes = s->kernels->lanes, tiles = random_integer(1, 5), pixel = lanes * random_integer(1, 2) + random_integer(0, 1);
+    int64_t row = (edge + 2) * pixel + random_integer(0, 3), tile = pixel * random_integer(1, 5);
+    int64_t next = lanes + random_integer(0, 3), step = tiles * next + random_integer(0, 3);
+    int high = axes == 1 ? 1 : edge, frequencies = axes == 1 ? POINTS : POINTS * POINTS;
+    if (random_integer(0, 1)) { /* along a column */
+        row = pixel;
+        pixel = 3 * lanes + random_integer(0, 2);
+    }
+    describe("%lld patches of %d x %d pixels, %lld elements apart", (long long)tiles, high, edge, (long long)tile);
+    array *x = array_random(FLOAT32, (high - 1) * row + (tiles - 1) * tile + (edge - 1) * pixel + lanes, at_end);
+    array *dst = array_take(FLOAT32, (frequencies - 1) * step + (tiles - 1) * next + lanes, at_end);
+    array_lock(x);
+    array_watch(dst);
+    for (int64_t t = 0; t < tiles; t++)
+        for (int64_t l = 0; l < lanes; l++) {
+            double patch[POINTS * POINTS], bound;
+            for (int i = 0; i < high * edge; i++)
+                patch[i] = array_get(x, i / edge * row + t * tile + i % edge * pixel + l);
+            for (int f = 0; f < frequencies; f++) {
+                double want = transformed(m, axes, edge, f / POINTS, f % POINTS, patch, &bound);
+                array_expect(dst, f * step + t * next + l, want, bound);
+            }
+        }
+    run(dst->data, step, next, x->data, axes == 1 ? 0 : row, pixel, tile, tiles);
+    array_check(dst, "dst");
+    arrays_reset();
+    s->cases++;
+}
+
+void check_winograd_channels_input(subject *s)
+{
+    matrix m;
+    input_of(m);
+    for (int i = 0; has_channels(s) && i < 200; i++)
+        patch_case(s, s->kernels->winograd_channels[i / 2 % 2].input, m, 1 + i / 2 % 2, POINTS, i % 2);
+}
+
+/* Some of a piece's r x r taps, in rows forwards or backwards. */
+static void weights_case(subject *s, int axes, int edge, int at_end)
+{
+    int64_t lanes = s->kernels->lanes, vectors = random_integer(1, 3), pixel = vectors * lanes + random_integer(0, 2);
+    int taps = 7 - edge, frequencies = axes == 1 ? POINTS : POINTS * POINTS;
+    int64_t columns = random_integer(1, taps), rows = axes == 1 ? 1 : random_integer(1, taps), row = columns * pixel;
+    int64_t step = vectors * lanes + random_integer(0, 3), sign = random_integer(0, 1) ? 1 : -1;
+    matrix m;
+    weights_of(m, taps);
+    describe("%lld x %lld of %d taps, %lld vectors%s", (long long)rows, (long long)columns, taps, (long long)vectors,
+             sign < 0 ? ", backwards" : "");
+    int64_t last = (rows - 1) * row + (columns - 1) * pixel, first = sign < 0 ? last : 0;
+    array *g = array_random(FLOAT32, last + vectors * lanes, at_end);
+    array *dst = array_take(FLOAT32, (frequencies - 1) * step + vectors * lanes, at_end);
+    array_lock(g);
+    array_watch(dst);
+    for (int64_t l = 0; l < vectors * lanes; l++) {
+        double kernel[POINTS * POINTS] = {0}, bound;
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < columns; j++)
+                kernel[i * taps + j] = array_get(g, first + sign * (i * row + j * pixel) + l);
+        for (int f = 0; f < frequencies; f++) {
+            double want = transformed(m, axes, taps, f / POINTS, f % POINTS, kernel, &bound);
+            array_expect(dst, f * step + l, want, bound > 0 ? bound : 0x1p-1070);
+        }
+    }
+    s->kernels->winograd_channels[axes - 1].weights[edge](dst->data, step, g->data + first * element_size(FLOAT32), sign * row,
+                                                          sign * pixel, rows, columns, vectors);
+    array_check(dst, "dst");
+    arrays_reset();
+    s->cases++;
+}
+
+void check_winograd_channels_weights(subject *s)
+{
+    for (int i = 0; has_channels(s) && i < 400; i++)
+        weights_case(s, 1 + i / 2 % 2, EDGE_MIN + i / 4 % (EDGE_MAX - EDGE_MIN + 1), i % 2);
+}
+
+/* Now and then one frequency of one tile is not finite: the kernel must say so. */
+static void outputs_case(subject *s, int axes, int edge, int at_end)
+{
+    int64_t lanes = s->kernels->lanes, tiles = random_integer(1, 3), pixel = lanes + random_integer(0, 3);
+    int high = axes == 1 ? 1 : edge, frequencies = axes == 1 ? POINTS : POINTS * POINTS;
+    int64_t tile = edge * pixel, row = tiles * tile + random_integer(0, 3), next = lanes + random_integer(0, 3);
+    int64_t step = tiles * next + random_integer(0, 3);
+    int spoilt = random_integer(0, 3) == 0, bounded = random_integer(0, 1) != 0;
+    const double bounds[] = {bounded ? -0.5 : -INFINITY, bounded ? 1.5 : INFINITY};
+    if (axes == 1 && random_integer(0, 1)) { /* along a column */
+        tile = pixel;
+        pixel *= tiles;
+    }
+    matrix a, m;
+    powers_of(a, edge);
+    transpose(m, a);
+    describe("outputs of %lld tiles of %d x %d, %lld elements apart%s%s", (long long)tiles, high, edge, (long long)pixel,
+             spoilt ? ", not finite" : "", bounded ? ", bounded" : "");
+    array *src = array_random(FLOAT32, (frequencies - 1) * step + (tiles - 1) * next + lanes, at_end);
+    array *init = array_random(FLOAT32, lanes, at_end);
+    array *y = array_take(FLOAT32, (high - 1) * row + (tiles - 1) * tile + (edge - 1) * pixel + lanes, at_end);
+    if (spoilt)
+        array_put(src,
+                  random_integer(0, frequencies - 1) * step + random_integer(0, tiles - 1) * next + random_integer(0, lanes - 1),
+                  CHOOSE(0, 1) ? NAN : INFINITY);
+    array_lock(src);
+    array_lock(init);
+    array_watch(y);
+    for (int64_t t = 0; t < tiles; t++)
+        for (int64_t l = 0; l < lanes; l++) {
+            double from[POINTS * POINTS], bound, bias = array_get(init, l);
+            for (int f = 0; f < frequencies; f++)
+                from[f] = array_get(src, f * step + t * next + l);
+            for (int i = 0; i < high * edge; i++) {
+                double want = transformed(m, axes, POINTS, i / edge, i % edge, from, &bound) + bias;
+                array_expect(y, i / edge * row + t * tile + i % edge * pixel + l, fmin(fmax(want, bounds[0]), bounds[1]),
+                             spoilt ? INFINITY : bound + 2 * value_epsilon(FLOAT32) * (fabs(bias) + fabs(want)));
+            }
+        }
+    int finite = s->kernels->winograd_channels[axes - 1].outputs[edge](y->data, row, pixel, tile, src->data, step, next, init->data,
+                                                                       bounds, tiles);
+    array_check(y, "output");
+    if ((finite == 0) != spoilt)
+        fail("returned %d", finite);
+    arrays_reset();
+    s->cases++;
+}
+
+void check_winograd_channels_outputs(subject *s)
+{
+    for (int i = 0; has_channels(s) && i < 400; i++)
+        outputs_case(s, 1 + i / 2 % 2, EDGE_MIN + i / 4 % (EDGE_MAX - EDGE_MIN + 1), i % 2);
+}
+
+/* The weight gradient's transforms of the output and of the weights, adjoints of those above. */
+
+static int has_gradient(subject *s)
+{
+    const fc_winograd_gradient_kernels *w = &s->kernels->winograd_gradient;
+    if (s->type == FLOAT64 ? w->output || w->weights : !w->output || !w->weights)
+        fail("the kernels are %s", s->type == FLOAT64 ? "there for float64" : "missing");
+    s->cases += s->type == FLOAT64;
+    return s->type == FLOAT32;
+}
+
+void check_winograd_gradient_output(subject *s)
+{
+    matrix m;
+    powers_of(m, 4);
+    for (int i = 0; has_gradient(s) && i < 200; i++)
+        patch_case(s, s->kernels->winograd_gradient.output, m, 2, 4, i % 2);
+}
+
+/* Now and then one frequency of one channel is not finite: the kernel must say so. */
+static void gradient_weights_case(subject *s, int at_end)
+{
+    int64_t count = s->kernels->lanes * random_integer(1, 3), step = count + random_integer(0, 3);
+    int64_t row = count + random_integer(0, 3);
+    int spoilt = random_integer(0, 3) == 0;
+    matrix g, adjoint;
+    weights_of(g, 3);
+    transpose(adjoint, g);
+    describe("%lld channels%s", (long long)count, spoilt ? ", not finite" : "");
+    array *src = array_random(FLOAT32, 35 * step + count, at_end), *dst = array_take(FLOAT32, 8 * row + count, at_end);
+    if (spoilt)
+        array_put(src, random_integer(0, 35) * step + random_integer(0, count - 1), CHOOSE(0, 1) ? NAN : INFINITY);
+    array_lock(src);
+    array_watch(dst);
+    for (int64_t c = 0; c < count; c++) {
+        double u[36], bound;
+        for (int f = 0; f < 36; f++)
+            u[f] = array_get(src, f * step + c);
+        for (int t = 0; t < 9; t++) {
+            double want = transformed(adjoint, 2, POINTS, t / 3, t % 3, u, &bound);
+            array_expect(dst, t * row + c, want, spoilt ? INFINITY : bound);
+        }
+    }
+    int finite = s->kernels->winograd_gradient.weights(dst->data, row, src->data, step, count);
+    array_check(dst, "dst");
+    if ((finite == 0) != spoilt)
+        fail("returned %d", finite);
+    arrays_reset();
+    s->cases++;
+}
+
+void check_winograd_gradient_weights(subject *s)
+{
+    for (int i = 0; has_gradient(s) && i < 200; i++)
+        gradient_weights_case(s, i % 2);
+}
