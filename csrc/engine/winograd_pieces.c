@@ -25,9 +25,17 @@ fc_winograd_axis fc_winograd_cut(const fc_window *w, int axis, int64_t m)
     return a;
 }
 
+/* Kernels whose weights winograd.c's kernel transforms: no edge takes fewer products. */
+static int is_3x3(const fc_window *w)
+{
+    return w->kernel[1] == 3 && w->kernel[2] == 3;
+}
+
 int64_t fc_winograd_edge(const fc_window *w)
 {
     int64_t best = 2, least = INT64_MAX;
+    if (is_3x3(w))
+        return 4;
     for (int64_t m = 2; m <= FC_WINOGRAD_TILE_MAX; m++) {
         fc_winograd_axis a = fc_winograd_cut(w, 1, m), b = fc_winograd_cut(w, 2, m);
         int64_t products = fc_mul(fc_mul(a.tiles, a.pieces * a.points), fc_mul(b.tiles, b.pieces * b.points));
@@ -90,7 +98,7 @@ void fc_winograd_transform(const fc_winograd_pieces *q, const void *w, int64_t c
     const fc_kernels *kernels = fc_dispatch(p->real);
     const int64_t *k = p->window.kernel;
     int64_t size = kernels->size, all = fc_mul(k[1], k[2]), together = fc_max(1, TAPS_MAX / all);
-    if (k[1] == 3 && k[2] == 3) {
+    if (is_3x3(&p->window)) {
         int64_t stride[4] = {p->w.c, p->w.o, p->w.k[1], p->w.k[2]};
         kernels->winograd[0].weights(u, q->step, width, w, stride, channels, outputs);
         return;
