@@ -47,10 +47,10 @@ typedef struct layout {
     const fc_kernels *kernels;
     const fc_winograd_channels_kernels *winograd;
     fc_winograd_axis h, w;
-    int64_t frequencies, pieces;
+    int64_t frequencies, pieces, phases; /* phases: of the dilation, of both axes */
     fc_panel x;                         /* the input pixels of a segment */
-    int64_t columns, stripes;           /* tiles of a row; stripes that a plane is cut into, each of such rows */
-    int64_t v_columns;                  /* patches of a row: a tile's, and those of the pieces to its right */
+    int64_t columns, stripes;           /* tiles of a row in each phase; stripes that a plane is cut into, each of such rows */
+    int64_t v_columns;                  /* patches of that row: a tile's, and those of the pieces to its right */
     int64_t rows, blocks, tiles;        /* rows of tiles of all stripes; blocks of a group; tiles of a block */
     int64_t inputs, channels;           /* terms of a row of V, in whole vectors; channels of a block */
     int64_t vectors, parts, width;      /* of output channels: vectors, blocks of them, elements of the widest */
@@ -99,18 +99,19 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
     l.winograd = &kernels->winograd_channels[l.h.points > 1 && l.w.points > 1];
     l.frequencies = l.h.points * l.w.points;
     l.pieces = fc_mul(l.h.pieces, l.w.pieces);
+    l.phases = fc_mul(l.h.d, l.w.d);
     l.inputs = fc_mul(w->kernel[0], fc_ceil_div(p->channels, lanes) * lanes);
-    int64_t columns = fc_max(TILES, V_BYTES / fc_max(1, fc_mul(fc_mul(l.frequencies, l.inputs), size)));
+    int64_t columns = fc_max(TILES, V_BYTES / fc_max(1, fc_mul(fc_mul(l.frequencies * l.phases, l.inputs), size)));
     l.columns = l.w.tiles > 2 * columns ? fc_weight_part(l.w.tiles, columns) : l.w.tiles;
     l.stripes = fc_ceil_div(l.w.tiles, l.columns);
     l.v_columns = l.columns + l.w.pieces - 1;
     l.rows = fc_mul(fc_mul(fc_mul(p->batch, w->out[0]), l.stripes), l.h.tiles);
     l.blocks = fc_ceil_div(l.rows, rows);
-    l.tiles = fc_mul(rows, l.columns);
+    l.tiles = fc_mul(fc_mul(rows, l.phases), l.columns);
     int64_t v_rows = fc_add(rows, fc_mul(fc_min(rows, stripes_of(rows, l.h.tiles)), l.h.pieces - 1));
     rows = fc_add(fc_min(rows, l.h.tiles), l.h.pieces - 1);
-    l.x = (fc_panel){.width = lanes, .fold = 1, .rows = l.h.m * rows + l.h.points - l.h.m,
-                     .pitch = l.w.m * l.v_columns + l.w.points - l.w.m, .step = {1, 1}};
+    l.x = (fc_panel){.width = lanes, .fold = 1, .rows = fc_mul(l.h.d, l.h.m * rows + l.h.points - l.h.m),
+                     .pitch = fc_mul(l.w.d, l.w.m * l.v_columns + l.w.points - l.w.m), .step = {1, 1}};
     l.channels = fc_weight_part(p->channels, plan->tile[SHARED] ? CHANNELS : fc_max(CHANNELS / l.pieces, lanes));
     l.vectors = fc_ceil_div(p->out_channels, lanes);
     l.parts = fc_ceil_div(l.vectors, VECTORS);
@@ -118,7 +119,7 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
         l.parts = fc_min(l.vectors, fc_ceil_div(l.parts, plan->threads) * plan->threads);
     l.width = fc_ceil_div(l.vectors, l.parts) * lanes;
     int64_t terms = fc_mul(plan->tile[SHARED] ? l.inputs : l.channels, l.pieces);
-    l.v_step = fc_add(fc_mul(fc_mul(v_rows, l.v_columns), l.inputs), STEP_PAD);
+    l.v_step = fc_add(fc_mul(fc_mul(fc_mul(v_rows, l.phases), l.v_columns), l.inputs), STEP_PAD);
     l.m_step = fc_add(fc_mul(l.tiles, l.width), STEP_PAD);
     l.u_step = fc_add(fc_mul(terms, l.width), STEP_PAD);
     l.v_bytes = fc_bytes(fc_mul(l.frequencies, l.v_step), size);
@@ -152,8 +153,8 @@ static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
     plan->tile[ROWS] = plan->tile[SHARED] = plan->tile[WHOLE] = 1;
     layout l = lay_out(plan, p);
     int shared = fc_mul(fc_mul(p->groups, l.parts), l.u_bytes) <= SHARED_BYTES;
-    int64_t v_bytes = fc_max(1, fc_bytes(fc_mul(l.frequencies * l.v_columns, l.inputs), l.kernels->size));
-    int64_t rows = fc_max(V_BYTES / v_bytes, fc_ceil_div(TILES, l.columns));
+    int64_t v_bytes = fc_max(1, fc_bytes(fc_mul(fc_mul(l.frequencies * l.v_columns, l.phases), l.inputs), l.kernels->size));
+    int64_t rows = fc_max(V_BYTES / v_bytes, fc_ceil_div(TILES, fc_mul(l.phases, l.columns)));
     rows = fc_max(1, fc_min(l.rows, fc_min(shared ? rows : INT64_MAX, V_BYTES_MAX / v_bytes)));
     plan->tile[ROWS] = fc_weight_part(l.rows, rows);
     plan->tile[SHARED] = shared && plan->tile[ROWS] < l.rows;
@@ -167,7 +168,8 @@ static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
  * gradient, is no faster than by channels.c, 3x3s2 128-128@56 neither, but 1.2 times so where channels are neighbours. */
 static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout *l)
 {
-    double groups = (double)p->groups, tiles = (double)l->rows * (double)l->columns, points = (double)l->frequencies / FREQUENCIES;
+    double groups = (double)p->groups, tiles = (double)l->blocks * (double)l->tiles;
+    double points = (double)l->frequencies / FREQUENCIES;
     double outputs = (double)(l->vectors * l->kernels->lanes), pixels = (double)(l->h.m * l->w.m) / 16;
     double weights = groups * (double)l->inputs * outputs * (plan->tile[SHARED] ? 1.0 : (double)l->blocks);
     double copy_in = p->x.c == 1 ? 0.8 : 1.0, copy_out = p->y.c == 1 ? 0.0 : p->y.s[2] == 1 ? 1.2 : 6.0;
@@ -191,8 +193,8 @@ static const char *plan_winograd(fc_conv_plan *plan, double *cost)
     const fc_kernels *kernels = fc_dispatch(p->real);
     if (w->stride[1] != 1 || w->stride[2] != 1)
         return "the stride is not 1";
-    if (w->dilation[1] != 1 || w->dilation[2] != 1)
-        return "the dilation is not 1";
+    if ((w->kernel[1] > 1 && w->dilation[1] > w->out[1]) || (w->kernel[2] > 1 && w->dilation[2] > w->out[2]))
+        return "the dilation exceeds the output";
     if (w->kernel[1] == 1 && w->kernel[2] == 1)
         return "the kernel has one tap";
     if (w->kernel[0] > 1 && p->channels % kernels->lanes)
@@ -231,22 +233,27 @@ static int next_segment(const job *j, int64_t *row, segment *s)
     if (at >= end)
         return 0;
     int64_t stripe = at / l->h.tiles, plane = stripe / l->stripes, depth = j->problem.window.out[0];
-    *s = (segment){.n = plane / depth, .od = plane % depth, .tr = at % l->h.tiles, .at = *row * l->columns};
+    *s = (segment){.n = plane / depth, .od = plane % depth, .tr = at % l->h.tiles, };
+    s->at = *row * l->phases * l->columns;
     s->tc = stripe % l->stripes * l->columns;
     s->rows = fc_min(end - at, l->h.tiles - s->tr);
-    s->v = (*row + (stripe - first / l->h.tiles) * (l->h.pieces - 1)) * l->v_columns;
+    s->v = (*row + (stripe - first / l->h.tiles) * (l->h.pieces - 1)) * l->phases * l->v_columns;
     *row += s->rows;
     return 1;
 }
 
-/* Patches of `rows` rows of tiles, of `columns` each, from pixels that stand `row` and `pixel` apart. */
+/* Patches of `rows` rows of tiles, of `columns` each in every phase, from pixels that stand `row` and `pixel` apart. */
 static void transform_patches(const layout *l, char *v, const char *x, int64_t row, int64_t pixel, int64_t rows, int64_t columns)
 {
-    int64_t size = l->kernels->size, tile = l->w.m * pixel, step = l->w.points > 1 ? pixel : row;
-    int64_t next = l->h.m * row, lines = l->v_columns == 1 ? 1 : rows; /* a lone column's tiles are one line */
-    for (int64_t r = 0; r < lines; r++)
-        l->winograd->input(fc_at(v, r * l->v_columns * l->inputs, size), l->v_step, l->inputs, fc_at(x, r * next, size), row, step,
-                           lines < rows ? next : tile, lines < rows ? rows : columns);
+    int64_t size = l->kernels->size, down = l->h.d * row, right = l->w.d * pixel, step = l->w.points > 1 ? right : down;
+    int together = l->v_columns == 1; /* a lone column's tiles are one line */
+    for (int64_t r = 0; r < (together ? 1 : rows); r++)
+        for (int64_t phase = 0; phase < l->phases; phase++) {
+            const char *from = fc_at(x, r * l->h.m * down + phase / l->w.d * row + phase % l->w.d * pixel, size);
+            char *to = fc_at(v, (r * l->phases + phase) * l->v_columns * l->inputs, size);
+            l->winograd->input(to, l->v_step, (together ? l->phases : 1) * l->inputs, from, down, step,
+                               together ? l->h.m * down : l->w.m * right, together ? rows : columns);
+        }
 }
 
 /* Patches begin ... end of `rows` rows by way of a panel; position (ih, iw) of the image is the first one's of a row.  Whole rows
@@ -255,8 +262,8 @@ static void transform_panel(const job *j, const fc_panel_image *image, int64_t r
                             int64_t end, char *v, char *scratch)
 {
     const layout *l = &j->l;
-    int64_t size = l->kernels->size, lanes = l->kernels->lanes, lines = l->h.m * rows + l->h.points - l->h.m;
-    int64_t pitch = l->w.m * (end - begin) + l->w.points - l->w.m;
+    int64_t size = l->kernels->size, lanes = l->kernels->lanes, lines = l->h.d * (l->h.m * rows + l->h.points - l->h.m);
+    int64_t pitch = l->w.d * (l->w.m * (end - begin) + l->w.points - l->w.m);
     fc_panel panel = l->x;
     fc_panel_image from = *image;
     if (begin >= end)
@@ -306,11 +313,13 @@ static void transform_input(void *context, int64_t task, int worker)
         int64_t id = s.od * w->stride[0] + kd * w->dilation[0] - w->offset[0];
         image.x = id < 0 || id >= w->in[0] ? NULL
                                            : fc_at(j->x, s.n * p->x.n + (j->g * p->channels + c) * p->x.c + id * p->x.s[0], size);
-        int64_t ih = l->h.m * s.tr - w->offset[1], iw = l->w.m * s.tc - w->offset[2], rows = s.rows + l->h.pieces - 1;
+        int64_t ih = l->h.m * l->h.d * s.tr - w->offset[1], iw = l->w.m * l->w.d * s.tc - w->offset[2];
+        int64_t rows = s.rows + l->h.pieces - 1;
+        int in_place = p->x.c == 1 && image.channels == lanes && l->phases == 1;
         char *v = fc_at(j->inputs, s.v * l->inputs + kd * p->channels + c, size);
-        if (p->x.c != 1 || image.channels < lanes)
+        if (!in_place)
             transform_panel(j, &image, rows, ih, iw, 0, l->v_columns, v, scratch);
-        for (int64_t r = 0; r < rows && p->x.c == 1 && image.channels == lanes; r++)
+        for (int64_t r = 0; r < rows && in_place; r++)
             transform_in_place(j, &image, ih + l->h.m * r, iw, fc_at(v, r * l->v_columns * l->inputs, size), scratch);
     }
 }
@@ -356,9 +365,9 @@ static void place_tiles(const job *j, int64_t *place)
     const layout *l = &j->l;
     int64_t row = 0;
     for (segment s; next_segment(j, &row, &s);)
-        for (int64_t r = 0; r < s.rows; r++)
+        for (int64_t line = 0; line < s.rows * l->phases; line++)
             for (int64_t t = 0; t < l->columns; t++)
-                place[s.at + r * l->columns + t] = (s.v + r * l->v_columns + t) * l->inputs * l->kernels->size;
+                place[s.at + line * l->columns + t] = (s.v + line * l->v_columns + t) * l->inputs * l->kernels->size;
 }
 
 /* M += V U over some terms of V, of which piece `piece` reads those of the patches to the right and below.  Not by fc_gemm_run:
@@ -367,10 +376,11 @@ static void add_products(const job *j, const part *b, int64_t piece, int64_t ter
                          const char *u, char *m)
 {
     const layout *l = &j->l;
-    int64_t size = l->kernels->size, tiles = fc_min(l->tiles, (l->rows - j->block * j->plan->tile[ROWS]) * l->columns);
+    int64_t size = l->kernels->size, tiles = fc_min(l->tiles, (l->rows - j->block * j->plan->tile[ROWS]) * l->phases * l->columns);
     int64_t vectors = b->width / l->kernels->lanes, c_offset[FC_MR_MAX];
     const int64_t *b_offset = j->offset[b->width < l->width];
-    const char *v = fc_at(j->inputs, (piece / l->w.pieces * l->v_columns + piece % l->w.pieces) * l->inputs + term, size);
+    const char *v = fc_at(j->inputs, term, size);
+    v += (piece / l->w.pieces * l->phases * l->v_columns + piece % l->w.pieces) * l->inputs * size;
     fc_gemm gemm;
     fc_gemm_plan(&gemm, l->kernels, tiles, b->width);
     for (int i = 0; i < gemm.rows; i++)
@@ -396,9 +406,9 @@ static void store_panel(const job *j, const segment *s, char *y, int64_t channel
     static const double zero = 0;
     const fc_conv *p = &j->problem;
     const fc_kernels *kernels = j->l.kernels;
-    int64_t size = kernels->size, lanes = kernels->lanes, pitch = j->l.w.m * j->l.columns;
-    int64_t m = j->l.h.m, rows = fc_min(m * s->rows, p->window.out[1] - m * s->tr);
-    int64_t width = fc_min(pitch, p->window.out[2] - j->l.w.m * s->tc);
+    int64_t size = kernels->size, lanes = kernels->lanes, pitch = j->l.w.d * j->l.w.m * j->l.columns;
+    int64_t m = j->l.h.d * j->l.h.m, rows = fc_min(m * s->rows, p->window.out[1] - m * s->tr);
+    int64_t width = fc_min(pitch, p->window.out[2] - j->l.w.d * j->l.w.m * s->tc);
     if (p->y.c == 1 && channels == lanes) {
         for (int64_t r = 0; r < rows; r++)
             kernels->copy_vectors(fc_at(y, r * p->y.s[1], size), p->y.s[2], fc_at(panel, r * pitch * lanes, size), lanes, 1, width);
@@ -422,34 +432,45 @@ static void store_panel(const job *j, const segment *s, char *y, int64_t channel
                                  fc_at(scratch, (c * rows + r) * pitch, size), width, 0);
 }
 
-/* One vector of output channels of a segment. */
+/* One vector of output channels of a segment: tiles of M to pixels `row` and `pixel` apart.  Returns whether all are finite. */
+static int transform_outputs(const job *j, const segment *s, char *y, int64_t row, int64_t pixel, const char *m, int64_t width,
+                             const void *init)
+{
+    const layout *l = &j->l;
+    int64_t size = l->kernels->size, down = l->h.d * row, right = l->w.d * pixel, step = l->w.points > 1 ? right : down;
+    int together = l->columns == 1, finite = 1; /* a lone column's tiles are one line */
+    double bounds[2];
+    fc_output_bounds(&j->problem, bounds);
+    for (int64_t r = 0; r < (together ? 1 : s->rows); r++)
+        for (int64_t phase = 0; phase < l->phases; phase++) {
+            char *to = fc_at(y, r * l->h.m * down + phase / l->w.d * row + phase % l->w.d * pixel, size);
+            const char *from = fc_at(m, (s->at + (r * l->phases + phase) * l->columns) * width, size);
+            finite &= l->winograd->outputs[j->plan->tile[EDGE]](to, down, step, together ? l->h.m * down : l->w.m * right, from,
+                                                                l->m_step, (together ? l->phases : 1) * width, init, bounds,
+                                                                together ? s->rows : l->columns) != 0;
+        }
+    return finite;
+}
+
 static void store_outputs(const job *j, const segment *s, int64_t o, int64_t channels, const char *m, int64_t width, char *panel)
 {
     const fc_conv *p = &j->problem;
     const layout *l = &j->l;
-    int64_t size = l->kernels->size, lanes = l->kernels->lanes, first = l->w.m * s->tc, high = l->h.m, spoilt = 0;
-    int64_t pitch = l->w.m * l->columns, end = fc_min(p->window.out[2], first + pitch), edge = fc_max(high, l->w.m);
-    char *y = fc_at(j->y, s->n * p->y.n + o * p->y.c + s->od * p->y.s[0] + high * s->tr * p->y.s[1] + first * p->y.s[2], size);
-    double init[FC_LANES_MAX] = {0}, bounds[2];
-    fc_output_bounds(p, bounds);
+    int64_t size = l->kernels->size, lanes = l->kernels->lanes, high = l->h.d * l->h.m, pitch = l->w.d * l->w.m * l->columns;
+    int64_t oh = high * s->tr, last = fc_min(p->window.out[1], oh + high * s->rows);
+    int64_t ow = l->w.d * l->w.m * s->tc, end = fc_min(p->window.out[2], ow + pitch);
+    char *y = fc_at(j->y, s->n * p->y.n + o * p->y.c + s->od * p->y.s[0] + oh * p->y.s[1] + ow * p->y.s[2], size);
+    double init[FC_LANES_MAX] = {0};
     if (j->bias)
         memcpy(init, fc_at(j->bias, o, size), (size_t)(channels * size));
-    int direct = p->y.c == 1 && channels == lanes && first + pitch == end && high * (s->tr + s->rows) <= p->window.out[1];
-    int64_t row = direct ? p->y.s[1] : pitch * lanes, pixel = direct ? p->y.s[2] : lanes, step = l->w.points > 1 ? pixel : row;
-    int64_t lines = l->columns == 1 ? 1 : s->rows; /* a lone column's tiles are one line */
-    char *to = direct ? y : panel;
-    for (int64_t r = 0; r < lines; r++) {
-        int finite = l->winograd->outputs[edge](fc_at(to, high * r * row, size), row, step,
-                                                lines < s->rows ? high * row : l->w.m * pixel,
-                                                fc_at(m, (s->at + r * l->columns) * width, size), l->m_step, width, init, bounds,
-                                                lines < s->rows ? s->rows : l->columns);
-        spoilt |= finite ? 0 : 1;
-    }
+    int direct = p->y.c == 1 && channels == lanes && ow + pitch == end && oh + high * s->rows == last;
+    int finite = transform_outputs(j, s, direct ? y : panel, direct ? p->y.s[1] : pitch * lanes, direct ? p->y.s[2] : lanes, m,
+                                   width, init);
     if (!direct)
         store_panel(j, s, y, channels, panel, panel + l->panel_bytes);
-    for (int64_t c = 0; c < channels && spoilt; c++)
-        for (int64_t oh = high * s->tr, last = fc_min(p->window.out[1], oh + high * s->rows); oh < last; oh++)
-            fc_reference_row(p, j->x, j->w, j->bias, j->y, o + c, s->n * p->window.out[0] + s->od, oh, first, end);
+    for (int64_t c = 0; c < channels && !finite; c++)
+        for (int64_t row = oh; row < last; row++)
+            fc_reference_row(p, j->x, j->w, j->bias, j->y, o + c, s->n * p->window.out[0] + s->od, row, ow, end);
 }
 
 static void multiply(void *context, int64_t task, int worker)

@@ -16,8 +16,9 @@ fc_winograd_axis fc_winograd_cut(const fc_window *w, int axis, int64_t m)
 {
     int64_t kernel = w->kernel[axis];
     if (kernel == 1)
-        return (fc_winograd_axis){1, 1, 1, 1, w->out[axis]};
-    fc_winograd_axis a = {.m = m, .points = TAPS - 1, .tiles = fc_ceil_div(w->out[axis], m)};
+        return (fc_winograd_axis){1, 1, 1, 1, 1, w->out[axis]};
+    fc_winograd_axis a = {.m = m, .points = TAPS - 1, .d = w->dilation[axis]};
+    a.tiles = fc_ceil_div(w->out[axis], fc_mul(m, a.d));
     a.pieces = 1 + fc_ceil_div(fc_max(0, kernel - (TAPS - m)), m);
     a.last = kernel - (a.pieces - 1) * m;
     if (a.pieces > 1 && m > TAPS - m)

@@ -8,7 +8,8 @@
 typedef struct fc_winograd_axis {
     int64_t m, points;    /* pixels of a tile; of its patch */
     int64_t pieces, last; /* of the kernel; taps of the last one */
-    int64_t tiles;        /* of the output; none where m does not serve the kernel */
+    int64_t d;            /* dilation: pixels of a tile, and of a patch, are so far apart, and there are d phases of them */
+    int64_t tiles;        /* of a phase of the output; none where m does not serve the kernel */
 } fc_winograd_axis;
 
 fc_winograd_axis fc_winograd_cut(const fc_window *window, int axis, int64_t m);
