@@ -177,6 +177,64 @@ def test_weight_and_bias_gradients_sum_many_pixels(fill, dtype):
         assert_close(actual, right)
 
 
+# Every m, one axis and both, kernels in one piece and in several, phases of a dilation, rows cut into stripes.
+WINOGRAD = {
+    "2x2": ConvCase((2, 64, 17, 17), (40, 64, 2, 2)),
+    "3x3": ConvCase((2, 64, 17, 17), (40, 64, 3, 3), padding=1),
+    "4x4": ConvCase((2, 64, 17, 17), (40, 64, 4, 4), padding=1),
+    "5x5": ConvCase((2, 64, 17, 17), (40, 64, 5, 5), padding=2),
+    "6x7": ConvCase((2, 33, 17, 17), (20, 33, 6, 7), padding=3),
+    "11x11": ConvCase((1, 16, 30, 30), (16, 16, 11, 11), padding=5),
+    "1x7": ConvCase((2, 64, 17, 17), (40, 64, 1, 7), padding=(0, 3)),
+    "7x1": ConvCase((2, 64, 17, 17), (40, 64, 7, 1), padding=(3, 0)),
+    "2x5": ConvCase((2, 64, 17, 17), (40, 64, 2, 5)),
+    "dilated": ConvCase((2, 32, 25, 30), (40, 32, 3, 5), padding=(3, 4), dilation=(3, 2)),
+    "wide": ConvCase((1, 64, 4, 450), (16, 64, 3, 3), padding=1),
+    "wide 5x5": ConvCase((1, 64, 6, 230), (16, 64, 5, 5), padding=2),
+    "grouped": ConvCase((2, 60, 13, 13), (40, 30, 5, 5), padding=2, groups=2),
+    "sequence": ConvCase((3, 64, 301), (40, 64, 3), padding=1),
+    "dilated sequence": ConvCase((3, 64, 320), (40, 64, 3), padding=8, dilation=8),
+    "dilated odd sequence": ConvCase((3, 64, 301), (40, 64, 5), padding=8, dilation=4),
+    "3d": ConvCase((1, 32, 4, 12, 12), (20, 32, 3, 5, 5), padding=(1, 2, 2)),
+}
+
+
+def mean_of_ten(rng, shape, dtype):
+    return (10 + rng.standard_normal(shape)).astype(dtype)
+
+
+@pytest.mark.parametrize("fill", [normal, positive, mean_of_ten])
+@pytest.mark.parametrize("case", WINOGRAD.values(), ids=WINOGRAD)
+def test_winograd(case, fill):
+    """Within 4e-6 of max|y|, in any layout, the same at any number of threads."""
+    x, _, b = case.arrays(fill)
+    w = normal(np.random.default_rng(1), case.weight, np.float32)
+    conv = getattr(F, f"conv{case.axes}d")
+    expected = torch_judge.conv(*(a.astype(np.float64) for a in (x, w, b)), **case.options)
+    channels_last = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    flipped = np.flip(np.ascontiguousarray(np.flip(w, (0, *range(2, w.ndim))).swapaxes(0, 1)).swapaxes(0, 1), (0, *range(2, w.ndim)))
+    for image, weight in [(x, w), (channels_last, w), (x, flipped), (x, np.repeat(w, 2, -1)[..., ::2])]:
+        results = []
+        for threads in (1, 2):
+            fastconv.set_num_threads(threads)
+            results.append(conv(image, weight, b, **case.options, algorithm="winograd_channels"))
+        assert error(results[0], expected) < 4e-6
+        np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("value", NONFINITE)
+@pytest.mark.parametrize("case", WINOGRAD.values(), ids=WINOGRAD)
+@np.errstate(invalid="ignore")
+def test_nonfinite_input_by_winograd(case, value):
+    x, w, b = case.arrays(nonzero)
+    spoil(x, value, 1)
+    conv = getattr(F, f"conv{case.axes}d")
+    got = conv(x, w, b, **case.options, algorithm="winograd_channels")
+    expected = torch_judge.conv(*(a.astype(np.float64) for a in (x, w, b)), **case.options)
+    np.testing.assert_array_equal(np.isfinite(got), np.isfinite(expected))
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
+
+
 WINOGRAD_GRADIENTS = {
     "batch": ConvCase((8, 64, 16, 16), (48, 64, 3, 3), padding=1),
     "wide": ConvCase((1, 32, 20, 300), (32, 32, 3, 3)),
