@@ -148,7 +148,8 @@ static void output_case(subject *s, const fc_winograd_kernels *w, int at_end)
             m[f] = array_get(src, f * step + t);
         for (int i = 0; i < 16; i++) {
             double want = transformed(&output_matrix[0][0], 6, i / 4, i % 4, m, &bound) + bias;
-            array_expect(y, begin[t / tiles] + i / 4 * row[t / tiles] + t % tiles * 4 + i % 4, fmin(fmax(want, bounds[0]), bounds[1]),
+            array_expect(y, begin[t / tiles] + i / 4 * row[t / tiles] + t % tiles * 4 + i % 4,
+                         fmin(fmax(want, bounds[0]), bounds[1]),
                          spoilt ? INFINITY : bound + 2 * value_epsilon(FLOAT32) * (fabs(bias) + fabs(want)));
         }
     }
