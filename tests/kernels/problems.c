@@ -58,7 +58,7 @@ fc_window random_window(int64_t most)
         int used = i >= FC_AXES - axes;
         int64_t limit = i == FC_AXES - 1 ? most : most / (1 + axes);
         w.in[i] = used ? random_integer(1, limit < 1 ? 1 : limit) : 1;
-        w.kernel[i] = used ? CHOOSE(1, 1, 2, 3, 3, 5, 7) : 1;
+        w.kernel[i] = used ? CHOOSE(1, 1, 2, 3, 3, 5) : 1;
         w.stride[i] = used ? CHOOSE(1, 1, 1, 2, 3, 5) : 1;
         w.dilation[i] = used ? CHOOSE(1, 1, 1, 2, 4) : 1;
         w.offset[i] = used ? CHOOSE(0, 0, 1, 1, 2, 7, -1, -3) : 0;
