@@ -111,6 +111,7 @@ typedef struct fc_chain {
     int64_t batch, channels, middle, out_channels;
     fc_window window;
     fc_array_strides x, y, dx; /* dx: of the input's gradient */
+    fc_bounds bounds;          /* of t; for chains that are not mixed */
 } fc_chain;
 
 /* Gradients to compute, together. */

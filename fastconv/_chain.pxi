@@ -9,6 +9,7 @@ cdef int read_chain(object axes, object batch, object channels, object middle, o
     cdef int i, at
     p.real = FC_FLOAT32 if dtype == np.float32 else FC_FLOAT64
     p.mixed, p.split = mixed, split
+    p.bounds = fc_bounds(0, 0, 0)
     p.batch, p.channels, p.middle, p.out_channels = batch, channels, middle, out_channels
     for i in range(3):
         p.window.in_[i] = p.window.out[i] = p.window.kernel[i] = p.window.stride[i] = p.window.dilation[i] = 1
@@ -56,8 +57,12 @@ cdef int run_chain(const fc_chain *p, int wanted, const fc_chain_arrays *arrays,
     return raise_status(status)
 
 
-def chain_forward(cnp.ndarray input, axes, first, filters, last, bias):
-    """The output, of the input's layout; `first` is None where channels are filtered as they are."""
+cdef fc_bounds read_bounds(object bounds) except *:
+    return fc_bounds(0, 0, 0) if bounds is None else fc_bounds(1, bounds[0], bounds[1])
+
+
+def chain_forward(cnp.ndarray input, axes, first, filters, last, bias, bounds):
+    """The output, of the input's layout; `first` is None where channels are filtered as they are, and may then be limited."""
     cdef Image x, y
     cdef fc_chain p
     cdef fc_chain_arrays arrays
@@ -71,13 +76,13 @@ def chain_forward(cnp.ndarray input, axes, first, filters, last, bias):
         size[2 + i] = p.window.out[i]
     output = new_image(size, count, x.kind, x.batched, is_channels_last(&x, count))
     view_image(output, count, &y)
-    p.x, p.y = x.stride, y.stride
+    p.x, p.y, p.bounds = x.stride, y.stride, read_bounds(bounds)
     arrays = chain_arrays(&x, first, filters, last, bias, &y)
     run_chain(&p, 0, &arrays, NULL)
     return output
 
 
-def chain_backward(cnp.ndarray grad_output, cnp.ndarray input, axes, first, filters, last, wanted):
+def chain_backward(cnp.ndarray grad_output, cnp.ndarray input, axes, first, filters, last, wanted, bounds):
     """Gradients (input, first, filters, last), None where `wanted`, four bools, says so."""
     cdef Image x, g, d
     cdef fc_chain p
@@ -88,7 +93,7 @@ def chain_backward(cnp.ndarray grad_output, cnp.ndarray input, axes, first, filt
     view_image(input, count, &x)
     view_image(grad_output, count, &g)
     read_chain(axes, x.size[0], x.size[1], len(filters[0]), len(last), first is not None, len(filters) == 2, input.dtype, &p)
-    p.x, p.y = x.stride, g.stride
+    p.x, p.y, p.bounds = x.stride, g.stride, read_bounds(bounds)
     for i in range(4):
         bits |= <int>bool(wanted[i]) << i
     d_input = None

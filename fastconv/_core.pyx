@@ -103,6 +103,7 @@ cdef extern from "fastconv.h" nogil:
         fc_array_strides x
         fc_array_strides y
         fc_array_strides dx
+        fc_bounds bounds
 
     ctypedef struct fc_chain_plan:
         int32_t threads

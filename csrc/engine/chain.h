@@ -13,6 +13,11 @@ static inline int64_t fc_length(fc_span s)
     return s.last - s.first;
 }
 
+static inline int64_t fc_chain_clamp(int64_t i, int64_t low, int64_t high)
+{
+    return i < low ? low : i > high ? high : i;
+}
+
 /* A worker's copy of what lies between two links: `middle` channels of a band, rows without gaps; merged, images side by side. */
 typedef struct fc_chain_buffer {
     int64_t channel, image, bytes; /* elements from a channel, an image to the next */
@@ -114,9 +119,9 @@ fc_conv fc_chain_filter(const fc_chain_walk *walk, const fc_chain_region *r, int
 void fc_chain_carry(const fc_chain_walk *walk, int buffer, int64_t images, int64_t width, int64_t begin, int64_t from,
                     int64_t to);
 
-/* u for input rows `in`, of which those at hand are kept; then t (or only v) for output rows `out`. */
+/* u for input rows `in`, of which those at hand are kept; then t (or only v) for output rows `out`, of these columns. */
 void fc_chain_mix(fc_chain_walk *walk, const fc_chain_region *r, fc_span in);
-void fc_chain_filters(fc_chain_walk *walk, const fc_chain_region *r, fc_span in, fc_span out, int stages);
+void fc_chain_filters(fc_chain_walk *walk, const fc_chain_region *r, fc_span in, fc_span out, fc_span columns, int stages);
 
 /* Adds to sum i, of first or last: far (channels) by near (middle), over the pixels of a band's rows. */
 void fc_chain_add_sum(fc_chain_walk *walk, int i, const fc_chain_region *r, int64_t channels, const fc_chain_view *far,

@@ -1,6 +1,7 @@
 /* The gradients of a chain, band by band; docs/lowrank.md derives them.
  *
  *     dt[r] = sum_o last[o, r] dy[o]         dlast[o, r] = sum dy[o] t[r]
+ *     and, where t has bounds, dt = 0 where it met one
  *     du[r] = filter[r]' * dt[r]             dfilter[r, k] = sum dt[r] u[r, tap k]
  *     dx[i] = sum_r first[i, r] du[r]        dfirst[i, r] = sum du[r] x[i]
  *
@@ -18,6 +19,7 @@
  */
 #include "engine/chain.h"
 
+#include <math.h>
 #include <string.h>
 
 /* Adds what a band contributes to sum i: the link writes the sum itself where it is the first. */
@@ -38,8 +40,26 @@ static fc_span both(fc_span a, fc_span b)
     return s;
 }
 
+/* Bounds: dt, in rows `out` from dt on, is zero where t met one of them.  t is there for the rows and columns of the outputs; more
+ * are wanted where bands begin, and where tiles overlap. */
+static void gate(fc_chain_walk *walk, const fc_chain_region *r, fc_span in, fc_span out, const fc_chain_view *dt, int at_hand)
+{
+    const fc_chain *p = &walk->l->plan->problem;
+    const fc_kernels *kernels = walk->l->kernels;
+    if (!at_hand)
+        fc_chain_filters(walk, r, in, out, r->reach, 1);
+    fc_chain_view t = fc_chain_part(walk, FC_CHAIN_T, fc_length(r->reach), 0, 0);
+    double high = isinf(p->bounds.high) ? NAN : p->bounds.high; /* an infinite t is open */
+    for (int64_t i = 0; i < r->images * p->middle && !walk->dry && !walk->status; i++) {
+        int64_t n = i / p->middle, c = i % p->middle;
+        char *d = fc_at(dt->at, n * dt->stride.n + c * dt->stride.c, kernels->size);
+        const void *y = fc_at(t.at, n * t.stride.n + c * t.stride.c, kernels->size);
+        kernels->elementwise.gate(d, d, y, p->bounds.low, high, fc_length(out) * fc_length(r->reach));
+    }
+}
+
 /* The gradient behind the last filter, for rows `out`, which follow those from `begin` on in its buffer. */
-static void take_dt(fc_chain_walk *walk, const fc_chain_region *r, fc_span out, int64_t begin)
+static void take_dt(fc_chain_walk *walk, const fc_chain_region *r, fc_span in, fc_span out, int64_t begin, int at_hand)
 {
     const fc_chain *p = &walk->l->plan->problem;
     int64_t width = fc_length(r->reach);
@@ -49,6 +69,8 @@ static void take_dt(fc_chain_walk *walk, const fc_chain_region *r, fc_span out, 
     fc_chain_view dt = fc_chain_part(walk, FC_CHAIN_DT, width, out.first - begin, 0);
     fc_conv q = fc_chain_pointwise(walk, r, p->out_channels, p->middle, fc_length(out), width, &dy, &dt);
     fc_chain_link(walk, FC_LINK_D_T, &q, FC_FORWARD, dy.at, walk->last, NULL, dt.at);
+    if (p->bounds.on)
+        gate(walk, r, in, out, &dt, at_hand);
 }
 
 /* Split: the row filter's gradient, and dv, which follows the rows from `begin` on. */
@@ -120,7 +142,8 @@ static void pass_filters(fc_chain_walk *walk, const fc_chain_region *r, fc_span 
     fc_chain_carry(walk, buffer, r->images, fc_length(p->split ? r->own : r->reach), walk->e.first, touching.first,
                    walk->e.last);
     fc_span fresh = {fc_max(touching.first, walk->e.last), out.last}; /* before `out` where no band before left them */
-    take_dt(walk, r, fresh, p->split ? out.first : touching.first);
+    int at_hand = l->plan->gradients & FC_CHAIN_LAST && fresh.first == out.first && r->reach.first == r->out.first;
+    take_dt(walk, r, in, fresh, p->split ? out.first : touching.first, at_hand);
     if (p->split)
         pass_row_filter(walk, r, out, touching.first);
     if (l->plan->gradients & FC_CHAIN_FILTER)
@@ -141,7 +164,7 @@ void fc_chain_backward(fc_chain_walk *walk, const fc_chain_region *r, int64_t fi
         if (p->mixed && (t || filter))
             fc_chain_mix(walk, r, in);
         if (t || (filter && p->split))
-            fc_chain_filters(walk, r, in, out, t ? l->stages : 1);
+            fc_chain_filters(walk, r, in, out, r->out, t ? l->stages : 1);
         fc_chain_view dy = fc_chain_image(walk, walk->arrays->y, &p->y, r->n, out.first, r->out.first);
         fc_chain_view near = fc_chain_part(walk, FC_CHAIN_T, fc_length(r->out), 0, 0);
         if (t)

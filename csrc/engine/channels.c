@@ -28,6 +28,7 @@
  * of a line); writing rows of an adjoint that meet no tap by themselves (1x1s2 256-512@56 0.57 instead of 0.60).
  */
 #include "engine/gemm.h"
+#include "engine/output.h"
 #include "engine/tap_groups.h"
 
 #include <string.h>
@@ -336,12 +337,42 @@ static void begin_block(const job *j, const block *b)
     for (int64_t r = 0; r < b->rows; r++) {
         char *out = j->l.in_place ? fc_at(b->tile, row_at(&p->window, b->row + r, p->y.n, p->y.s[0], p->y.s[1]), size)
                                   : fc_at(b->tile, r * width * row, size);
-        int64_t step = j->l.in_place ? p->y.s[2] : row;
-        for (int64_t i = 0; i < width; i++, out += step * size) {
+        int64_t step = j->l.in_place ? p->y.s[2] : row, whole = step == row ? width : 1;
+        for (int64_t i = 0; i < width; i += whole, out += step * size) {
             memset(out, 0, (size_t)(row * size));
             if (bias)
                 memcpy(out, bias, (size_t)(b->outputs * size));
+            for (int64_t done = 1; done < whole; done *= 2) /* pixels without gaps: as many again */
+                memcpy(fc_at(out, done * row, size), out, (size_t)(fc_min(done, whole - done) * row * size));
         }
+    }
+}
+
+/* The outputs' bounds, while the block is in the cache. */
+static void clamp_block(const job *j, const block *b)
+{
+    const fc_conv *p = &j->plan->problem;
+    int64_t width = p->window.out[2], whole = p->y.s[2] == b->outputs ? width : 1; /* pixels without gaps */
+    if (!j->l.in_place)
+        fc_output_clamp(p, j->l.kernels, b->tile, b->rows * width * j->l.tile_row);
+    for (int64_t r = 0; r < b->rows && j->l.in_place; r++) {
+        char *out = fc_at(b->tile, row_at(&p->window, b->row + r, p->y.n, p->y.s[0], p->y.s[1]), j->l.kernels->size);
+        for (int64_t i = 0; i < width; i += whole)
+            fc_output_clamp(p, j->l.kernels, fc_at(out, i * p->y.s[2], j->l.kernels->size), whole * b->outputs);
+    }
+}
+
+/* Copies the block's pixels into y, whose channels are neighbours. */
+static void store_pixels(const job *j, const block *b)
+{
+    const fc_conv *p = &j->phases.whole;
+    int64_t size = j->l.kernels->size, width = p->window.out[2];
+    char *y = fc_at(j->y, b->g * p->out_channels + b->o, size);
+    for (int64_t r = 0; r < b->rows; r++) {
+        char *out = fc_at(y, row_at(&p->window, b->row + r, p->y.n, p->y.s[0], p->y.s[1]), size);
+        for (int64_t i = 0; i < width; i++)
+            j->l.kernels->scatter_row(fc_at(out, i * p->y.s[2], size), 1, fc_at(b->tile, (r * width + i) * j->l.tile_row, size),
+                                      b->outputs, 0);
     }
 }
 
@@ -413,7 +444,11 @@ static void run_task(void *context, int64_t task, int worker)
         nv = next_strip(l->kernels, fc_ceil_div(b.o + b.outputs - o, l->kernels->lanes));
         run_strip(j, &b, strip++, o, (int)nv);
     }
-    if (!l->in_place)
+    if (j->plan->problem.bounds.on)
+        clamp_block(j, &b);
+    if (!l->in_place && p->y.c == 1 && p->y.s[2] != 1)
+        store_pixels(j, &b);
+    else if (!l->in_place)
         store_block(j, &b);
 }
 

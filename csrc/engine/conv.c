@@ -117,19 +117,21 @@ static void clamp_plane(void *context, int64_t task, int worker)
     const outputs *j = context;
     const fc_conv *p = &j->plan->problem;
     const fc_kernels *kernels = fc_dispatch(p->real);
-    int64_t channels = p->groups * p->out_channels, inner = p->y.c == 1 ? channels : p->y.s[2] == 1 ? p->window.out[2] : 1;
+    int64_t channels = p->groups * p->out_channels, width = p->window.out[2], pixel = p->y.c == 1 ? channels : 1;
+    int64_t whole = p->y.s[2] == pixel ? width : 1; /* pixels that follow each other without gaps */
     int64_t planes = p->window.out[0] * (p->y.c == 1 ? 1 : channels), n = task / planes, rest = task % planes;
     int64_t first = n * p->y.n + rest % p->window.out[0] * p->y.s[0] + rest / p->window.out[0] * p->y.c;
     for (int64_t oh = 0; oh < p->window.out[1]; oh++)
-        for (int64_t ow = 0; ow < p->window.out[2]; ow += p->y.c == 1 ? 1 : inner)
-            fc_output_clamp(p, kernels, fc_at(j->y, first + oh * p->y.s[1] + ow * p->y.s[2], kernels->size), inner);
+        for (int64_t ow = 0; ow < width; ow += whole)
+            fc_output_clamp(p, kernels, fc_at(j->y, first + oh * p->y.s[1] + ow * p->y.s[2], kernels->size), whole * pixel);
 }
 
 /* Whether a driver applies the bounds itself, while an output is in the cache; else they are a pass over memory. */
 static int is_bounded(const fc_driver *driver)
 {
     return driver == &fc_driver_depthwise || driver == &fc_driver_planes || driver == &fc_driver_winograd ||
-           driver == &fc_driver_winograd_channels || driver == &fc_driver_pixels || driver == &fc_driver_reference;
+           driver == &fc_driver_winograd_channels || driver == &fc_driver_pixels || driver == &fc_driver_channels ||
+           driver == &fc_driver_reference;
 }
 
 static void clamp_outputs(const fc_conv_plan *plan, void *y)

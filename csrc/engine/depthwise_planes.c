@@ -273,8 +273,15 @@ static void run_task(void *context, int64_t task, int worker)
     int64_t of_image = l->bands[0] * l->bands[1] * l->bands[2];
     char *scratch = j->scratch + worker * l->worker_bytes;
     for (int64_t unit = task * units; unit < fc_min((task + 1) * units, l->units); unit++) {
-        int64_t image = unit / of_image, n = image % p->batch, g = image / p->batch * lanes, count = fc_min(lanes, p->groups - g);
-        band b = find_band(j, unit % of_image);
+        int64_t image = unit / of_image, n = image % p->batch, g = image / p->batch, at = unit % of_image;
+        if (p->x.c == 1) { /* channels last: all channels of a band, which share pages and pairs of lines, before the next */
+            g = unit % l->groups;
+            at = unit / l->groups % of_image;
+            n = unit / l->groups / of_image;
+        }
+        g *= lanes;
+        int64_t count = fc_min(lanes, p->groups - g);
+        band b = find_band(j, at);
         fc_planes_take(&l->planes, l->kernels, j->place, &b.seen, fc_at(j->x, n * p->x.n + g * p->x.c, size), count,
                        scratch + l->weight_bytes);
         run_outputs(j, &b, n, g, count, scratch);

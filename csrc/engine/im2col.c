@@ -61,7 +61,8 @@ static const char *plan_im2col(fc_conv_plan *plan, double *cost)
     double packs = (double)fc_ceil_div(p->out_channels, plan->tile[CHANNELS]), rows = (double)k * (double)outputs;
     double gemm = fc_gemm_cost(kernels, p->out_channels, pixels, k) * (double)fc_ceil_div(outputs, pixels);
     double segments = rows / (double)fc_min(pixels, p->window.out[2]);
-    *cost = 400 + (double)p->groups * (gemm + packs * (0.06 * (double)kernels->size * rows + 6.0 * segments) +
+    double take = p->x.s[2] == 1 ? 0.06 * (double)kernels->size : 2.0; /* channels last: 3-32 3x3s2@224 1.1 ms */
+    *cost = 400 + (double)p->groups * (gemm + packs * (take * rows + 6.0 * segments) +
                                     (double)p->out_channels * (double)outputs * 0.1) + 0.3 * (double)weights;
     return NULL;
 }

@@ -102,10 +102,13 @@ void fc_planes_give(const fc_kernels *kernels, void *y, int64_t c, const int64_t
 {
     int64_t size = kernels->size, lanes = kernels->lanes;
     int64_t pixels = rows == 1 || s[1] == columns ? rows * columns : columns, near = s[2] == 1 || columns == 1;
-    for (int64_t i = 0; i < rows * columns; i += near ? pixels : 1) {
+    int64_t vectors = !near && c == 1 && count == lanes; /* channels last: the copy's vectors are y's */
+    for (int64_t i = 0; i < rows * columns; i += near ? pixels : vectors ? columns : 1) {
         const void *from = fc_at(src, i * lanes, size);
         void *to = fc_at(y, i / columns * s[1] + i % columns * s[2], size);
-        if (!near) {
+        if (vectors) {
+            kernels->copy_vectors(to, s[2], from, lanes, 1, columns);
+        } else if (!near) {
             kernels->scatter_row(to, c, from, count, 0);
         } else if (count < lanes && pixels >= lanes) {
             kernels->transpose(spare, pixels, from, lanes, pixels, lanes);

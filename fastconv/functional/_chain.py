@@ -160,6 +160,7 @@ class Chain(NamedTuple):
     first: NDArray | None  # (in_channels, middle)
     filters: tuple[NDArray, ...]  # (middle, *kernel), or (middle, KH) and (middle, KW): one after the other
     last: NDArray  # (out_channels, middle)
+    bounds: tuple[float, float] | None = None  # of what the filter leaves, where first is None
 
     @property
     def out(self) -> list[int]:
@@ -167,7 +168,7 @@ class Chain(NamedTuple):
 
     def forward(self, x: NDArray, bias: NDArray | None) -> NDArray:
         contiguous = (None if array is None else np.ascontiguousarray(array) for array in (self.last, bias))
-        return _core.chain_forward(x, engine_axes(self.axes), self._first(), self._filters(), *contiguous)
+        return _core.chain_forward(x, engine_axes(self.axes), self._first(), self._filters(), *contiguous, self.bounds)
 
     def backward(self, grad: NDArray, x: NDArray, needed: Sequence[bool]) -> tuple:
         """Gradients of x, first, the filters (a list) and last; `needed`, in that order, says which to compute.
@@ -175,7 +176,7 @@ class Chain(NamedTuple):
         What lies between the links is computed again, band by band, rather than kept from the forward pass.
         """
         last = np.ascontiguousarray(self.last)
-        return _core.chain_backward(grad, x, engine_axes(self.axes), self._first(), self._filters(), last, needed)
+        return _core.chain_backward(grad, x, engine_axes(self.axes), self._first(), self._filters(), last, needed, self.bounds)
 
     def _first(self) -> NDArray | None:
         return None if self.first is None else np.ascontiguousarray(self.first)

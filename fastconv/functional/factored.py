@@ -5,6 +5,7 @@ The functions here check their arguments, build the chain and give its gradients
 """
 
 from collections.abc import Sequence
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +52,8 @@ class CPGradients(NamedTuple):
 
 # ---- separable ---------------------------------------------------------------------------------
 
+ACTIVATIONS = {None: None, "relu": (0.0, inf), "relu6": (0.0, 6.0)}  # bounds
+
 
 def separable_conv2d(
     input: ArrayLike,
@@ -60,6 +63,8 @@ def separable_conv2d(
     stride: Sizes = 1,
     padding: Padding = 0,
     dilation: Sizes = 1,
+    *,
+    activation: str | None = None,
 ) -> NDArray:
     """Depthwise separable convolution: a filter for each channel, then a mix of the channels at each pixel.
 
@@ -81,6 +86,8 @@ def separable_conv2d(
         Of the depthwise filter.
     padding : int, tuple of 2 ints, tuple of 2 pairs (before, after), "same" or "valid"
         As in `conv2d`.
+    activation : {None, "relu", "relu6"}
+        What is applied to z before the channels are mixed: nothing, ``max(z, 0)`` or ``min(max(z, 0), 6)``.
 
     Returns
     -------
@@ -89,7 +96,7 @@ def separable_conv2d(
     Raises
     ------
     ValueError
-        Where a shape, stride, padding or dilation does not fit.
+        Where a shape, stride, padding or dilation does not fit, or the activation is none of these.
     TypeError
         Where a dtype is not float32 or float64, or not that of input.
 
@@ -107,8 +114,10 @@ def separable_conv2d(
     >>> depthwise = np.array([-1.0, 1.0] * 2).reshape(2, 1, 1, 2)
     >>> separable_conv2d(x, depthwise, np.ones((1, 2, 1, 1)))
     array([[[11., 22.]]])
+    >>> separable_conv2d(-x, depthwise, np.ones((1, 2, 1, 1)), activation="relu")
+    array([[[0., 0.]]])
     """
-    chain, x, batched = separable_problem(input, depthwise_weight, pointwise_weight, stride, padding, dilation)
+    chain, x, batched = separable_problem(input, depthwise_weight, pointwise_weight, stride, padding, dilation, activation)
     y = chain.forward(x, check_bias(bias, len(chain.last), x))
     return y if batched else y[0]
 
@@ -122,6 +131,7 @@ def separable_conv2d_backward(
     padding: Padding = 0,
     dilation: Sizes = 1,
     *,
+    activation: str | None = None,
     output_mask: Sequence[bool] = (True, True, True, True),
 ) -> SeparableGradients:
     """Gradients of `separable_conv2d`.
@@ -135,13 +145,15 @@ def separable_conv2d_backward(
         dL/dD[j,0,l,k]  = sum  e[n,j,p,q] x[n, j // M, p SH + l DH - PH, q SW + k DW - PW]
         dL/dx[n,i,h,w]  = sum  D[j,0,l,k] e[n,j,p,q]    over j // M = i, p SH + l DH - PH = h, q SW + k DW - PW = w
 
+    With an activation, z in the second line is what it leaves, and e is zero where z lies on or outside its bounds.
+
     Parameters
     ----------
     grad_output : array of shape (N, OC, OH, OW) or (OC, OH, OW), dtype of input
     input : array of shape (N, C, H, W) or (C, H, W), float32 or float64
     depthwise_weight : array of shape (C * M, 1, KH, KW), dtype of input
     pointwise_weight : array of shape (OC, C * M, 1, 1), dtype of input
-    stride, padding, dilation
+    stride, padding, dilation, activation
         As given to `separable_conv2d`.
     output_mask : sequence of 4 bools
         Which gradients to compute: of input, depthwise_weight, pointwise_weight and bias.
@@ -174,7 +186,7 @@ def separable_conv2d_backward(
     array([4.])
     """
     mask = check_mask(output_mask, 4)
-    chain, x, batched = separable_problem(input, depthwise_weight, pointwise_weight, stride, padding, dilation)
+    chain, x, batched = separable_problem(input, depthwise_weight, pointwise_weight, stride, padding, dilation, activation)
     grad = check_grad_output(grad_output, len(chain.last), chain.out, x, batched)
     grad_x, _, (grad_filter,), grad_last = chain.backward(grad, x, (mask[0], False, mask[1], mask[2]))
     return SeparableGradients(
@@ -192,8 +204,11 @@ def separable_problem(
     stride: Sizes,
     padding: Padding,
     dilation: Sizes,
+    activation: str | None = None,
 ) -> tuple[Chain, NDArray, bool]:
     """The chain, the input with a batch axis, and whether it came with one."""
+    if not (activation is None or isinstance(activation, str)) or activation not in ACTIVATIONS:
+        raise ValueError(f"activation: expected one of {tuple(ACTIVATIONS)}, got {activation!r}")
     x, batched = check_input(input, 2)
     depthwise = check_array(depthwise_weight, "depthwise_weight", like=x)
     pointwise = check_array(pointwise_weight, "pointwise_weight", like=x)
@@ -208,7 +223,7 @@ def separable_problem(
     if pointwise.ndim != 4 or pointwise.shape[1:] != (len(depthwise), 1, 1):
         raise ValueError(f"pointwise_weight: expected shape (OC, {len(depthwise)}, 1, 1), got {pointwise.shape}")
     axes = geometry(x.shape[2:], depthwise.shape[2:], stride, padding, dilation)
-    return Chain(axes, None, (depthwise[:, 0],), pointwise[:, :, 0, 0]), x, batched
+    return Chain(axes, None, (depthwise[:, 0],), pointwise[:, :, 0, 0], ACTIVATIONS[activation]), x, batched
 
 
 # ---- CP ----------------------------------------------------------------------------------------

@@ -36,6 +36,8 @@ class SeparableConv2d(Layer):
         M, the number of depthwise kernels per input channel.
     bias : bool
         Whether there is a `bias`; the depthwise part has none.
+    activation : {None, "relu", "relu6"}
+        What is applied between the two, as in `fastconv.separable_conv2d`.
     dtype : dtype
         float32 or float64.
     seed : int, numpy.random.Generator or None
@@ -50,7 +52,7 @@ class SeparableConv2d(Layer):
     Raises
     ------
     ValueError
-        For sizes that are not positive.
+        For sizes that are not positive, or another activation.
 
     References
     ----------
@@ -79,10 +81,14 @@ class SeparableConv2d(Layer):
         multiplier: int = 1,
         bias: bool = True,
         *,
+        activation: str | None = None,
         dtype: DTypeLike = np.float32,
         seed: Seed = None,
     ) -> None:
         super().__init__(real_dtype(dtype))
+        if activation not in (None, "relu", "relu6"):
+            raise ValueError(f"activation of SeparableConv2d must be None, 'relu' or 'relu6', got {activation!r}")
+        self.activation = activation
         self.in_channels = integer(in_channels, "in_channels")
         self.out_channels = integer(out_channels, "out_channels")
         self.kernel_size = per_axis(kernel_size, 2, "kernel_size")
@@ -100,13 +106,14 @@ class SeparableConv2d(Layer):
     def _forward(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         check_channels(x, 2, self.in_channels, "SeparableConv2d")
         weights = self.params["depthwise_weight"], self.params["pointwise_weight"]
-        return F.separable_conv2d(x, *weights, self.params.get("bias"), self.stride, self.padding, self.dilation), x
+        geometry = self.stride, self.padding, self.dilation
+        return F.separable_conv2d(x, *weights, self.params.get("bias"), *geometry, activation=self.activation), x
 
     def _backward(self, grad_output: np.ndarray, x: np.ndarray, input_gradient: bool) -> np.ndarray | None:
         weights = self.params["depthwise_weight"], self.params["pointwise_weight"]
         mask = (input_gradient, True, True, "bias" in self.params)
         gradients = F.separable_conv2d_backward(
-            grad_output, x, *weights, self.stride, self.padding, self.dilation, output_mask=mask
+            grad_output, x, *weights, self.stride, self.padding, self.dilation, activation=self.activation, output_mask=mask
         )
         for name in self.params:
             self.grads[name] = getattr(gradients, name)
