@@ -21,7 +21,9 @@ AVG = POOL + "ceil_mode=False, count_include_pad=True"
 AVG_2D_3D = AVG + ", divisor_override=None"
 
 FUNCTIONS = {
-    "separable_conv2d": "(input, depthwise_weight, pointwise_weight, bias=None, stride=1, padding=0, dilation=1)",
+    "separable_conv2d": (
+        "(input, depthwise_weight, pointwise_weight, bias=None, stride=1, padding=0, dilation=1, *, activation=None)"
+    ),
     "cp_conv1d": "(input, factors, bias=None, stride=1, padding=0, dilation=1, *, algorithm='auto')",
     "cp_conv2d": "(input, factors, bias=None, stride=1, padding=0, dilation=1, *, algorithm='auto')",
     "cp_weight": "(factors)",

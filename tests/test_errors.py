@@ -341,6 +341,8 @@ MISFITS = [
     ("separable_conv2d", {"pointwise_weight": zeros(6, 7, 1, 1)}, ValueError, ["pointwise_weight", "(6, 7, 1, 1)", "8"]),
     ("separable_conv2d", {"depthwise_weight": zeros(7, 1, 3, 3)}, ValueError, ["depthwise_weight", "(7, 1, 3, 3)", "4"]),
     ("separable_conv2d", {"bias": zeros(8)}, ValueError, ["bias", "(8,)", "6"]),
+    ("separable_conv2d", {"activation": "tanh"}, ValueError, ["activation", "relu6", "'tanh'"]),
+    ("separable_conv2d_backward", {"activation": 6}, ValueError, ["activation", "relu6", "6"]),
     ("cp_conv2d", {"factors": FACTORS[:3]}, ValueError, ["factors", "4", "3"]),
     ("cp_conv2d", {"factors": (*FACTORS[:3], zeros(3, 1))}, ValueError, ["factors[3]", "(3, 1)", "2"]),
     ("cp_conv2d", {"factors": (FACTORS[0], zeros(5, 2), *FACTORS[2:])}, ValueError, ["factors[1]", "(5, 2)", "4"]),

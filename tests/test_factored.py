@@ -321,6 +321,92 @@ def test_separable_equals_the_dense_convolution(options, multiplier, dtype):
         assert_close(gradient, judgement)
 
 
+TORCH_ACTIVATIONS = {"relu": torch.relu, "relu6": torch.nn.functional.relu6}
+activations = pytest.mark.parametrize("activation", TORCH_ACTIVATIONS)
+
+
+def judged_separable(x, weights, bias, grad, activation, padding, stride=1):
+    """The output, and the gradients of all arguments, as PyTorch's float64 layers have them."""
+    leaves = [judge.leaf(array) for array in (x, *weights, bias)]
+    x, depthwise, pointwise, bias = leaves
+    z = torch.nn.functional.conv2d(x, depthwise, None, stride, padding, groups=x.shape[1])
+    y = torch.nn.functional.conv2d(TORCH_ACTIVATIONS[activation](z), pointwise, bias)
+    y.backward(torch.tensor(grad).double())
+    return [y.detach().numpy(), *(leaf.grad.numpy() for leaf in leaves)]
+
+
+def separable_with(activation, x, weights, bias, grad, **options):
+    y = F.separable_conv2d(x, *weights, bias, **options, activation=activation)
+    return [y, *F.separable_conv2d_backward(grad, x, *weights, **options, activation=activation)]
+
+
+# Shape of the input, kernel, stride: one band; bands, whose first ones recompute what they gate; tiles, which overlap; images
+# side by side.
+ACTIVATED = {
+    "one band": ((2, 5, 9, 8), (3, 3), 1),
+    "strided": ((2, 5, 9, 8), (3, 2), (2, 1)),
+    "bands": ((1, 96, 57, 47), (3, 3), 1),
+    "bands, strided": ((1, 64, 90, 71), (5, 3), 2),
+    "tiles": ((1, 48, 9, 1501), (3, 5), 1),
+    "side by side": ((23, 100, 7, 7), (3, 3), 1),
+    "channels of a dense one": ((3, 16, 1, 1), (1, 1), 1),
+}
+activated = pytest.mark.parametrize(("shape", "kernel", "stride"), ACTIVATED.values(), ids=ACTIVATED)
+
+
+def activated_arrays(shape, kernel, stride, dtype):
+    rng = np.random.default_rng(0)
+    shapes = [shape, (2 * shape[1], 1, *kernel), (5, 2 * shape[1], 1, 1), (5,)]
+    x, depthwise, pointwise, bias = (2 * rng.standard_normal(size).astype(dtype) for size in shapes)
+    options = {"stride": stride, "padding": (kernel[0] // 2, kernel[1] // 2)}
+    grad = rng.standard_normal(F.separable_conv2d(x, depthwise, pointwise, **options).shape).astype(dtype)
+    return (x, (depthwise, pointwise), bias, grad), options
+
+
+@dtypes
+@activations
+@activated
+def test_separable_with_an_activation_equals_three_layers(shape, kernel, stride, activation, dtype):
+    (x, weights, bias, grad), options = activated_arrays(shape, kernel, stride, dtype)
+    found = separable_with(activation, x, weights, bias, grad, **options)
+    expected = judged_separable(x, weights, bias, grad, activation, options["padding"], stride)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == dtype
+        assert_close(one, other)
+
+
+@pytest.mark.usefixtures("restore_configuration")
+@activations
+@activated
+def test_separable_with_an_activation_has_the_same_bits_at_any_number_of_threads(shape, kernel, stride, activation):
+    (x, weights, bias, grad), options = activated_arrays(shape, kernel, stride, np.float32)
+    fastconv.set_num_threads(1)
+    alone = separable_with(activation, x, weights, bias, grad, **options)
+    for threads in (2, 3):
+        fastconv.set_num_threads(threads)
+        for one, other in zip(separable_with(activation, x, weights, bias, grad, **options), alone, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@activations
+@pytest.mark.parametrize("position", range(4))
+def test_separable_with_an_activation_output_mask(position, activation):
+    (x, weights, bias, grad), options = activated_arrays((2, 5, 9, 8), (3, 3), 1, np.float64)
+    everything = F.separable_conv2d_backward(grad, x, *weights, **options, activation=activation)
+    mask = [k == position for k in range(4)]
+    found = F.separable_conv2d_backward(grad, x, *weights, **options, activation=activation, output_mask=mask)
+    np.testing.assert_array_equal(found[position], everything[position])
+    assert [gradient is not None for gradient in found] == mask
+
+
+def test_separable_activations_keep_what_is_not_finite():
+    x, one = np.array([-np.inf, -1.0, np.inf, np.nan]).reshape(1, 1, 1, 4), np.ones((1, 1, 1, 1))
+    y = F.separable_conv2d(x, one, one, activation="relu")
+    np.testing.assert_array_equal(y.ravel(), [0.0, 0.0, np.inf, np.nan])
+    found = F.separable_conv2d_backward(np.ones_like(x), x, one, one, activation="relu")
+    np.testing.assert_array_equal(found.input.ravel(), [0.0, 0.0, 1.0, 1.0])
+
+
 @given(
     axes=st.tuples(axis_options(), axis_options()),
     multiplier=st.integers(1, 3),

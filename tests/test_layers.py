@@ -349,6 +349,25 @@ def dense(layer, tensors, x):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("activation", "between"), [("relu", nn.ReLU), ("relu6", nn.ReLU6)])
+def test_separable_layer_with_an_activation_equals_three_layers(activation, between, dtype, rng):
+    layer = nn.SeparableConv2d(3, 4, 3, padding=1, multiplier=2, activation=activation, dtype=dtype, seed=0)
+    chain = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1, groups=3, bias=False, dtype=dtype), between(), nn.Conv2d(6, 4, 1, dtype=dtype)
+    )
+    for mine, (place, name) in {
+        "depthwise_weight": (0, "weight"), "pointwise_weight": (2, "weight"), "bias": (2, "bias")
+    }.items():
+        chain[place].params[name][...] = layer.params[mine]
+    x = 10 * normal(rng, (2, 3, 9, 8), dtype)
+    y = layer(x)
+    assert_close(y, chain(x))
+    assert_close(layer.backward(y), chain.backward(y))
+    assert_close(layer.grads["depthwise_weight"], chain[0].grads["weight"])
+    assert_close(layer.grads["pointwise_weight"], chain[2].grads["weight"])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("make", FACTORED.values(), ids=FACTORED)
 def test_factored_layers_equal_the_dense_kernel(make, dtype, rng):
     layer = make(dtype)
