@@ -28,10 +28,9 @@
 /* A band of the middle channels.  CP 256-256@56 at rank 64, 64 KiB to 800 KiB: 1820, 1643, 1603, 1602, 1649, 1628, 1658 us;
  * separable 128@56: 1111, 1099, 879, 917, 848, 948, 874.  Products want wide bands, the gradients' the most: from 256 to 448 KiB
  * separable 512@14 860 to 750 us, its gradients 2160 to 1860, those of 256@28 b8 21.4 to 18.6 ms; a mix before the filter
- * takes two buffers more and gains nothing.  Nor do bands that the join reads where they lie instead of packing its strips
- * (448, 176 and 120 KiB, against packed at 448: separable 128@56 1.04, 0.95, 0.93 of the speed, 512@14 1.02, 0.88, 0.79, 256@28 b8
- * 0.97 each), rows that make whole strips (0.98 to 1.01), or the next strip of x fetched ahead, between tiles or within the
- * kernel. */
+ * takes two buffers more and gains nothing.  Bands that the join reads where they lie instead of packing its strips (448, 176
+ * and 120 KiB, against packed at 448, least times): separable 128@56 1.04, 0.95, 0.93 of the speed, 512@14 1.02, 0.88, 0.79;
+ * 256@28 b8 within the noise. */
 enum { BAND_BYTES = 448 << 10, MIXED_BAND_BYTES = 256 << 10, ROWS_MIN = 4, COLUMNS_MIN = 128 };
 /* What a merged band may take of x or y. */
 enum { FAR_BYTES = 1 << 20 };
