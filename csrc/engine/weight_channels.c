@@ -1,0 +1,335 @@
+/* The weight gradient with lanes over output channels: rows are taps and input channels, the sum runs over output pixels.
+ *
+ *     dW[c, t][o] = sum_{n, p} X[n][c][p + t] dY[n][p][o]
+ *
+ * A is the image, broadcast from where a pixel stands: in place, or in a padded copy of some of its rows.  B is dY, pixels by
+ * channels: in place where channels are neighbours, else transposed.  No lane is lost to the taps (27 or 147 of an image of three
+ * channels), and nothing is as large as a panel of patches.
+ *
+ *     for each chunk of the sum, group g, block of output channels          a task
+ *         for each unit (a band of rows of a plane) of the chunk, in order
+ *             copy the rows' input, padded, all channels, unless in place
+ *             for each block of pixels of it:  transpose dY's, unless in place
+ *                 for each strip of output channels, tile of rows (c, t): gemm kernel, added to the chunk's sums
+ *     for each block: add its chunks in order, transpose into dW
+ *
+ * The sum is cut into chunks by the problem's shape and never by the number of threads, so that the bits do not depend on it.
+ * Scratch: tables of offsets, the chunks' sums; per worker a band and a block of dY.
+ *
+ * Emerald Rapids, one core (`weight_gemm.c`, this): 7x7s2 3-64@224 1.82, 1.63 ms and channels last 2.14, 1.73; 3x3 3-32@32 b32
+ * channels last 859, 440 us; 16x16s16 3-768@224 2.27, 1.64 ms; 11x11s4 3-96@227 1.53, 1.34 ms; 3x3s2 3-32@299 430, 358 us.  Not of
+ * many channels: the sums leave the cache, and few of the terms that a line of the image holds are used before it does (3x3s2
+ * 128-128@56 1.75, 2.4 ms).  A single vector of outputs reaches 60 % of the kernel's speed (7x7 3-16@128 b4 2.4, 3.3 ms).
+ */
+#include "engine/weight_tiles.h"
+#include "engine/weights.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ROWS, OUTPUTS, CHUNKS }; /* plan->tile: output rows of a unit, output channels of a block, parts of the sum */
+enum { TASKS_WANTED = 16, CHUNK_BYTES_MAX = 8 << 20, UNIT_PIXELS = 2048, UNIT_BYTES = 256 << 10 };
+enum { BLOCK_BYTES = 28 << 10 }; /* a strip's block of dY, which stays in a first-level cache of 32 KiB */
+
+typedef struct layout {
+    const fc_kernels *kernels;
+    int64_t rows, width;               /* of a chunk's sums: all channels and taps; output channels, in whole vectors */
+    int64_t output_blocks, strip;      /* vectors of a strip */
+    int64_t bands, units, pixels;      /* of a plane, of the sum; of a unit */
+    int64_t terms;                     /* pixels of a block of the sum, at most */
+    int64_t band_rows, pitch;          /* of the input behind a unit */
+    int64_t channel, plane, row, pixel; /* strides of A */
+    int x_in_place, y_in_place, interleaved; /* interleaved: a copy's channels are neighbours, as the image's */
+    int64_t tap_bytes, place_bytes, band_bytes, gradient_bytes, sum_bytes;
+} layout;
+
+/* Whether every tap of every output lies inside the image. */
+static int lies_inside(const fc_window *w)
+{
+    for (int i = 0; i < FC_AXES; i++)
+        if (w->offset[i] > 0 || (w->out[i] - 1) * w->stride[i] + (w->kernel[i] - 1) * w->dilation[i] - w->offset[i] >= w->in[i])
+            return 0;
+    return 1;
+}
+
+/* A's strides, in the image or in a copy. */
+static void lay_out_input(layout *l, const fc_conv *p, int64_t rows)
+{
+    const fc_window *w = &p->window;
+    int64_t between = l->interleaved ? p->channels : 1;
+    l->band_rows = fc_add(fc_mul(rows - 1, w->stride[1]), fc_mul(w->kernel[1] - 1, w->dilation[1]) + 1);
+    l->pitch = fc_add(fc_mul(w->out[2] - 1, w->stride[2]), fc_mul(w->kernel[2] - 1, w->dilation[2]) + 1);
+    l->pixel = between;
+    l->row = fc_mul(l->pitch, between);
+    l->plane = fc_mul(l->row, l->band_rows);
+    l->channel = l->interleaved ? 1 : fc_mul(l->plane, w->kernel[0]);
+    l->band_bytes = fc_bytes(fc_mul(fc_mul(p->channels, w->kernel[0]), fc_mul(l->band_rows, l->pitch)), l->kernels->size);
+    if (l->x_in_place) {
+        l->pixel = p->x.s[2];
+        l->row = p->x.s[1];
+        l->plane = p->x.s[0] * w->dilation[0];
+        l->channel = p->x.c;
+        l->band_bytes = 0;
+    }
+}
+
+static layout lay_out(const fc_conv_plan *plan)
+{
+    const fc_conv *p = &plan->problem;
+    const fc_window *w = &p->window;
+    const fc_kernels *kernels = fc_dispatch(p->real);
+    int64_t lanes = kernels->lanes, size = kernels->size, vectors = fc_ceil_div(plan->tile[OUTPUTS], lanes);
+    layout l = {.kernels = kernels, .rows = fc_reduction(p), .width = vectors * lanes, .strip = kernels->nv};
+    if (vectors % kernels->nv && vectors % 4 == 0 && kernels->mr[4] >= 6)
+        l.strip = 4;
+    l.output_blocks = fc_ceil_div(p->out_channels, plan->tile[OUTPUTS]);
+    l.bands = fc_ceil_div(w->out[1], plan->tile[ROWS]);
+    l.units = fc_mul(fc_mul(p->batch, w->out[0]), l.bands);
+    l.pixels = fc_mul(plan->tile[ROWS], w->out[2]);
+    l.terms = fc_min(FC_KC, BLOCK_BYTES / size / (fc_min(vectors, l.strip) * lanes));
+    l.terms = fc_min(l.pixels, fc_gemm_terms(kernels, l.pixels, l.terms));
+    l.x_in_place = lies_inside(w);
+    l.y_in_place = p->y.c == 1 && p->out_channels % lanes == 0;
+    l.interleaved = p->x.c == 1 && p->x.s[2] == p->channels;
+    lay_out_input(&l, p, plan->tile[ROWS]);
+    l.tap_bytes = fc_bytes(l.rows, sizeof(int64_t));
+    l.place_bytes = fc_bytes(l.pixels, sizeof(int64_t));
+    l.gradient_bytes = l.y_in_place ? 0 : fc_bytes(l.terms * l.width, size);
+    l.sum_bytes = fc_bytes(fc_mul(l.rows, l.width), size);
+    return l;
+}
+
+static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
+{
+    const fc_conv *p = &plan->problem;
+    const int64_t *out = p->window.out;
+    int64_t *tile = plan->tile, strip = kernels->nv * kernels->lanes, row = fc_mul(fc_reduction(p), kernels->size);
+    tile[OUTPUTS] = fc_max(1, FC_BLOCK_BYTES / row / strip) * strip;
+    tile[OUTPUTS] = fc_ceil_div(fc_weight_part(p->out_channels, tile[OUTPUTS]), kernels->lanes) * kernels->lanes;
+    tile[OUTPUTS] = fc_min(tile[OUTPUTS], p->out_channels);
+    tile[ROWS] = tile[CHUNKS] = 1;
+    layout l = lay_out(plan);
+    int64_t planes = fc_mul(p->batch, out[0]), pixels = fc_mul(planes, out[1] * out[2]), blocks = fc_mul(p->groups, l.output_blocks);
+    int64_t wanted = fc_max(1, fc_min(fc_ceil_div(pixels, 2 * FC_KC), fc_ceil_div(TASKS_WANTED, blocks)));
+    wanted = fc_min(wanted, CHUNK_BYTES_MAX / fc_max(1, fc_mul(blocks, l.sum_bytes)));
+    int64_t rows = fc_min(UNIT_PIXELS / out[2], UNIT_BYTES / fc_max(1, fc_mul(l.band_bytes / l.band_rows, p->window.stride[1])));
+    if (planes < wanted)
+        rows = fc_min(rows, fc_ceil_div(fc_mul(out[1], planes), wanted));
+    tile[ROWS] = fc_weight_part(out[1], rows);
+    tile[CHUNKS] = fc_max(1, fc_min(wanted, planes * fc_ceil_div(out[1], tile[ROWS])));
+}
+
+static const char *plan_channels(fc_conv_plan *plan, double *cost)
+{
+    const fc_conv *p = &plan->problem;
+    const fc_kernels *kernels = fc_dispatch(p->real);
+    double size = (double)kernels->size, lanes = (double)kernels->lanes;
+    if (!fc_reduction(p) || !p->out_channels || !p->batch || !fc_outputs(&p->window))
+        return "there is nothing to sum";
+    if (p->out_channels < kernels->lanes)
+        return "too few channels: less than a vector of output";
+    if (!fc_weights_plan(p, kernels->size).in_place)
+        return "the weight gradient's rows are not contiguous";
+    choose_tile(plan, kernels);
+    layout l = lay_out(plan);
+    double blocks = (double)p->groups * (double)l.output_blocks, units = (double)l.units, pixels = (double)l.pixels;
+    int64_t tasks = fc_mul(p->groups * l.output_blocks, plan->tile[CHUNKS]);
+    plan->scratch = fc_add(l.tap_bytes, fc_add(2 * l.place_bytes, fc_mul(tasks, l.sum_bytes)));
+    plan->scratch = fc_add(plan->scratch, fc_mul(plan->threads, fc_add(l.band_bytes, l.gradient_bytes)));
+    if (plan->scratch > fc_scratch_max(plan->threads))
+        return "a band of the input, or the sums, exceed the scratch bound";
+    double vectors = (double)l.width / lanes, strip = (double)fc_min(l.strip, l.width / kernels->lanes), k = (double)l.rows;
+    double unit = strip == 1 ? 1.8 : strip == 2 ? 1.1 : 1.02, calls = k * vectors / strip / (double)kernels->mr[(int)strip];
+    /* Sums that leave the first-level cache are read and written once per block of pixels, and pixels of many channels, of which a
+     * tile needs a few, are read again for each tile. */
+    double call = 14 + (l.sum_bytes > BLOCK_BYTES ? 2.0 * strip * (double)kernels->mr[(int)strip] : 0);
+    call += llabs(l.pixel) * kernels->size * l.terms > 2 * BLOCK_BYTES ? 0.8 * (double)l.terms : 0;
+    double gemm = blocks * units * (k * vectors * pixels * 0.125 * unit + calls * ceil(pixels / (double)l.terms) * call);
+    double copied = blocks * units * (double)l.band_bytes, turned = l.y_in_place ? 0 : blocks * units * pixels * (double)l.width;
+    double sums = blocks * k * (double)l.width;
+    *cost = 500 + k + 2 * pixels + gemm + 0.0125 * copied + 5 * copied / size / (double)l.pitch + 0.025 * size * turned +
+            sums * (0.15 + 0.1 * (double)plan->tile[CHUNKS]) + 80 * blocks * units;
+    return NULL;
+}
+
+typedef struct job {
+    const fc_conv_plan *plan;
+    layout l;
+    int64_t *tap, *place, *line; /* where a tap of a channel stands in A; a unit's pixels in A, and in B */
+    const char *x, *y;
+    char *w, *chunks, *workers;
+} job;
+
+/* A band of output rows of plane (n, od), output channels o ... o + outputs of group g. */
+typedef struct unit {
+    int64_t g, o, outputs, n, od, oh, rows;
+} unit;
+
+/* The input of a unit: rows of all channels between zeros. */
+static void copy_band(const job *j, const unit *u, char *band)
+{
+    static const double zero = 0;
+    const fc_conv *p = &j->plan->problem;
+    const fc_window *w = &p->window;
+    const layout *l = &j->l;
+    int64_t size = l->kernels->size, first = u->oh * w->stride[1] - w->offset[1], between = l->interleaved ? p->channels : 1;
+    int64_t rows = l->band_rows - (j->plan->tile[ROWS] - u->rows) * w->stride[1], planes = l->interleaved ? 1 : p->channels;
+    for (int64_t c = 0; c < planes; c++)
+        for (int64_t kd = 0; kd < w->kernel[0]; kd++) {
+            int64_t id = u->od * w->stride[0] + kd * w->dilation[0] - w->offset[0];
+            const char *plane = fc_at(j->x, u->n * p->x.n + (u->g * p->channels + c) * p->x.c + id * p->x.s[0], size);
+            char *out = fc_at(band, c * l->channel + kd * l->plane, size);
+            for (int64_t r = 0, ih = first; r < rows; r++, ih++) {
+                int inside = id >= 0 && id < w->in[0] && ih >= 0 && ih < w->in[1];
+                l->kernels->gather_row(fc_at(out, r * l->row, size), l->row, inside ? fc_at(plane, ih * p->x.s[1], size) : NULL,
+                                       l->interleaved ? 1 : p->x.s[2], -w->offset[2] * between, 1, w->in[2] * between, &zero);
+            }
+        }
+}
+
+/* Pixels first ... first + count of a unit's dY: rows of the unit's output channels. */
+static void turn_gradient(const job *j, const unit *u, int64_t first, int64_t count, char *gradient)
+{
+    static const double zero = 0;
+    const fc_conv *p = &j->plan->problem;
+    const fc_kernels *kernels = j->l.kernels;
+    int64_t size = kernels->size, row = j->l.width, width = p->window.out[2], run = p->y.s[1] == width ? u->rows * width : width;
+    const char *y = fc_at(j->y, u->n * p->y.n + (u->g * p->out_channels + u->o) * p->y.c + u->od * p->y.s[0], size);
+    for (int64_t done = 0, n; done < count; done += n) {
+        int64_t q = first + done;
+        const char *src = fc_at(y, (u->oh + q / width) * p->y.s[1] + q % width * p->y.s[2], size);
+        char *dst = fc_at(gradient, done * row, size);
+        n = 1;
+        if (p->y.s[2] == 1) {
+            n = fc_min(run - q % run, count - done);
+            kernels->transpose(dst, row, src, p->y.c, u->outputs, n);
+        } else {
+            kernels->gather_row(dst, row, src, p->y.c, 0, 1, u->outputs, &zero);
+        }
+    }
+}
+
+/* Pixels first ... first + count of a unit, added to a chunk's sums; `b` is the first of them. */
+static void add_pixels(const job *j, const unit *u, const char *a, const char *b, int64_t first, int64_t count, char *sum, int add)
+{
+    const layout *l = &j->l;
+    const fc_kernels *kernels = l->kernels;
+    int64_t size = kernels->size, vectors = fc_ceil_div(u->outputs, kernels->lanes), c_offset[FC_MR_MAX];
+    const int64_t *place = j->place + first, *line = j->line + (l->y_in_place ? first : 0);
+    for (int m = 0; m < FC_MR_MAX; m++)
+        c_offset[m] = m * l->width;
+    for (int64_t done = 0, nv; done < vectors; done += nv) {
+        nv = fc_gemm_next_strip((int)l->strip, vectors - done);
+        int64_t tiles = fc_ceil_div(l->rows, kernels->mr[nv]), at = done * kernels->lanes;
+        for (int64_t t = 0; t < tiles; t++) {
+            int64_t from = l->rows * t / tiles, rows = l->rows * (t + 1) / tiles - from;
+            const void *row[FC_MR_MAX];
+            for (int64_t m = 0; m < rows; m++)
+                row[m] = fc_at(a, j->tap[from + m], size);
+            kernels->gemm_gather[nv][rows](count, row, place, fc_at(b, at, size), line, fc_at(sum, from * l->width + at, size),
+                                           c_offset, NULL, add);
+        }
+    }
+}
+
+static void add_unit(const job *j, const unit *u, char *scratch, char *sum, int add)
+{
+    const fc_conv *p = &j->plan->problem;
+    const fc_window *w = &p->window;
+    const layout *l = &j->l;
+    int64_t size = l->kernels->size, pixels = u->rows * w->out[2], blocks = fc_ceil_div(pixels, l->terms);
+    const char *a = scratch;
+    char *gradient = scratch + l->band_bytes;
+    if (l->x_in_place) {
+        int64_t at = u->n * p->x.n + u->g * p->channels * p->x.c - w->offset[2] * p->x.s[2];
+        at += (u->od * w->stride[0] - w->offset[0]) * p->x.s[0] + (u->oh * w->stride[1] - w->offset[1]) * p->x.s[1];
+        a = fc_at(j->x, at, size);
+    } else {
+        copy_band(j, u, scratch);
+    }
+    int64_t at = u->n * p->y.n + u->g * p->out_channels + u->o + u->od * p->y.s[0] + u->oh * p->y.s[1];
+    for (int64_t i = 0; i < blocks; i++) {
+        int64_t first = pixels * i / blocks, count = pixels * (i + 1) / blocks - first;
+        if (!l->y_in_place)
+            turn_gradient(j, u, first, count, gradient);
+        add_pixels(j, u, a, l->y_in_place ? fc_at(j->y, at, size) : gradient, first, count, sum, add || i);
+    }
+}
+
+static void run_task(void *context, int64_t task, int worker)
+{
+    const job *j = context;
+    const fc_conv *p = &j->plan->problem;
+    const layout *l = &j->l;
+    const int64_t *tile = j->plan->tile, *out = p->window.out;
+    int64_t chunk = task % tile[CHUNKS], block = task / tile[CHUNKS], begin = l->units * chunk / tile[CHUNKS];
+    char *scratch = j->workers + worker * (l->band_bytes + l->gradient_bytes);
+    unit u = {.g = block / l->output_blocks, .o = block % l->output_blocks * tile[OUTPUTS]};
+    u.outputs = fc_min(tile[OUTPUTS], p->out_channels - u.o);
+    memset(scratch + l->band_bytes, 0, (size_t)l->gradient_bytes); /* lanes beyond the last channel */
+    for (int64_t i = begin; i < l->units * (chunk + 1) / tile[CHUNKS]; i++) {
+        u.oh = i % l->bands * tile[ROWS];
+        u.od = i / l->bands % out[0];
+        u.n = i / l->bands / out[0];
+        u.rows = fc_min(tile[ROWS], out[1] - u.oh);
+        add_unit(j, &u, scratch, j->chunks + task * l->sum_bytes, i > begin);
+    }
+}
+
+/* Some rows of a block: the chunks' sums in order, transposed into dW. */
+static void join_chunks(void *context, int64_t task, int worker)
+{
+    (void)worker;
+    const job *j = context;
+    const fc_conv *p = &j->plan->problem;
+    const layout *l = &j->l;
+    int64_t size = l->kernels->size, parts = fc_ceil_div(l->rows, 64), block = task / parts, part = task % parts;
+    int64_t from = l->rows * part / parts, rows = l->rows * (part + 1) / parts - from, o = block % l->output_blocks;
+    char *sum = fc_at(j->chunks + block * j->plan->tile[CHUNKS] * l->sum_bytes, from * l->width, size);
+    for (int64_t i = 1; i < j->plan->tile[CHUNKS]; i++)
+        l->kernels->scatter_row(sum, 1, sum + i * l->sum_bytes, rows * l->width, 1);
+    o *= j->plan->tile[OUTPUTS];
+    l->kernels->transpose(fc_at(j->w, block / l->output_blocks * p->w.g + o * p->w.o + from, size), p->w.o, sum, l->width, rows,
+                          fc_min(j->plan->tile[OUTPUTS], p->out_channels - o));
+}
+
+static void fill_tables(const job *j)
+{
+    const fc_conv *p = &j->plan->problem;
+    const fc_window *w = &p->window;
+    const layout *l = &j->l;
+    int64_t *tap = j->tap;
+    for (int64_t c = 0; c < p->channels; c++)
+        for (int64_t kd = 0; kd < w->kernel[0]; kd++)
+            for (int64_t kh = 0; kh < w->kernel[1]; kh++)
+                for (int64_t kw = 0; kw < w->kernel[2]; kw++)
+                    *tap++ = c * l->channel + kd * l->plane + kh * w->dilation[1] * l->row + kw * w->dilation[2] * l->pixel;
+    for (int64_t i = 0; i < l->pixels; i++) {
+        int64_t r = i / w->out[2], q = i % w->out[2];
+        j->place[i] = r * w->stride[1] * l->row + q * w->stride[2] * l->pixel;
+        j->line[i] = l->y_in_place ? r * p->y.s[1] + q * p->y.s[2] : i * l->width;
+    }
+}
+
+static fc_status run_channels(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
+{
+    (void)bias;
+    job j = {.plan = plan, .l = lay_out(plan), .x = x, .y = y, .w = w};
+    char *scratch = fc_arena_take(plan->scratch);
+    if (!scratch)
+        return FC_NO_MEMORY;
+    j.tap = (int64_t *)(void *)scratch;
+    j.place = (int64_t *)(void *)(scratch + j.l.tap_bytes);
+    j.line = (int64_t *)(void *)(scratch + j.l.tap_bytes + j.l.place_bytes);
+    j.chunks = scratch + j.l.tap_bytes + 2 * j.l.place_bytes;
+    int64_t blocks = plan->problem.groups * j.l.output_blocks, tasks = blocks * plan->tile[CHUNKS];
+    j.workers = j.chunks + tasks * j.l.sum_bytes;
+    fill_tables(&j);
+    fc_parallel(plan->threads, tasks, run_task, &j);
+    fc_parallel(plan->threads, blocks * fc_ceil_div(j.l.rows, 64), join_chunks, &j);
+    fc_arena_give();
+    return FC_OK;
+}
+
+const fc_driver fc_driver_weight_channels = {"channels", plan_channels, run_channels};
