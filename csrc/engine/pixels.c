@@ -185,9 +185,10 @@ static const char *plan_pixels(fc_conv_plan *plan, double *cost)
     double copied = l.source.in_place ? 0 : (double)(plan->tile[BLOCKS] * p->channels) * (double)l.source.channel;
     double stored = l.in_place || l.by_row ? 0 : (double)p->out_channels * (double)l.columns;
     double bytes = (double)kernels->size, rows = copied / (double)l.source.pitch + stored / (double)l.source.pitch;
-    double take = p->x.s[2] == 1 ? 0.0125 * bytes : 1.0; /* channels last, one by one: 32-16@112 0.7 ms, by channels 0.26 */
-    /* Calibrated on Zen 5, one thread: 1-16@28 b32 90 us, 3-32@32 b32 374 us, 64-64@224 17.5 ms. */
-    *cost = 300 + (double)l.k + tasks * (60 + gemm + take * copied + 0.0125 * bytes * stored + 2.0 * rows) +
+    /* Zen 5, one thread: 1-16@28 b32 90 us, 3-32@32 b32 374 us, 64-64@224 17.5 ms.  Emerald Rapids: 3x3s2 3-32@299 split 70 us,
+     * stored 115; channels last, one by one: 32-16@112 0.7 ms, by channels 0.26. */
+    double take = p->x.s[2] != 1 ? 1.0 : (p->window.stride[2] > 1 ? 0.0375 : 0.0125) * bytes;
+    *cost = 300 + (double)l.k + tasks * (60 + gemm + take * copied + 0.0275 * bytes * stored + 2.0 * rows) +
             (fc_taps(&p->window) == 1 && p->w.o == 1 ? 0.06 : 0.3) * (double)l.weights.bytes; /* transposed in registers, or not */
     return NULL;
 }
