@@ -104,7 +104,8 @@ static fc_status plan_phase(fc_conv_plan *phase, const fc_conv *q, fc_precision 
 }
 
 /* Drivers that do all phases at once, by the names of those that do them one by one. */
-static const fc_driver *const drivers[] = {&fc_driver_depthwise_adjoint, &fc_driver_planes_adjoint, &fc_driver_channels_adjoint, NULL};
+static const fc_driver *const drivers[] = {&fc_driver_depthwise_adjoint, &fc_driver_planes_adjoint, &fc_driver_channels_adjoint,
+                                           NULL};
 
 const fc_driver *fc_adjoint_driver(const char *name)
 {

@@ -110,7 +110,8 @@ static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
     tile[OUTPUTS] = fc_min(tile[OUTPUTS], p->out_channels);
     tile[ROWS] = tile[CHUNKS] = 1;
     layout l = lay_out(plan);
-    int64_t planes = fc_mul(p->batch, out[0]), pixels = fc_mul(planes, out[1] * out[2]), blocks = fc_mul(p->groups, l.output_blocks);
+    int64_t planes = fc_mul(p->batch, out[0]), pixels = fc_mul(planes, out[1] * out[2]);
+    int64_t blocks = fc_mul(p->groups, l.output_blocks);
     int64_t wanted = fc_max(1, fc_min(fc_ceil_div(pixels, 2 * FC_KC), fc_ceil_div(TASKS_WANTED, blocks)));
     wanted = fc_min(wanted, CHUNK_BYTES_MAX / fc_max(1, fc_mul(blocks, l.sum_bytes)));
     int64_t rows = fc_min(UNIT_PIXELS / out[2], UNIT_BYTES / fc_max(1, fc_mul(l.band_bytes / l.band_rows, p->window.stride[1])));

@@ -83,7 +83,7 @@ static const char *plan_depthwise(fc_conv_plan *plan, double *cost)
                   (p->x.s[2] == 1 ? 0.015 : 0.3) * bytes * copied;
     if (l.plane.width)
         unit = 15 + m * (20 + 1.6 * rows * (double)w->out[2] / (double)l.kernels->lanes);
-    unit *= (double)p->channels * (p->channels > 1 ? 1.35 : 1.0); /* several: dY is read anew for each (3-32@32 b32 720 us, not 520) */
+    unit *= (double)p->channels * (p->channels > 1 ? 1.35 : 1.0); /* each reads dY anew: 3-32@32 b32 720 us, not 520 */
     *cost = 400 + (double)p->groups * ((double)l.units * unit + 2 * (double)l.count);
     double task = unit * (double)(l.units / plan->tile[CHUNKS]);
     plan->tile[GROUPS] = fc_max(1, fc_min(p->groups / (4 * plan->threads), (int64_t)(TASK_NS / task)));

@@ -69,9 +69,10 @@ typedef void (*fc_depthwise_weight_kernel)(const fc_depthwise_window *window, do
 /* planes: lanes over channels that share nothing but their geometry; an element of x, y, w, init and sum is a vector here, whose
  * offsets and steps count reals:
  *
- * planes_stencil:    y[q * y_step] = init + sum_{l < lines, k < run[l]} w[t] * x[offset[l] + (q + k) * x_step],  q < count, t = 0, 1, ...
- *                    in the order of l, then k; init may be NULL (zeros), lines 0
- * planes_correlate:  sum[t] += sum_{r < rows, q < count} x[r * x_row + q * x_step + offset[t]] * y[r * y_row + q * y_step],  t < taps */
+ * planes_stencil:    y[q * y_step] = init + sum_{l < lines, k < run[l]} w[t] * x[offset[l] + (q + k) * x_step],  q < count,
+ *                    t = 0, 1, ... in the order of l, then k; init may be NULL (zeros), lines 0
+ * planes_correlate:  sum[t] += sum_{r < rows, q < count} x[r * x_row + q * x_step + offset[t]] * y[r * y_row + q * y_step],
+ *                    t < taps */
 typedef void (*fc_planes_stencil_kernel)(int64_t lines, const int64_t *offset, const int64_t *run, const void *w, const void *init,
                                          const void *x, int64_t x_step, void *y, int64_t y_step, int64_t count);
 typedef void (*fc_planes_correlate_kernel)(void *sum, int64_t taps, const int64_t *offset, const void *x, int64_t x_step,

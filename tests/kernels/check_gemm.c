@@ -1,7 +1,7 @@
 /* gemm and gemm_gather: every [nv][mr] of a table; dots.
  *
- * The contract of the first two fixes the order of the sum and its rounding, so the expected values are exact, and variants that all
- * meet them agree bit by bit.
+ * The contract of the first two fixes the order of the sum and its rounding, so the expected values are exact, and variants that
+ * all meet them agree bit by bit.
  */
 #include <math.h>
 #include <string.h>
