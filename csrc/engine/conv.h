@@ -18,7 +18,7 @@ static inline int64_t fc_scratch_max(int threads)
 }
 
 /* Per worker, what a block of B should take so that it stays in a second-level cache of 1 MiB beside the rest. */
-enum { FC_BLOCK_BYTES = 384 << 10 };
+enum { FC_BLOCK_BYTES = 384 << 10, FC_FAR_BYTES = 3 << 20 };
 
 typedef struct fc_driver {
     const char *name;
@@ -59,6 +59,14 @@ static inline int64_t fc_reduction(const fc_conv *p)
 static inline int64_t fc_outputs(const fc_window *w)
 {
     return fc_mul(fc_mul(w->out[0], w->out[1]), w->out[2]);
+}
+
+/* Whether x and y are more than a second-level cache holds. */
+static inline int fc_is_far(const fc_conv *p, int64_t size)
+{
+    const fc_window *w = &p->window;
+    int64_t x = fc_mul(p->channels, fc_mul(fc_mul(w->in[0], w->in[1]), w->in[2])), y = fc_mul(p->out_channels, fc_outputs(w));
+    return fc_mul(fc_mul(fc_mul(p->batch, p->groups), fc_add(x, y)), size) > FC_FAR_BYTES;
 }
 
 /* By definition: columns begin ... end of one row of output channel o (of all groups), plane n * OD + od. */

@@ -14,7 +14,7 @@
  * 3-32@32 b32 727 -> 533 us, conv1 of ResNet 1691 -> 1507; not beyond 2 FC_KC terms, for a row's part of B leaves the first-level
  * cache then (5x5 64@28 1.18, 1.84 ms by rows).
  *
- * A 1x1 of more than FAR_BYTES fetches the next band, or strip, by software, a few lines before each product: 8x128-128@56 9.6, now
+ * A 1x1 whose arrays are far (fc_is_far) fetches the next band, or strip, by software, a few lines before each product: 8x128-128@56 9.6, now
  * 7.3 ms; 8x256-64@56 11.8, 10.7; 16x64-64@56 7.3, 5.8.  Fetching inside the microkernel, a line a term: the same there, and 3-11 %
  * slower wherever the cache has all.
  *
@@ -33,9 +33,6 @@
  * place, so that a plane is one row and bands need not end with its rows: else 0; output columns of a band, all of them unless a
  * single row is more than the cache holds (64-128 k3 L4096: 11.0, now 8.9 ms; k3s2 384-384 L3000: 27.7, now 9.1). */
 enum { ROWS, BLOCKS, FLAT, COLUMNS };
-
-/* An x and y of more than this are in no second-level cache: what the next task reads is fetched while one is computed. */
-enum { FAR_BYTES = 3 << 20 };
 
 typedef struct layout {
     const fc_kernels *kernels;
@@ -61,15 +58,6 @@ static int one_row(const fc_conv *p, const fc_source *source)
 static int64_t last_positions(const fc_conv *p, const fc_kernels *kernels, int64_t positions)
 {
     return fc_sweep_pays(p, kernels) ? fc_sweep_last(kernels, positions) : 0;
-}
-
-/* Elements of x and y. */
-static int64_t moved(const fc_conv *p)
-{
-    const fc_window *w = &p->window;
-    int64_t x = fc_mul(p->channels, fc_mul(w->in[0], fc_mul(w->in[1], w->in[2])));
-    int64_t y = fc_mul(p->out_channels, fc_mul(w->out[0], fc_mul(w->out[1], w->out[2])));
-    return fc_mul(fc_mul(p->batch, p->groups), fc_add(x, y));
 }
 
 static layout lay_out(const fc_conv_plan *plan)
@@ -102,7 +90,7 @@ static layout lay_out(const fc_conv_plan *plan)
     l.swept = l.by_row || (l.in_place && fc_sweep_pays(p, kernels));
     /* What is not flat is swept or not as bands are cut: in the same order as fc_gemm_run then. */
     int64_t terms = flat && plan->precision == FC_PRECISION_HIGH ? 2 * FC_KC : FC_KC;
-    l.far = l.source.in_place && fc_taps(&p->window) == 1 && moved(p) > FAR_BYTES / kernels->size;
+    l.far = l.source.in_place && fc_taps(&p->window) == 1 && fc_is_far(p, kernels->size);
     l.sweep = (fc_sweep){.kernels = kernels, .k = l.k, .terms = terms, .far = l.far};
     if (l.swept && !l.by_row)
         l.tile_bytes = fc_sweep_bytes(&l.sweep);
