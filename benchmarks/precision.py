@@ -13,12 +13,12 @@ import fastconv
 import numpy as np
 import torch
 
-PADDING = 1
+KERNELS = ((1, 7), (2, 2), (4, 4), (5, 5), (7, 7))  # and 3x3
 PASSES = ("forward", "input gradient", "weight gradient")
 
 
 class Case(NamedTuple):
-    """A convolution with 3x3 kernels; `grad` is the gradient that meets its outputs."""
+    """A convolution with a padding of half its kernel; `grad` is the gradient that meets its outputs."""
 
     name: str
     data: str
@@ -26,15 +26,19 @@ class Case(NamedTuple):
     w: np.ndarray
     grad: np.ndarray
 
+    @property
+    def padding(self) -> tuple[int, int]:
+        return self.w.shape[2] // 2, self.w.shape[3] // 2
+
 
 def ours(case: Case, which: str, precision: str) -> np.ndarray:
     before = fastconv.get_float32_precision()
     fastconv.set_float32_precision(precision)
     try:
         if which == "forward":
-            return fastconv.conv2d(case.x, case.w, padding=PADDING)
+            return fastconv.conv2d(case.x, case.w, padding=case.padding)
         mask = (which == "input gradient", which == "weight gradient", False)
-        gradients = fastconv.conv2d_backward(case.grad, case.x, case.w, padding=PADDING, output_mask=mask)
+        gradients = fastconv.conv2d_backward(case.grad, case.x, case.w, padding=case.padding, output_mask=mask)
         return gradients.input if mask[0] else gradients.weight
     finally:
         fastconv.set_float32_precision(before)
@@ -43,10 +47,10 @@ def ours(case: Case, which: str, precision: str) -> np.ndarray:
 def theirs(case: Case, which: str, dtype: torch.dtype) -> np.ndarray:
     x, w, grad = (torch.from_numpy(array).to(dtype) for array in (case.x, case.w, case.grad))
     if which == "forward":
-        return torch.conv2d(x, w, padding=PADDING).numpy()
+        return torch.conv2d(x, w, padding=case.padding).numpy()
     if which == "input gradient":
-        return torch.nn.grad.conv2d_input(x.shape, w, grad, padding=PADDING).numpy()
-    return torch.nn.grad.conv2d_weight(x, w.shape, grad, padding=PADDING).numpy()
+        return torch.nn.grad.conv2d_input(x.shape, w, grad, padding=case.padding).numpy()
+    return torch.nn.grad.conv2d_weight(x, w.shape, grad, padding=case.padding).numpy()
 
 
 def errors(case: Case, which: str) -> list[float]:
@@ -56,14 +60,24 @@ def errors(case: Case, which: str) -> list[float]:
     return [float(np.abs(result - exact).max() / np.abs(exact).max()) for result in results]
 
 
-def random_cases(channels: list[int], size: int) -> Iterator[Case]:
+def random_case(count: int, size: int, kernel: tuple[int, int] = (3, 3)) -> Case:
     """64 outputs, 4 images; weights such that outputs are of the size of inputs."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((64, count, *kernel), np.float32) / np.float32((kernel[0] * kernel[1] * count) ** 0.5)
+    x = rng.standard_normal((4, count, size, size), np.float32)
+    stops = [size + 2 * (extent // 2) - extent + 1 for extent in kernel]
+    return Case(f"{count}-64@{size}", "N(0, 1)", x, w, rng.standard_normal((4, 64, *stops), np.float32))
+
+
+def random_cases(channels: list[int], size: int) -> Iterator[Case]:
     for count in channels:
-        rng = np.random.default_rng(0)
-        w = rng.standard_normal((64, count, 3, 3), np.float32) / np.float32(3 * count**0.5)
-        noise, grad = rng.standard_normal((4, count, size, size), np.float32), rng.standard_normal((4, 64, size, size), np.float32)
-        for data, x in (("N(0, 1)", noise), ("N(10, 1)", noise + np.float32(10)), ("max(N(0, 1), 0)", np.maximum(noise, 0))):
-            yield Case(f"{count}-64@{size}", data, x, w, grad)
+        case = random_case(count, size)
+        yield case
+        yield case._replace(data="N(10, 1)", x=case.x + np.float32(10))
+        yield case._replace(data="max(N(0, 1), 0)", x=np.maximum(case.x, 0))
+    for kernel in KERNELS:
+        case = random_case(channels[0], size, kernel)
+        yield case._replace(name=f"{case.name}, {kernel[0]}x{kernel[1]}")
 
 
 def digits_cases(epochs: int) -> Iterator[Case]:
