@@ -12,7 +12,8 @@
  * Emerald Rapids, one core, GFLOPS of useful sums where the kernel reaches 168: 512-512@14 (12.25 vectors) 168 without its last
  * four columns, 153 with a thirteenth vector for them (512 terms a block; 147 at 256); not copied, a block of 64 terms and four
  * vectors for all rows before the next block, 134-141; lanes over outputs of transposed weights 164, but the weights' transpose
- * and the image's cost a tenth.  64-256@56 150, copied or not: it writes as much as memory takes.
+ * and the image's cost a tenth.  64-256@56 150, copied or not: it writes as much as memory takes. Blocks of terms
+ * outermost, so that half of a large A stays near (768-768@14, 1024-1024@14): within 1 %.
  */
 #include "engine/sweep.h"
 
