@@ -5,6 +5,7 @@ void fc_gemm_plan(fc_gemm *g, const fc_kernels *kernels, int64_t m, int64_t colu
     int64_t vectors = fc_ceil_div(columns, kernels->lanes);
     g->kernels = kernels;
     g->columns = columns;
+    g->terms = FC_KC;
     if (vectors <= 2)
         g->strip = vectors < 1 ? 1 : (int)vectors;
     else if (m <= kernels->mr[4] && vectors >= 4)
@@ -22,7 +23,7 @@ static void run_strips(const fc_gemm *g, int rows, const void *const *a, const v
     const fc_gemm_kernels *family = g->gather ? &g->kernels->gemm_gather : &g->kernels->gemm;
     int64_t size = g->kernels->size;
     const void *block[FC_MR_MAX];
-    int64_t k0 = 0, most = fc_gemm_terms(g->kernels, g->k, FC_KC), c_offset[FC_MR_MAX];
+    int64_t k0 = 0, most = fc_gemm_terms(g->kernels, g->k, g->terms), c_offset[FC_MR_MAX];
     for (int m = 0; m < rows; m++)
         c_offset[m] = m * c_row;
     do {

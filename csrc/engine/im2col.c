@@ -170,6 +170,7 @@ static fc_status run_im2col(const fc_conv_plan *plan, void *x, void *w, void *bi
     j.worker_bytes = patch_bytes(plan, kernels->size) + output_bytes(plan, kernels->size);
     fc_gemm_plan(&j.gemm, kernels, fc_min(plan->tile[CHANNELS], p->out_channels), plan->tile[PIXELS]);
     j.gemm.b_offset = offset;
+    j.gemm.terms = fc_gemm_block(plan);
     int64_t blocks = fc_ceil_div(p->out_channels, plan->tile[CHANNELS]);
     int64_t columns = fc_ceil_div(pixels_of(p), plan->tile[PIXELS]);
     fc_parallel(plan->threads, p->groups * blocks * columns, run_task, &j);

@@ -89,7 +89,7 @@ static layout lay_out(const fc_conv_plan *plan)
                fc_ceil_div(p->window.out[2], kernels->lanes) * kernels->lanes <= l.source.pitch;
     l.swept = l.by_row || (l.in_place && fc_sweep_pays(p, kernels));
     /* What is not flat is swept or not as bands are cut: in the same order as fc_gemm_run then. */
-    int64_t terms = flat && plan->precision == FC_PRECISION_HIGH ? 2 * FC_KC : FC_KC;
+    int64_t terms = flat && plan->precision == FC_PRECISION_HIGH ? 2 * FC_KC : fc_gemm_block(plan);
     l.far = l.source.in_place && fc_taps(&p->window) == 1 && fc_is_far(p, kernels->size);
     l.sweep = (fc_sweep){.kernels = kernels, .k = l.k, .terms = terms, .far = l.far};
     if (l.swept && !l.by_row)
@@ -316,6 +316,7 @@ static fc_status run_pixels(const fc_conv_plan *plan, void *x, void *w, void *bi
     j.worker_bytes = j.l.source.bytes + j.l.tile_bytes;
     fc_gemm_plan(&j.gemm, j.l.kernels, p->out_channels / plan->tile[BLOCKS], j.l.columns);
     j.gemm.k = j.l.k;
+    j.gemm.terms = fc_gemm_block(plan);
     if (p->y.c == 1 && p->y.s[2] != 1 && !j.l.in_place) {
         j.held = (int)j.l.kernels->lanes;
         while (j.held % j.gemm.rows && j.gemm.rows > 1)
