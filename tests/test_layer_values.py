@@ -133,7 +133,7 @@ REFUSED = {
     "activation": (
         lambda: nn.SeparableConv2d(1, 1, 3, activation="tanh"),
         ValueError,
-        "activation of SeparableConv2d must be None, 'relu' or 'relu6', got 'tanh'",
+        r"activation of SeparableConv2d must be one of \(None, 'relu', 'relu6'\), got 'tanh'",
     ),
     "pool": (lambda: nn.MaxPool2d(0), ValueError, "kernel_size must be at least 1, got 0"),
     "pool's padding": (lambda: nn.AvgPool1d(2, padding=-1), ValueError, "padding must be at least 0, got -1"),

@@ -506,5 +506,5 @@ static fc_status run_channels(const fc_conv_plan *plan, void *x, void *w, void *
     return FC_OK;
 }
 
-const fc_driver fc_driver_channels = {"channels", plan_channels, run_channels};
-const fc_driver fc_driver_channels_adjoint = {"channels", plan_channels, run_channels};
+const fc_driver fc_driver_channels = {"channels", plan_channels, run_channels, .bounded = 1};
+const fc_driver fc_driver_channels_adjoint = {"channels", plan_channels, run_channels, .bounded = 0};

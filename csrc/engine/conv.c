@@ -127,14 +127,6 @@ static void clamp_plane(void *context, int64_t task, int worker)
             fc_output_clamp(p, kernels, fc_at(j->y, first + oh * p->y.s[1] + ow * p->y.s[2], kernels->size), whole * pixel);
 }
 
-/* Whether a driver applies the bounds itself, while an output is in the cache; else they are a pass over memory. */
-static int is_bounded(const fc_driver *driver)
-{
-    return driver == &fc_driver_depthwise || driver == &fc_driver_planes || driver == &fc_driver_winograd ||
-           driver == &fc_driver_winograd_channels || driver == &fc_driver_pixels || driver == &fc_driver_channels ||
-           driver == &fc_driver_reference;
-}
-
 static void clamp_outputs(const fc_conv_plan *plan, void *y)
 {
     const fc_conv *p = &plan->problem;
@@ -151,7 +143,7 @@ fc_status fc_conv_execute(const fc_conv_plan *plan, void *x, void *w, void *bias
         return FC_OK;
     const fc_driver *driver = drivers_of(plan->direction)[plan->algorithm];
     fc_status status = driver->run(plan, x, w, bias, y);
-    if (status == FC_OK && plan->problem.bounds.on && !is_bounded(driver))
+    if (status == FC_OK && plan->problem.bounds.on && !driver->bounded)
         clamp_outputs(plan, y);
     return status;
 }

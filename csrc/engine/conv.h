@@ -25,6 +25,7 @@ typedef struct fc_driver {
     /* Fills plan->tile, plan->scratch and *cost (estimated nanoseconds on one thread), or says why it cannot serve. */
     const char *(*plan)(fc_conv_plan *plan, double *cost);
     fc_status (*run)(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y);
+    int bounded; /* applies the outputs' bounds itself, while an output is in the cache; else they are a pass over memory */
 } fc_driver;
 
 extern const fc_driver fc_driver_fill, fc_driver_depthwise, fc_driver_planes, fc_driver_stencil, fc_driver_winograd,

@@ -167,4 +167,4 @@ static fc_status run_adjoint(const fc_conv_plan *plan, void *x, void *w, void *b
     return FC_OK;
 }
 
-const fc_driver fc_driver_depthwise_adjoint = {"depthwise", plan_adjoint, run_adjoint};
+const fc_driver fc_driver_depthwise_adjoint = {"depthwise", plan_adjoint, run_adjoint, .bounded = 0};

@@ -304,5 +304,5 @@ static fc_status run_planes(const fc_conv_plan *plan, void *x, void *w, void *bi
     return FC_OK;
 }
 
-const fc_driver fc_driver_planes = {"planes", plan_planes, run_planes};
-const fc_driver fc_driver_planes_adjoint = {"planes", plan_planes, run_planes};
+const fc_driver fc_driver_planes = {"planes", plan_planes, run_planes, .bounded = 1};
+const fc_driver fc_driver_planes_adjoint = {"planes", plan_planes, run_planes, .bounded = 0};

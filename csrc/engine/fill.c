@@ -44,4 +44,4 @@ static fc_status run_fill(const fc_conv_plan *plan, void *x, void *w, void *bias
     return FC_OK;
 }
 
-const fc_driver fc_driver_fill = {"fill", plan_fill, run_fill};
+const fc_driver fc_driver_fill = {"fill", plan_fill, run_fill, .bounded = 0};

@@ -178,4 +178,4 @@ static fc_status run_im2col(const fc_conv_plan *plan, void *x, void *w, void *bi
     return FC_OK;
 }
 
-const fc_driver fc_driver_im2col = {"im2col", plan_im2col, run_im2col};
+const fc_driver fc_driver_im2col = {"im2col", plan_im2col, run_im2col, .bounded = 0};

@@ -328,4 +328,4 @@ static fc_status run_pixels(const fc_conv_plan *plan, void *x, void *w, void *bi
     return FC_OK;
 }
 
-const fc_driver fc_driver_pixels = {"pixels", plan_pixels, run_pixels};
+const fc_driver fc_driver_pixels = {"pixels", plan_pixels, run_pixels, .bounded = 1};

@@ -191,4 +191,4 @@ static fc_status run_depthwise(const fc_conv_plan *plan, void *x, void *w, void 
     return FC_OK;
 }
 
-const fc_driver fc_driver_weight_depthwise = {"depthwise", plan_depthwise, run_depthwise};
+const fc_driver fc_driver_weight_depthwise = {"depthwise", plan_depthwise, run_depthwise, .bounded = 0};

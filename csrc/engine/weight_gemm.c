@@ -480,4 +480,4 @@ static fc_status run_gemm(const fc_conv_plan *plan, void *x, void *w, void *bias
     return FC_OK;
 }
 
-const fc_driver fc_driver_weight_gemm = {"gemm", plan_gemm, run_gemm};
+const fc_driver fc_driver_weight_gemm = {"gemm", plan_gemm, run_gemm, .bounded = 0};

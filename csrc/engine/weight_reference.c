@@ -60,4 +60,4 @@ static fc_status run_reference(const fc_conv_plan *plan, void *x, void *w, void 
     return FC_OK;
 }
 
-const fc_driver fc_driver_weight_reference = {"reference", plan_reference, run_reference};
+const fc_driver fc_driver_weight_reference = {"reference", plan_reference, run_reference, .bounded = 0};

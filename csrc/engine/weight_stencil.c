@@ -129,4 +129,4 @@ static fc_status run_stencil(const fc_conv_plan *plan, void *x, void *w, void *b
     return FC_OK;
 }
 
-const fc_driver fc_driver_weight_stencil = {"stencil", plan_stencil, run_stencil};
+const fc_driver fc_driver_weight_stencil = {"stencil", plan_stencil, run_stencil, .bounded = 0};

@@ -334,4 +334,4 @@ static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *
     return status ? status : fc_conv_execute(&direct, x, w, bias, y);
 }
 
-const fc_driver fc_driver_weight_winograd = {"winograd", plan_winograd, run_winograd};
+const fc_driver fc_driver_weight_winograd = {"winograd", plan_winograd, run_winograd, .bounded = 0};

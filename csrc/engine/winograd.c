@@ -478,4 +478,4 @@ static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *
     return FC_OK;
 }
 
-const fc_driver fc_driver_winograd = {"winograd", plan_winograd, run_winograd};
+const fc_driver fc_driver_winograd = {"winograd", plan_winograd, run_winograd, .bounded = 1};

@@ -234,7 +234,7 @@ static int next_segment(const job *j, int64_t *row, segment *s)
     if (at >= end)
         return 0;
     int64_t stripe = at / l->h.tiles, plane = stripe / l->stripes, depth = j->problem.window.out[0];
-    *s = (segment){.n = plane / depth, .od = plane % depth, .tr = at % l->h.tiles, };
+    *s = (segment){.n = plane / depth, .od = plane % depth, .tr = at % l->h.tiles};
     s->at = *row * l->phases * l->columns;
     s->tc = stripe % l->stripes * l->columns;
     s->rows = fc_min(end - at, l->h.tiles - s->tr);
@@ -552,4 +552,4 @@ static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *
     return FC_OK;
 }
 
-const fc_driver fc_driver_winograd_channels = {"winograd_channels", plan_winograd, run_winograd};
+const fc_driver fc_driver_winograd_channels = {"winograd_channels", plan_winograd, run_winograd, .bounded = 1};

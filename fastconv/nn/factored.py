@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fastconv import functional as F
+from fastconv.functional.factored import ACTIVATIONS
 
 from ._arguments import check_channels, integer, per_axis, random_generator, real_dtype
 from .convolution import Conv1d, Conv2d, IntOrTuple, Padding, Seed
@@ -86,8 +87,8 @@ class SeparableConv2d(Layer):
         seed: Seed = None,
     ) -> None:
         super().__init__(real_dtype(dtype))
-        if activation not in (None, "relu", "relu6"):
-            raise ValueError(f"activation of SeparableConv2d must be None, 'relu' or 'relu6', got {activation!r}")
+        if activation not in tuple(ACTIVATIONS):
+            raise ValueError(f"activation of SeparableConv2d must be one of {tuple(ACTIVATIONS)}, got {activation!r}")
         self.activation = activation
         self.in_channels = integer(in_channels, "in_channels")
         self.out_channels = integer(out_channels, "out_channels")
