@@ -3,8 +3,8 @@
  *
  * Not OpenMP: libgomp deadlocks after fork, clashes with other copies of itself in one process, sleeps for milliseconds
  * and needs bundling.  Here the caller never waits for a worker that has not joined: it claims tasks itself, closes the
- * job when none is left and waits only for the tasks that are under way.  Workers start on first use, spin for
- * FC_SPIN_NS after a job and then sleep.  One job at a time owns the workers; a second Python thread that calls meanwhile
+ * job when none is left and waits only for the tasks that are under way.  Workers start on first use and wait
+ * awake for FC_STAY_NS after a job.  One job at a time owns the workers; a second Python thread that calls meanwhile
  * runs its job alone, as does a call from inside a task of a parallel job.  A forked child starts afresh.
  */
 #ifndef FC_BASE_THREADS_H
