@@ -53,6 +53,7 @@ BOUNDED = {
     "depthwise": ((2, 6, 20, 33), (6, 1, 3, 3), 1, 6),
     "depthwise narrow": ((1, 18, 7, 7), (36, 1, 3, 3), 2, 18),
     "tiny": ((1, 2, 4, 4), (2, 2, 3, 3), 1, 1),
+    "few output pixels": ((3, 130, 3, 2), (40, 65, 3, 3), 2, 2),
     "1d": ((3, 4, 50), (4, 2, 5), 1, 2),
     "3d": ((1, 3, 4, 6, 9), (5, 3, 2, 3, 3), 1, 1),
 }
@@ -70,8 +71,8 @@ def test_bounded_convolution(case, layout, dtype, rng):
         x = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
     axes, ran = x.ndim - 2, []
     shape = getattr(fastconv, f"conv{axes}d")(x, w, None, stride, 1, 1, groups).shape
-    algorithms = "depthwise", "planes", "stencil", "winograd", "winograd_channels", "pixels", "channels", "im2col", "reference"
-    for algorithm in (None, *algorithms):
+    general = "dots", "pixels", "channels", "im2col", "reference"
+    for algorithm in (None, "depthwise", "planes", "stencil", "winograd", "winograd_channels", *general):
         outs = [np.empty((*shape[:-1], 2 * shape[-1]), dtype)[..., ::2] if layout == "strided output" else None for _ in range(2)]
         arguments = axes, False, x, w, bias, stride, 1, 1, groups
         try:
