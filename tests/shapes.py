@@ -237,7 +237,7 @@ CONV_CASES = {
     "many images": ConvCase((65, 3, 8, 8), (8, 3, 3, 3), padding=1),
     "many outputs": ConvCase((1, 4, 3, 3), (257, 4, 3, 3)),
     "one output pixel": ConvCase((3, 40, 7, 7), (50, 40, 7, 7)),
-    "dense layer, five rows": ConvCase((5, 1300, 1), (37, 1300, 1)),
+    "dense layer, five rows": ConvCase((5, 1312, 1), (37, 1312, 1)),
     "few output pixels": ConvCase((3, 130, 3, 2), (40, 65, 3, 3), stride=2, padding=1, groups=2),
     "row kernel": ConvCase((2, 8, 20, 35), (8, 8, 1, 7), padding=(0, 3)),
     "column kernel": ConvCase((2, 8, 35, 20), (8, 8, 7, 1), padding=(3, 0)),

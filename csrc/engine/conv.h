@@ -28,7 +28,7 @@ typedef struct fc_driver {
     int bounded; /* applies the outputs' bounds itself, while an output is in the cache; else they are a pass over memory */
 } fc_driver;
 
-extern const fc_driver fc_driver_fill, fc_driver_dots, fc_driver_depthwise, fc_driver_planes, fc_driver_stencil,
+extern const fc_driver fc_driver_fill, fc_driver_few_pixels, fc_driver_depthwise, fc_driver_planes, fc_driver_stencil,
     fc_driver_winograd, fc_driver_winograd_channels, fc_driver_pixels, fc_driver_channels, fc_driver_im2col, fc_driver_reference;
 extern const fc_driver fc_driver_weight_depthwise, fc_driver_weight_planes, fc_driver_weight_gemm, fc_driver_weight_channels,
     fc_driver_weight_stencil, fc_driver_weight_winograd, fc_driver_weight_reference;
