@@ -18,10 +18,6 @@ static const fc_driver *const weight_drivers[] = {&fc_driver_weight_depthwise, &
  * (5-50 us). */
 enum { SERIAL_MULTIPLICATIONS = 400000 };
 
-/* Nanoseconds below which no more drivers are asked: their plans, 100 ns each, would cost more than the best of them could save.
- * 3x3 over 7x7 takes 1.0 us a call instead of 2.0, its input gradient, whose plan is kept besides, 1.8 instead of 3.7. */
-enum { ENOUGH = 450 };
-
 static const fc_driver *const *drivers_of(fc_direction direction)
 {
     return direction == FC_WEIGHT ? weight_drivers : forward_drivers;
@@ -65,7 +61,7 @@ static fc_status choose(fc_conv_plan *plan, const char *name, int threads)
     while (drivers[last + 1])
         last++;
     /* The reference first, which serves the least problems; then those that serve the simplest. */
-    for (int k = 0; k <= last && !(least < ENOUGH && plan->multiplications); k++) {
+    for (int k = 0; k <= last && !(least < FC_ENOUGH && plan->multiplications); k++) {
         int i = k ? k - 1 : last;
         if ((name && strcmp(drivers[i]->name, name)) || drivers[i]->plan(&candidate, &cost) || !(cost < least))
             continue;

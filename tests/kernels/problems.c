@@ -98,6 +98,19 @@ static void make_plain(fc_conv *c)
     c->out_channels = random_integer(1, 20);
 }
 
+/* Or a dense layer: few pixels, many channels, and now and then whole vectors of them. */
+static void make_dense(fc_conv *c)
+{
+    fc_window *w = &c->window;
+    for (int i = 0; i < FC_AXES; i++) {
+        w->in[i] = w->out[i] = i ? random_integer(1, 2) : 1;
+        w->kernel[i] = w->stride[i] = w->dilation[i] = 1;
+        w->offset[i] = 0;
+    }
+    c->channels = CHOOSE(16, 32, 48, 50);
+    c->out_channels = CHOOSE(16, 32, 48, 50);
+}
+
 static fc_conv random_sizes(int large)
 {
     fc_conv c = {.bounds = {0}};
@@ -112,6 +125,8 @@ static fc_conv random_sizes(int large)
             c.channels = 1;
         if (random_integer(0, 2) == 0)
             make_plain(&c);
+        else if (random_integer(0, 9) == 0)
+            make_dense(&c);
         const int64_t *in = c.window.in;
         if (random_integer(0, 3) == 0 && in[0] * in[1] * in[2] <= 600) { /* depthwise */
             c.groups = random_integer(5, 40);
@@ -144,6 +159,8 @@ problem random_problem(fc_real real, fc_direction direction, int large)
     problem p = {.conv = random_sizes(large), .direction = direction};
     p.conv.real = real;
     p.with_bias = direction != FC_WEIGHT && random_integer(0, 1);
+    if (direction == FC_FORWARD && random_integer(0, 3) == 0)
+        p.conv.bounds = (fc_bounds){1, random_integer(0, 1) ? 0 : -INFINITY, random_integer(0, 1) ? 1.5 : INFINITY};
     return p;
 }
 
@@ -256,7 +273,21 @@ static void expect_bias(const problem *p, int axes, const int64_t *size, const i
     }
 }
 
-void problem_expect(const problem *p)
+/* The largest output, and all of them within the problem's bounds. */
+static void expect_bounded(problem *p)
+{
+    array *out = problem_output(p);
+    const fc_bounds *limits = &p->conv.bounds;
+    p->largest = 0;
+    for (int64_t i = 0; i < out->count; i++)
+        if (out->bound[i] != KEPT) {
+            p->largest = fmax(p->largest, fabs(out->want[i]));
+            if (limits->on)
+                out->want[i] = fmin(fmax(out->want[i], limits->low), limits->high);
+        }
+}
+
+void problem_expect(problem *p)
 {
     const fc_conv *c = &p->conv;
     const fc_window *v = &c->window;
@@ -277,4 +308,5 @@ void problem_expect(const problem *p)
     for (int64_t i = 0; i < out->count; i++)
         if (out->bound[i] > 0)
             out->bound[i] *= 2 * value_epsilon(out->type) * (double)(terms + 1);
+    expect_bounded(p);
 }

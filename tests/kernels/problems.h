@@ -11,6 +11,7 @@ typedef struct problem {
     array *x, *w, *y, *bias;
     int64_t x0, w0, y0; /* where element (0, 0, ...) stands */
     int with_bias;
+    double largest; /* of the outputs, before they are bounded */
 } problem;
 
 /* Strides of any sign and order with gaps, axis i of size[i]; `repeats`: some may be 0.  Returns where element 0 stands,
@@ -25,7 +26,7 @@ problem random_problem(fc_real real, fc_direction direction, int large);
 /* Arrays for it: layouts and values; only the output can be written. */
 void problem_fill(problem *p);
 /* What the output should be, by the definition, with a bound that holds for sums in any order. */
-void problem_expect(const problem *p);
+void problem_expect(problem *p);
 array *problem_output(const problem *p);
 int64_t problem_multiplications(const fc_conv *c);
 
