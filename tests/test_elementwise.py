@@ -49,7 +49,8 @@ def test_residual_sum(shape, dtype, rng):
 BOUNDED = {
     "3x3": ((2, 24, 21, 19), (30, 24, 3, 3), 1, 1),
     "3x3 stride 2": ((2, 5, 17, 20), (7, 5, 3, 3), 2, 1),
-    "1x1": ((1, 80, 18, 18), (40, 80, 1, 1), 1, 1),
+    "1x1": ((1, 80, 18, 18), (40, 80, 1, 1), 1, 1, 0),
+    "1x1 padded": ((1, 80, 18, 18), (40, 80, 1, 1), 1, 1),
     "depthwise": ((2, 6, 20, 33), (6, 1, 3, 3), 1, 6),
     "depthwise narrow": ((1, 18, 7, 7), (36, 1, 3, 3), 2, 18),
     "tiny": ((1, 2, 4, 4), (2, 2, 3, 3), 1, 1),
@@ -64,17 +65,17 @@ BOUNDED = {
 @pytest.mark.parametrize("case", BOUNDED.values(), ids=BOUNDED)
 def test_bounded_convolution(case, layout, dtype, rng):
     """Every algorithm: the bits of a convolution, limited; NaN and infinity too."""
-    x_shape, w_shape, stride, groups = case
+    x_shape, w_shape, stride, groups, padding = (*case, 1)[:5]
     x, w, bias = normal(rng, x_shape, dtype), normal(rng, w_shape, dtype), normal(rng, w_shape[:1], dtype)
     x.flat[7], x.flat[100 % x.size] = np.nan, np.inf
     if layout == "channels last":
         x = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
     axes, ran = x.ndim - 2, []
-    shape = getattr(fastconv, f"conv{axes}d")(x, w, None, stride, 1, 1, groups).shape
-    general = "few_pixels", "pixels", "channels", "im2col", "reference"
+    shape = getattr(fastconv, f"conv{axes}d")(x, w, None, stride, padding, 1, groups).shape
+    general = "few_pixels", "pixels", "pointwise", "channels", "im2col", "reference"
     for algorithm in (None, "depthwise", "planes", "stencil", "winograd", "winograd_channels", *general):
         outs = [np.empty((*shape[:-1], 2 * shape[-1]), dtype)[..., ::2] if layout == "strided output" else None for _ in range(2)]
-        arguments = axes, False, x, w, bias, stride, 1, 1, groups
+        arguments = axes, False, x, w, bias, stride, padding, 1, groups
         try:
             y = _core.convolve(*arguments, outs[0], algorithm)
         except ValueError:

@@ -14,8 +14,8 @@
  * 3-32@32 b32 727 -> 533 us, conv1 of ResNet 1691 -> 1507; not beyond 2 FC_KC terms, for a row's part of B leaves the first-level
  * cache then (5x5 64@28 1.18, 1.84 ms by rows).
  *
- * A 1x1 whose arrays are far (fc_is_far) fetches the next band, or strip, by software, a few lines before each product: 8x128-128@56 9.6, now
- * 7.3 ms; 8x256-64@56 11.8, 10.7; 16x64-64@56 7.3, 5.8.  Fetching inside the microkernel, a line a term: the same there, and 3-11 %
+ * A 1x1 whose arrays are far (fc_is_far) fetches the next band, or strip, by software, a few lines before each product:
+ * 8x128-128@56 9.6, now 7.3 ms; 8x256-64@56 11.8, 10.7; 16x64-64@56 7.3, 5.8.  Fetching inside the microkernel, a line a term: the same there, and 3-11 %
  * slower wherever the cache has all.
  *
  * Scratch: the offsets of k, the weights where they are not rows in memory; per worker a band (about FC_BLOCK_BYTES) and a

@@ -148,9 +148,16 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
     call += llabs(l.pixel) * kernels->size * l.terms > 2 * BLOCK_BYTES ? 0.8 * (double)l.terms : 0;
     double gemm = blocks * units * (k * vectors * pixels * 0.125 * unit + calls * ceil(pixels / (double)l.terms) * call);
     double copied = blocks * units * (double)l.band_bytes, turned = l.y_in_place ? 0 : blocks * units * pixels * (double)l.width;
-    double sums = blocks * k * (double)l.width;
+    double sums = blocks * k * (double)l.width, stored = 0.15;
+    /* Of one tap, both in place, rows are neighbours: channels last (`weight_gemm.c`, this) 256-256@28 1030, 950 us, 64-256@56
+     * 1230, 1040; 512-512@14 730, 770. */
+    if (l.x_in_place && l.y_in_place && p->x.c == 1 && fc_taps(&p->window) == 1) {
+        call = 14 * ceil(pixels / (double)l.terms) + 0.15 * pixels;
+        gemm = blocks * units * (k * vectors * pixels * 0.125 * unit + calls * call);
+        stored = 0.5;
+    }
     *cost = 500 + k + 2 * pixels + gemm + 0.0125 * copied + 5 * copied / size / (double)l.pitch + 0.025 * size * turned +
-            sums * (0.15 + 0.1 * (double)plan->tile[CHUNKS]) + 80 * blocks * units;
+            sums * (stored + 0.1 * (double)plan->tile[CHUNKS]) + 80 * blocks * units;
     return NULL;
 }
 

@@ -216,8 +216,8 @@ static const char *plan_gemm(fc_conv_plan *plan, double *cost)
     double copied = l.in_place ? 0 : outputs * blocks * units * (double)l.pixels;
     /* Few channels: their rows are gathered before they are turned, and vectors of a panel cross cache lines. */
     int few = p->channels < kernels->lanes && l.panel.width > 1;
-    double read = few ? 1.2 : 1.0, turned = few ? 0.05 : 0.025;
-    *cost = 500 + 2 * (double)l.pixels + read * gemm + bytes * (turned * packed + 0.025 * copied) + 5 * rows +
+    double read = few ? 1.2 : 1.0, turned = few ? 0.05 : 0.025, taken = p->y.c == 1 ? 0.06 : 0.025;
+    *cost = 500 + 2 * (double)l.pixels + read * gemm + bytes * (turned * packed + taken * copied) + 5 * rows +
             sums * (0.15 + 0.1 * chunks) + 80 * blocks * units;
     return NULL;
 }
