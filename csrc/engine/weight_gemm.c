@@ -41,6 +41,7 @@ typedef struct layout {
     int64_t plane, bundle_panel, sum_row;   /* elements: panel of a plane and kd, of a unit; dW of one output channel */
     int64_t channel_blocks, output_blocks;
     int64_t row_step, column_step;          /* panel rows from one output row to the next, and columns */
+    int64_t terms;                          /* pixels of a block of the sum, at most */
     int in_place;                           /* dY is */
     int64_t place_bytes, tap_bytes, panel_bytes, temp_bytes, sum_bytes, gradient_bytes;
 } layout;
@@ -122,6 +123,9 @@ static layout lay_out(const fc_conv_plan *plan)
     l.output_blocks = fc_ceil_div(p->out_channels, plan->tile[OUTPUTS]);
     l.sum_row = fc_mul(fc_mul(plan->tile[BUNDLES], l.products), l.columns);
     l.in_place = l.planes == 1 && p->y.s[2] == 1 && (p->y.s[1] == w->out[2] || rows == 1);
+    /* One tap's rows of B are a cache line for each vector of channels; not where short pieces of dY's rows come from far. */
+    int wide = fc_taps(w) == 1 && p->channels % kernels->lanes == 0 && !(l.in_place && fc_is_far(p, size));
+    l.terms = wide ? FC_KC / 2 : FC_KC;
     l.place_bytes = bytes_of(l.pixels, sizeof(int64_t));
     l.tap_bytes = bytes_of(l.products, sizeof(int64_t));
     l.panel_bytes = bytes_of(fc_add(fc_mul(plan->tile[BUNDLES], l.bundle_panel), 2 * l.columns), size);
@@ -364,7 +368,7 @@ static void add_pixels(const job *j, const block *b, const fc_gemm *gemm, const 
     for (int64_t tile = 0; tile < tiles; tile++) {
         int64_t o = b->outputs * tile / tiles, rows = b->outputs * (tile + 1) / tiles - o;
         char *c = direct ? w + o * c_row * size : sum + (once ? 0 : o * c_row * size);
-        if (once)
+        if (once && !add)
             prefetch_rows(w + o * p->w.o * size, p->w.o * size, rows, channels * taps * size);
         const void *a[FC_MR_MAX];
         for (int64_t m = 0; m < rows; m++)
@@ -384,7 +388,7 @@ static void add_unit(const job *j, const block *b, int64_t index, char *scratch,
     char *temp = scratch + l->panel_bytes, *gradient = temp + l->temp_bytes + l->sum_bytes;
     unit u = unit_at(j, index);
     pack_panels(j, b, &u, scratch, temp);
-    int64_t blocks = fc_ceil_div(u.pixels, FC_KC);
+    int64_t blocks = fc_ceil_div(u.pixels, l->terms);
     for (int64_t i = 0; i < blocks; i++) {
         int64_t first = u.pixels * i / blocks;
         fc_gemm gemm = j->gemm;

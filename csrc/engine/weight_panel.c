@@ -38,14 +38,15 @@ static int pack_pixels(const fc_panel *p, const fc_kernels *kernels, void *dst, 
     for (int64_t i = 0; i < rows; i++) {
         int64_t r = ih + i * p->step[0], inside = m->x && r >= 0 && r < m->size[0];
         char *out = fc_at(dst, i * p->pitch * p->width, size);
-        if (m->channels == kernels->lanes && p->width == kernels->lanes && p->step[1] == 1) {
-            int64_t begin = inside ? fc_min(p->pitch, fc_max(0, -iw)) : p->pitch;
-            int64_t end = fc_max(begin, fc_min(p->pitch, m->size[1] - iw));
-            kernels->copy_vectors(out, p->width, NULL, 0, 1, begin);
+        if (m->channels == p->width && p->width % kernels->lanes == 0) {
+            int64_t step = p->step[1], begin = inside ? fc_min(p->pitch, iw < 0 ? fc_ceil_div(-iw, step) : 0) : p->pitch;
+            int64_t end = fc_max(begin, fc_min(p->pitch, fc_ceil_div(fc_max(0, m->size[1] - iw), step)));
+            int vectors = (int)(p->width / kernels->lanes);
+            kernels->copy_vectors(out, p->width, NULL, 0, vectors, begin);
             kernels->copy_vectors(fc_at(out, begin * p->width, size), p->width,
-                                  fc_at(m->x, r * m->stride[0] + (iw + begin) * m->stride[1], size), m->stride[1], 1,
-                                  end - begin);
-            kernels->copy_vectors(fc_at(out, end * p->width, size), p->width, NULL, 0, 1, p->pitch - end);
+                                  fc_at(m->x, r * m->stride[0] + (iw + begin * step) * m->stride[1], size), step * m->stride[1],
+                                  vectors, end - begin);
+            kernels->copy_vectors(fc_at(out, end * p->width, size), p->width, NULL, 0, vectors, p->pitch - end);
             continue;
         }
         for (int64_t j = 0, q = iw; j < p->pitch; j++, q += p->step[1], out += p->width * size)
