@@ -35,12 +35,30 @@ static void fill_channel(void *context, int64_t task, int worker)
     }
 }
 
+/* One row of pixels whose channels are neighbours; at once where there is no bias and nothing between them. */
+static void fill_pixels(void *context, int64_t task, int worker)
+{
+    (void)worker;
+    static const double zero = 0;
+    const job *j = context;
+    const fc_conv *p = j->problem;
+    const int64_t *out = p->window.out;
+    int64_t size = j->kernels->size, channels = p->groups * p->out_channels, plane = task / out[1];
+    int64_t at = plane / out[0] * p->y.n + plane % out[0] * p->y.s[0] + task % out[1] * p->y.s[1];
+    int64_t pixels = !j->bias && p->y.s[2] == channels ? out[2] : 1;
+    for (int64_t i = 0; i < out[2]; i += pixels)
+        j->kernels->gather_row(fc_at(j->y, at + i * p->y.s[2], size), pixels * channels, j->bias, 1, 0, 1, channels, &zero);
+}
+
 static fc_status run_fill(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
 {
     (void)x, (void)w;
     const fc_conv *p = &plan->problem;
     job j = {p, fc_dispatch(p->real), bias, y};
-    fc_parallel(plan->threads, p->batch * p->groups * p->out_channels, fill_channel, &j);
+    if (p->y.c == 1 && p->y.s[2] != 1)
+        fc_parallel(plan->threads, p->batch * p->window.out[0] * p->window.out[1], fill_pixels, &j);
+    else
+        fc_parallel(plan->threads, p->batch * p->groups * p->out_channels, fill_channel, &j);
     return FC_OK;
 }
 

@@ -15,8 +15,8 @@
  * cache then (5x5 64@28 1.18, 1.84 ms by rows).
  *
  * A 1x1 whose arrays are far (fc_is_far) fetches the next band, or strip, by software, a few lines before each product:
- * 8x128-128@56 9.6, now 7.3 ms; 8x256-64@56 11.8, 10.7; 16x64-64@56 7.3, 5.8.  Fetching inside the microkernel, a line a term: the same there, and 3-11 %
- * slower wherever the cache has all.
+ * 8x128-128@56 9.6, now 7.3 ms; 8x256-64@56 11.8, 10.7; 16x64-64@56 7.3, 5.8.  Fetching inside the microkernel, a line a term:
+ * the same there, and 3-11 % slower wherever the cache has all.
  *
  * Scratch: the offsets of k, the weights where they are not rows in memory; per worker a band (about FC_BLOCK_BYTES) and a
  * tile's rows of output, unless y can be written in place, or a sweep's strip.
@@ -175,7 +175,7 @@ static const char *plan_pixels(fc_conv_plan *plan, double *cost)
     double bytes = (double)kernels->size, rows = copied / (double)l.source.pitch + stored / (double)l.source.pitch;
     /* Zen 5, one thread: 1-16@28 b32 90 us, 3-32@32 b32 374 us, 64-64@224 17.5 ms.  Emerald Rapids: 3x3s2 3-32@299 split 70 us,
      * stored 115; channels last, one by one: 32-16@112 0.7 ms, by channels 0.26. */
-    double take = p->x.s[2] != 1 ? 1.0 : (p->window.stride[2] > 1 ? 0.0375 : 0.0125) * bytes;
+    double take = p->x.s[2] != 1 ? 1.0 : (p->window.stride[2] > 1 ? fc_taps(&p->window) == 1 ? 0.05 : 0.0375 : 0.0125) * bytes;
     *cost = 300 + (double)l.k + tasks * (60 + gemm + take * copied + 0.0275 * bytes * stored + 2.0 * rows) +
             (fc_taps(&p->window) == 1 && p->w.o == 1 ? 0.06 : 0.3) * (double)l.weights.bytes; /* transposed in registers, or not */
     return NULL;

@@ -15,12 +15,16 @@
  *
  * Scratch per worker: where a block's pixels stand, its transposed pixels, a block of a strip's weights, a strip of outputs.
  *
- * Emerald Rapids, one core beside a busy hyperthread, part of what the kernel alone reaches there (`channels.c`, this): NHWC
- * 512-512@14 0.72, 0.87, its gradient 0.69, 0.85; 64-256@56 0.78, 0.88; 1x1s2 256-512@56 0.79, 0.85.  Gradients of planes, whose
- * weights `pixels.c` transposes: 512-512@14 0.71, 0.83, 1024-256@14 0.70, 0.84, 320-1280@7 0.55, 0.70, 512-2048@7 0.54, 0.71; not
- * forwards, where weights are rows already (512-512@14 0.83, 0.82, 320-1280@7 0.76, 0.67).  Tried: fetching the next block of
- * weights (as fast); blocks of 64 terms and of 192 (2 and 4 % slower); 256 or 1024 KiB of pixels (as fast); reading a plane's
- * pixels where they stand instead of transposing them (512-512@14 0.74).
+ * A stride of two over planes transposes the pixels between outputs too.
+ *
+ * Emerald Rapids, one core beside a busy hyperthread, part of what the kernel alone reaches there (`channels.c`, this).
+ * Channels last: 512-512@14 0.72, 0.87, its gradient 0.69, 0.85; 64-256@56 0.78, 0.88; with strides of two 256-512@56 0.79, 0.85,
+ * gradients of that 0.80, 0.82, of 512-1024@28 0.62, 0.77, 1024-2048@14 0.38, 0.60.  Gradients of planes, whose weights `pixels.c`
+ * transposes (that, this): 512-512@14 0.71, 0.83, 1024-256@14 0.70, 0.84, 320-1280@7 0.55, 0.70, 512-2048@7 0.54, 0.71.  Planes with
+ * strides (that, this): 256-512@56 0.66, 0.72, 512-1024@28 0.57, 0.77, 1024-2048@14 0.44, 0.61; gradients (`channels.c`, this) 0.61,
+ * 0.63; 0.54, 0.62; 0.37, 0.55.  Not planes forwards without strides, where weights are rows already: 512-512@14 0.83, 0.82,
+ * 320-1280@7 0.76, 0.67.  Tried: fetching the next block of weights (as fast); blocks of 64 terms and of 192 (2 and 4 % slower);
+ * 256 or 1024 KiB of pixels (as fast); a plane's pixels read where they stand instead of transposed (512-512@14 0.74).
  */
 #include "engine/gemm.h"
 #include "engine/output.h"
@@ -38,8 +42,16 @@ typedef struct layout {
     int64_t k, pixels, blocks, output_blocks; /* pixels of all images */
     int64_t terms, width;                     /* of a block of a strip; of the widest strip */
     int x_in_place, y_in_place;               /* channels are neighbours (in y: in whole vectors) */
-    int64_t list_bytes, image_bytes, panel_bytes, strip_bytes;
+    int x_flat;                               /* else the pixels of a row are transposed at once, also those between outputs */
+    int y_flat;                               /* else a strip is transposed in scratch, and its rows scattered */
+    int64_t list_bytes, image_bytes, panel_bytes, strip_bytes, turned_bytes;
 } layout;
+
+/* Whether the channels of a plane's pixels can be transposed at once. */
+static int flat(const fc_window *w, const fc_array_strides *a)
+{
+    return a->s[2] == 1 && (a->s[1] == w->out[2] || w->out[1] == 1);
+}
 
 static layout lay_out(const fc_conv_plan *plan)
 {
@@ -54,15 +66,18 @@ static layout lay_out(const fc_conv_plan *plan)
     l.x_in_place = p->x.c == 1;
     l.y_in_place = p->y.c == 1 && p->out_channels % kernels->lanes == 0;
     l.list_bytes = fc_bytes(2 * pixels + l.terms, sizeof(int64_t));
-    l.image_bytes = l.x_in_place ? 0 : fc_bytes(fc_mul(pixels, l.k), size);
+    l.x_flat = flat(&p->window, &p->x) && p->window.stride[1] == 1 && p->window.stride[2] == 1;
+    l.image_bytes = l.x_in_place ? 0 : fc_bytes(fc_mul(fc_mul(pixels, p->window.stride[2]), l.k), size);
     l.panel_bytes = fc_bytes(l.terms * l.width, size);
+    l.y_flat = flat(&p->window, &p->y);
     l.strip_bytes = l.y_in_place ? 0 : fc_bytes(pixels * l.width, size);
+    l.turned_bytes = l.y_flat || p->y.c == 1 ? 0 : l.strip_bytes;
     return l;
 }
 
 static int64_t worker_bytes(const layout *l)
 {
-    return fc_add(fc_add(l->list_bytes, l->image_bytes), l->panel_bytes + l->strip_bytes);
+    return fc_add(fc_add(l->list_bytes, l->image_bytes), l->panel_bytes + l->strip_bytes + l->turned_bytes);
 }
 
 /* Blocks of pixels for the cache; enough tasks for the threads: what is read again for each of them is the smaller array. */
@@ -82,12 +97,6 @@ static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
     plan->tile[OUTPUTS] = fc_min(p->out_channels, fc_ceil_div(strips, parts) * strip);
 }
 
-/* Whether the channels of a plane's pixels can be transposed at once. */
-static int flat(const fc_window *w, const fc_array_strides *a)
-{
-    return a->s[2] == 1 && (a->s[1] == w->out[2] || w->out[1] == 1);
-}
-
 static const char *refusal(const fc_conv *p, const fc_kernels *kernels)
 {
     const fc_window *w = &p->window;
@@ -100,10 +109,10 @@ static const char *refusal(const fc_conv *p, const fc_kernels *kernels)
             return "the image is padded";
     if (p->out_channels < kernels->lanes)
         return "too few channels: less than a vector of output";
-    if (p->x.c != 1 && !(flat(w, &p->x) && w->stride[1] == 1 && w->stride[2] == 1))
+    if (p->x.c != 1 && p->x.s[2] != 1)
         return "the image's channels are not neighbours, nor are its pixels";
-    if (p->y.c != 1 && !flat(w, &p->y))
-        return "the output's channels are not neighbours, nor are its pixels";
+    if (p->x.c != 1 && w->stride[2] > 2)
+        return "the image's channels are not neighbours, and its stride is more than two";
     return NULL;
 }
 
@@ -123,10 +132,11 @@ static const char *plan_pointwise(fc_conv_plan *plan, double *cost)
     double pixels = (double)l.pixels, groups = (double)p->groups, products = groups * pixels * vectors * k;
     double calls = products / (9.0 * 3.0 * (double)l.terms), bytes = (double)kernels->size;
     double packed = groups * (double)l.blocks * vectors * lanes * k;
-    double turned = l.x_in_place ? 0 : groups * (double)l.output_blocks * pixels * k;
+    double turned = l.x_in_place ? 0 : groups * (double)(l.output_blocks * p->window.stride[2]) * pixels * k;
     double stored = l.y_in_place ? 0 : groups * pixels * vectors * lanes;
     *cost = 400 + products * 0.125 * (vectors == 1 ? 1.8 : 1.0) + 14 * calls +
-            bytes * ((p->w.o == 1 ? 0.01 : 0.02) * packed + 0.025 * (turned + (p->y.c == 1 ? 3 : 1) * stored)) + groups * pixels;
+            bytes * ((p->w.o == 1 ? 0.01 : 0.015) * packed + 0.02 * turned + (p->y.c == 1 ? 0.075 : 0.025) * stored) +
+            groups * pixels;
     return NULL;
 }
 
@@ -175,7 +185,7 @@ static void take_pixels(const job *j, block *b, char *image)
 {
     const fc_conv *p = &j->plan->problem;
     const fc_window *w = &p->window;
-    int64_t size = j->l.kernels->size, before = 0;
+    int64_t size = j->l.kernels->size, before = 0, pixel = j->l.k * w->stride[2];
     for (int i = 0; i < FC_AXES; i++)
         before += w->offset[i] * p->x.s[i];
     b->x = fc_at(j->x, b->g * p->channels * p->x.c - before, size);
@@ -184,12 +194,13 @@ static void take_pixels(const job *j, block *b, char *image)
         return;
     }
     for (int64_t i = 0, n; i < b->pixels; i += n) {
-        n = run_of(w, b->first + i, b->pixels - i, 1);
-        j->l.kernels->transpose(fc_at(image, i * j->l.k, size), j->l.k,
-                                fc_at(b->x, pixel_at(w, b->first + i, &p->x, w->stride), size), p->x.c, p->channels, n);
+        n = run_of(w, b->first + i, b->pixels - i, j->l.x_flat);
+        j->l.kernels->transpose(fc_at(image, i * pixel, size), j->l.k,
+                                fc_at(b->x, pixel_at(w, b->first + i, &p->x, w->stride), size), p->x.c, p->channels,
+                                (n - 1) * w->stride[2] + 1);
     }
     for (int64_t i = 0; i < b->pixels; i++)
-        b->x_at[i] = i * j->l.k;
+        b->x_at[i] = i * pixel;
     b->x = image;
 }
 
@@ -226,12 +237,17 @@ static void store_strip(const job *j, const block *b, int64_t o, int64_t width)
     const fc_window *w = &p->window;
     const int64_t step[FC_AXES] = {1, 1, 1};
     int64_t size = j->l.kernels->size, outputs = fc_min(width, p->out_channels - o);
-    char *y = fc_at(b->y, o * p->y.c, size);
+    char *y = fc_at(b->y, o * p->y.c, size), *turned = b->strip + j->l.strip_bytes;
+    if (j->l.turned_bytes)
+        j->l.kernels->transpose(turned, b->pixels, b->strip, width, b->pixels, outputs);
     for (int64_t i = 0, n; i < b->pixels; i += n) {
-        n = p->y.c == 1 ? 1 : run_of(w, b->first + i, b->pixels - i, 1);
+        n = p->y.c == 1 ? 1 : run_of(w, b->first + i, b->pixels - i, j->l.y_flat);
         char *out = fc_at(y, pixel_at(w, b->first + i, &p->y, step), size);
         if (p->y.c == 1)
             j->l.kernels->scatter_row(out, 1, fc_at(b->strip, i * width, size), outputs, 0);
+        else if (j->l.turned_bytes)
+            for (int64_t k = 0; k < outputs; k++)
+                j->l.kernels->scatter_row(fc_at(out, k * p->y.c, size), p->y.s[2], fc_at(turned, k * b->pixels + i, size), n, 0);
         else
             j->l.kernels->transpose(out, p->y.c, fc_at(b->strip, i * width, size), width, n, outputs);
     }
@@ -285,7 +301,7 @@ static void run_task(void *context, int64_t task, int worker)
     b.panel = scratch + l->list_bytes;
     b.strip = b.panel + l->panel_bytes;
     b.y = fc_at(j->y, b.g * p->out_channels * p->y.c, l->kernels->size);
-    take_pixels(j, &b, b.strip + l->strip_bytes);
+    take_pixels(j, &b, b.strip + l->strip_bytes + l->turned_bytes);
     if (l->y_in_place)
         list_pixels(j, &b, b.y_at, &p->y, step);
     for (int64_t o = b.o, nv; o < b.o + b.outputs; o += nv * l->kernels->lanes) {
