@@ -90,7 +90,7 @@ static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
     int64_t blocks = fc_ceil_div(all, pixels), parts = 1, strips = fc_ceil_div(p->out_channels, strip);
     int64_t wanted = plan->threads > 1 ? 4 * plan->threads : 1, tasks = p->groups * blocks;
     if (tasks < wanted && p->out_channels > all / blocks)
-        parts = fc_min(strips, fc_ceil_div(wanted, tasks));
+        parts = fc_min(strips, fc_ceil_div(p->x.c == 1 ? wanted : plan->threads, tasks)); /* each transposes the pixels */
     else if (tasks < wanted)
         blocks = fc_min(fc_ceil_div(all, 2 * kernels->mr[kernels->nv]), blocks * fc_ceil_div(wanted, tasks));
     plan->tile[PIXELS] = fc_ceil_div(all, blocks);
