@@ -192,7 +192,8 @@ static void list_tables(job *j, int64_t *table)
         place = list_lines(j, &j->l.phases.phase[i], &j->lines[i], place);
     }
     j->place = table + 4 * taps;
-    j->weights = fc_planes_weights_plan(taps, j->from, j->l.kernels->lanes, j->weight_place);
+    /* Of the phases listed: one whose first output lies beyond the image has taps, but is none. */
+    j->weights = fc_planes_weights_plan(place, j->from, j->l.kernels->lanes, j->weight_place);
     fc_planes_share(&j->l.planes, j->l.kernels->lanes, j->place);
 }
 
