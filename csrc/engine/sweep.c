@@ -16,10 +16,14 @@
  * outermost, so that half of a large A stays near (768-768@14, 1024-1024@14): within 1 %.  Beside a busy hyperthread, part of what
  * the kernel alone reaches there: 64-256@56 0.78 in strips of three vectors, 0.82 of four, 512-512@14 0.83, 0.84, in blocks of 256
  * terms 0.77; 64-64@56 b16 0.58 by tiles over all of B, 0.63 swept, 0.70 in strips of four.
+ *
+ * A strip that few tiles share is not copied, for the copy takes as long as a tile: GFLOPS copied and not, B in the second-level
+ * cache, 16 rows of 256 terms 112, 160; 32 136, 167; 64 151, 167; 128 of 128 terms 157, 167; 256 of 256 166, 170, but 111, 107 while
+ * another thread shares the core.  Rows that begin inside a cache line: 16 rows 104, 134; 32 124, 136; 64 148, 139.
  */
 #include "engine/sweep.h"
 
-enum { TERMS_MIN = 64 };
+enum { TERMS_MIN = 64, ALIGNED_TILES = 16, TILES = 4 };
 
 int fc_sweep_pays(const fc_conv *p, const fc_kernels *kernels)
 {
@@ -72,9 +76,16 @@ static tail take_tail(const fc_sweep *s, int64_t columns, const void *b, void *c
     return t;
 }
 
+/* Whether few tiles share a strip, so that copying it would cost more than reading it where it stands. */
+static int reads_in_place(const fc_sweep *s, const void *b)
+{
+    int aligned = !(((uintptr_t)b | (uintptr_t)(s->b_row * s->kernels->size)) % FC_ALIGN);
+    return fc_ceil_div(s->rows, s->kernels->mr[s->kernels->nv]) <= (aligned ? ALIGNED_TILES : TILES);
+}
+
 /* One strip: `nv` vectors of columns from b and c on; and the last columns, while the rows of A are near. */
 static void run_strip(const fc_sweep *s, int nv, const void *a, const void *b, void *c, const void *init, const tail *last,
-                      int64_t *b_offset)
+                      int in_place, int64_t *b_offset)
 {
     const fc_kernels *kernels = s->kernels;
     int64_t size = kernels->size, width = nv * kernels->lanes, tiles = fc_ceil_div(s->rows, kernels->mr[nv]);
@@ -85,12 +96,15 @@ static void run_strip(const fc_sweep *s, int nv, const void *a, const void *b, v
     for (int m = 0; m < FC_MR_MAX; m++)
         c_offset[m] = m * s->c_row;
     for (int64_t i = 0; i < most && !s->b_offset; i++)
-        b_offset[i] = i * width;
+        b_offset[i] = i * (in_place ? s->b_row : width);
     for (int64_t k = 0; k < s->k; k += most) {
         int64_t terms = fc_min(most, s->k - k);
         const int64_t *offset = s->b_offset ? s->b_offset + k : b_offset;
-        if (!s->b_offset)
-            kernels->copy_vectors(panel, width, fc_at(b, k * s->b_row, size), s->b_row, nv, terms);
+        const void *block = s->b_offset ? b : fc_at(b, k * s->b_row, size);
+        if (!s->b_offset && !in_place) {
+            kernels->copy_vectors(panel, width, block, s->b_row, nv, terms);
+            block = panel;
+        }
         fc_ahead b_ahead = {fc_at(b, k * s->b_row + width, size), s->b_row * size, s->far ? terms : 0, lines, 0};
         for (int64_t t = 0; t < tiles; t++) {
             int64_t o = s->rows * t / tiles, mr = s->rows * (t + 1) / tiles - o;
@@ -99,8 +113,7 @@ static void run_strip(const fc_sweep *s, int nv, const void *a, const void *b, v
                 row[m] = fc_at(a, (o + m) * s->a_row + k, size);
             fc_fetch(&b_ahead, fc_ceil_div(terms, tiles) * lines);
             fc_fetch(&c_ahead, mr * lines);
-            kernels->gemm[nv][mr](terms, row, NULL, s->b_offset ? b : panel, offset, fc_at(c, o * s->c_row, size), c_offset, start,
-                                  k > 0);
+            kernels->gemm[nv][mr](terms, row, NULL, block, offset, fc_at(c, o * s->c_row, size), c_offset, start, k > 0);
             if (last)
                 kernels->dots(terms, row[0], s->a_row, fc_at(last->b, k, size), last->row, fc_at(last->c, o * s->c_row, size),
                               s->c_row, start, k > 0, mr, last->columns);
@@ -112,11 +125,13 @@ void fc_sweep_run(const fc_sweep *s, int64_t columns, int64_t last, const void *
                   void *scratch)
 {
     int64_t size = s->kernels->size, lanes = s->kernels->lanes, whole = columns - last, vectors = fc_ceil_div(whole, lanes);
+    int in_place = reads_in_place(s, b), strip = in_place ? s->kernels->nv : fc_gemm_packed_strip(s->kernels);
     tail rest = take_tail(s, last, fc_at(b, whole, size), fc_at(c, whole, size), (char *)scratch + strip_bytes(s));
     for (int64_t done = 0, nv; done < vectors; done += nv) {
-        nv = fc_gemm_next_strip(fc_gemm_packed_strip(s->kernels), vectors - done);
+        nv = fc_gemm_next_strip(strip, vectors - done);
         nv = nv * lanes > whole ? 1 : nv;
         int64_t at = fc_min(done * lanes, whole - nv * lanes);
-        run_strip(s, (int)nv, a, fc_at(b, at, size), fc_at(c, at, size), init, last && !done ? &rest : NULL, scratch);
+        run_strip(s, (int)nv, a, fc_at(b, at, size), fc_at(c, at, size), init, last && !done ? &rest : NULL, in_place,
+                  scratch);
     }
 }
