@@ -48,6 +48,7 @@ void fc_chain_link(fc_chain_walk *walk, int link, const fc_conv *problem, fc_dir
         walk->status = fc_conv_plan_make(plan, problem, direction, walk->l->plan->precision, NULL);
         if (walk->dry && !walk->status)
             walk->lent = fc_max(walk->lent, direction == FC_ADJOINT ? fc_adjoint_scratch(plan) : plan->scratch);
+        plan->y_far = walk->l->far && (link == FC_LINK_JOIN || link == FC_LINK_D_X);
     }
     walk->multiplications = fc_add(walk->multiplications, plan->multiplications);
     walk->cost += 1.2 * plan->cost; /* links come anew with each band: 64-64@56 at rank 128 1.47 ms, the dense order 1.34 */

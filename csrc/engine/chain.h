@@ -35,6 +35,7 @@ typedef struct fc_chain_layout {
     int stages;
     fc_window stage[2]; /* of the whole image */
     int64_t groups, tiles, bands;
+    int far; /* what bands are read from and written to is in no cache */
     fc_chain_buffer buffer[FC_CHAIN_BUFFERS];
     int64_t first_bytes, last_bytes;        /* the mixes transposed, shared */
     int64_t sum_count[4], sum_bytes[4];     /* gradients of first, filters, last: one part's sums */

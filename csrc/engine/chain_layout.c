@@ -151,6 +151,14 @@ static void lay_out_sums(fc_chain_layout *l)
     l->tile_bytes = pixels ? fc_chain_sum_tile(l->kernels) * (l->plan->outer ? 1 : l->plan->threads) : 0;
 }
 
+/* Whether x and y are far more than a second-level cache holds, so that a product had better fetch what it is going to write:
+ * separable 256@28 b8 7.35 to 7.0 ms; of the lone image, and 128@56, 1 % slower. */
+static int is_far(const fc_chain *p, int64_t size)
+{
+    int64_t x = fc_mul(p->channels, fc_mul(p->window.in[1], p->window.in[2])), y = fc_mul(p->out_channels, fc_outputs(&p->window));
+    return fc_mul(fc_mul(p->batch, fc_add(x, y)), size) > 2 * FC_FAR_BYTES;
+}
+
 fc_chain_layout fc_chain_lay_out(const fc_chain_plan *plan)
 {
     const fc_chain *p = &plan->problem;
@@ -166,6 +174,7 @@ fc_chain_layout fc_chain_lay_out(const fc_chain_plan *plan)
     l.groups = fc_ceil_div(p->batch, plan->images);
     l.tiles = fc_ceil_div(p->window.out[2], plan->columns);
     l.bands = fc_ceil_div(p->window.out[1], plan->rows);
+    l.far = is_far(p, l.kernels->size);
     lay_out_buffers(&l);
     lay_out_sums(&l);
     if (p->mixed && l.buffer[FC_CHAIN_U].bytes)

@@ -91,7 +91,7 @@ static layout lay_out(const fc_conv_plan *plan)
     /* What is not flat is swept or not as bands are cut: in the same order as fc_gemm_run then. */
     int64_t terms = flat && plan->precision == FC_PRECISION_HIGH ? 2 * FC_KC : fc_gemm_block(plan);
     l.far = l.source.in_place && fc_taps(&p->window) == 1 && fc_is_far(p, kernels->size);
-    l.sweep = (fc_sweep){.kernels = kernels, .k = l.k, .terms = terms, .far = l.far};
+    l.sweep = (fc_sweep){.kernels = kernels, .k = l.k, .terms = terms, .b_far = l.far, .c_far = l.far || plan->y_far};
     if (l.swept && !l.by_row)
         l.tile_bytes = fc_sweep_bytes(&l.sweep);
     else if (!l.swept && !l.in_place)

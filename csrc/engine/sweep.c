@@ -92,7 +92,7 @@ static void run_strip(const fc_sweep *s, int nv, const void *a, const void *b, v
     int64_t most = fc_gemm_terms(kernels, s->k, s->terms), c_offset[FC_MR_MAX];
     int64_t lines = 1 + width * size / FC_ALIGN;
     void *panel = b_offset + s->terms;
-    fc_ahead c_ahead = {fc_at(c, width, size), s->c_row * size, s->far ? s->rows : 0, lines, 0};
+    fc_ahead c_ahead = {fc_at(c, width, size), s->c_row * size, s->c_far ? s->rows : 0, lines, 0};
     for (int m = 0; m < FC_MR_MAX; m++)
         c_offset[m] = m * s->c_row;
     for (int64_t i = 0; i < most && !s->b_offset; i++)
@@ -105,7 +105,7 @@ static void run_strip(const fc_sweep *s, int nv, const void *a, const void *b, v
             kernels->copy_vectors(panel, width, block, s->b_row, nv, terms);
             block = panel;
         }
-        fc_ahead b_ahead = {fc_at(b, k * s->b_row + width, size), s->b_row * size, s->far ? terms : 0, lines, 0};
+        fc_ahead b_ahead = {fc_at(b, k * s->b_row + width, size), s->b_row * size, s->b_far ? terms : 0, lines, 0};
         for (int64_t t = 0; t < tiles; t++) {
             int64_t o = s->rows * t / tiles, mr = s->rows * (t + 1) / tiles - o;
             const void *row[FC_MR_MAX], *start = init ? fc_at(init, o, size) : NULL;

@@ -17,7 +17,7 @@ typedef struct fc_sweep {
     int64_t terms;               /* summed before they are added to C, at most */
     int64_t a_row, b_row, c_row; /* elements between rows */
     const int64_t *b_offset;     /* of B's rows, where they are near and read in place; else NULL */
-    int far;                     /* B and C are in no cache: the next strip is fetched while one is summed */
+    int b_far, c_far;            /* in no cache: the next strip is fetched while one is summed */
 } fc_sweep;
 
 /* How many of the last columns are better summed so: always the same, since the order of their sums is another. */

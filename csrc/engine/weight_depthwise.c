@@ -81,6 +81,8 @@ static const char *plan_depthwise(fc_conv_plan *plan, double *cost)
     double copied = (double)(w->kernel[0] * l.input.x.copies * l.input.x.pitch + l.gradient.copies * l.gradient.pitch);
     double unit = 40 + m * taps * (4 + pass * vectors * (double)w->stride[2]) +
                   (p->x.s[2] == 1 ? 0.015 : 0.3) * bytes * copied;
+    if (w->stride[2] == 2 && w->kernel[1] == 3 && w->kernel[2] == 3 && w->dilation[2] == 1 && w->kernel[0] == 1)
+        unit = 40 + m * (40 + 4 * vectors); /* 64@112 in bands of 14 rows 27 us, 128@56 41; planes 68, 49 */
     if (l.plane.width)
         unit = 15 + m * (20 + 1.6 * rows * (double)w->out[2] / (double)l.kernels->lanes);
     unit *= (double)p->channels * (p->channels > 1 ? 1.35 : 1.0); /* each reads dY anew: 3-32@32 b32 720 us, not 520 */
