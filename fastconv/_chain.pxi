@@ -168,12 +168,12 @@ cdef fc_conv dense_problem(const fc_chain *p) noexcept:
 
 
 cdef int cost_dense(const fc_chain *p, int wanted, Order *order) except -1:
-    """Expanding the kernel, or contracting its gradient, is NumPy's: a few calls and about 100 GFLOPS."""
+    """Expanding the kernel is a product of matrices and a call of NumPy's; contracting its gradient, two and a few."""
     cdef fc_conv q = dense_problem(p)
     cdef fc_conv_plan plan
     cdef fc_direction directions[2]
     cdef int count = 1, i
-    cdef int64_t products = mul(p.middle, mul(q.w.o, p.out_channels)), times = 1
+    cdef int64_t terms = mul(p.middle, q.w.o), products = mul(terms, p.out_channels), times = 1
     directions[0] = FC_FORWARD
     if wanted:
         count = 0
@@ -181,10 +181,12 @@ cdef int cost_dense(const fc_chain *p, int wanted, Order *order) except -1:
             directions[count], count = FC_ADJOINT, count + 1
         if wanted & ~FC_CHAIN_INPUT:
             directions[count], count, times = FC_WEIGHT, count + 1, 3
-    order.cost, order.flops, order.workspace, order.threads = 2e4 * count, 2 * mul(times, products), 0, 1
+    order.cost, order.flops, order.workspace, order.threads = 1.5e4 + 0.5 * terms + products / 70.0, 2 * mul(times, products), 0, 1
+    if times > 1:
+        order.cost += 4e4 + terms + products / 35.0
     for i in range(count):
         raise_status(fc_conv_plan_make(&plan, &q, directions[i], precision, NULL))
-        order.cost += plan.cost + (times if i == count - 1 else 1) * products / 50.0
+        order.cost += plan.cost
         order.flops += 2 * plan.multiplications
         order.workspace = max(order.workspace, plan.scratch)
         order.threads = max(order.threads, plan.threads)

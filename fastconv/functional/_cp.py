@@ -15,7 +15,7 @@ from fastconv import _core
 from ._chain import Axis, Chain, check_bias, check_grad_output, check_input, check_mask, engine_axes, geometry
 from ._types import Padding, Sizes
 from .conv import conv1d, conv1d_backward, conv2d, conv2d_backward
-from .decompose import check_factors, contract_others, cp_weight
+from .decompose import check_factors, cp_weight, khatri_rao
 
 CONV = {1: conv1d, 2: conv2d}
 CONV_BACKWARD = {1: conv1d_backward, 2: conv2d_backward}
@@ -135,9 +135,18 @@ def _chain_gradients(problem: CPProblem, order: str, grad: NDArray, need_input: 
 
 
 def _dense_gradients(problem: CPProblem, _: str, grad: NDArray, need_input: bool, need_factors: bool) -> tuple:
-    """The dense kernel's gradient, contracted with all factors but one."""
-    factors = problem.factors
     backward = CONV_BACKWARD[len(problem.axes)]
     mask = (need_input, need_factors, False)
-    found = backward(grad, problem.x, cp_weight(factors), **problem.dense_options(), output_mask=mask)
-    return found.input, contract_others(found.weight, factors) if need_factors else None
+    found = backward(grad, problem.x, cp_weight(problem.factors), **problem.dense_options(), output_mask=mask)
+    return found.input, _contract(found.weight, problem.factors) if need_factors else None
+
+
+def _contract(grad: NDArray, factors: Sequence[NDArray]) -> tuple:
+    """The dense kernel's gradient, contracted with all factors but one: products of matrices, then of vectors for each term."""
+    a, b, *filters = factors
+    rank, folded, unfolded = a.shape[1], fold(filters), grad.reshape(len(a), -1)
+    grad_a = conv1d(khatri_rao(factors[1:])[np.newaxis], unfolded[:, :, np.newaxis])[0]
+    terms = conv1d(unfolded[np.newaxis], a.T[:, :, np.newaxis]).reshape(1, rank, len(b), -1)
+    grad_b = conv2d(terms, folded.reshape(rank, 1, 1, -1), groups=rank)[0, :, :, 0].T
+    grad_filter = conv2d(terms, b.T.reshape(rank, 1, -1, 1), groups=rank).reshape(folded.shape)
+    return (grad_a, grad_b, *unfold_gradient(grad_filter, filters))

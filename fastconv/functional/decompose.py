@@ -11,6 +11,8 @@ from operator import index
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .conv import conv1d
+
 # By the number of spatial axes: output channels, input channels, then one for each kernel axis.
 FACTOR_NAMES = {1: ("a", "b", "d"), 2: ("a", "b", "c", "d"), 3: ("a", "b", "e", "c", "d")}
 
@@ -56,8 +58,9 @@ def cp_weight(factors: Sequence[ArrayLike]) -> NDArray:
     <BLANKLINE>
            [[ 20., -20.]]])
     """
-    arrays = check_factors(factors, FACTOR_NAMES)
-    return (arrays[0] @ _khatri_rao(arrays[1:]).T).reshape([len(array) for array in arrays])
+    first, *others = arrays = check_factors(factors, FACTOR_NAMES)
+    product = conv1d(khatri_rao(others).T[np.newaxis], first[:, :, np.newaxis])  # of matrices, on as many threads as are set
+    return product.reshape([len(array) for array in arrays])
 
 
 def as_array(value: ArrayLike, name: str) -> NDArray:
@@ -297,7 +300,7 @@ def _alternating_least_squares(
     for _ in range(max_iter):
         for mode in range(weight.ndim):
             if mode == 0:
-                product = unfolded @ _khatri_rao(factors[1:])
+                product = unfolded @ khatri_rao(factors[1:])
             else:
                 if mode == 1:
                     contracted = (factors[0].T @ unfolded).reshape(rank, *weight.shape[1:])
@@ -333,17 +336,9 @@ def _normalised(columns: NDArray) -> tuple[NDArray, NDArray]:
     return columns / np.where(lengths == 0, 1.0, lengths), lengths
 
 
-def _khatri_rao(factors: Sequence[NDArray]) -> NDArray:
+def khatri_rao(factors: Sequence[NDArray]) -> NDArray:
     """Column-wise Kronecker product of (I1, R), (I2, R), ...: shape (I1 I2 ..., R), the last index fastest."""
-    return reduce(lambda left, right: (left[:, np.newaxis] * right).reshape(len(left) * len(right), -1), factors)
-
-
-def contract_others(tensor: NDArray, factors: Sequence[NDArray]) -> list[NDArray]:
-    """For each axis of `tensor` (I1, I2, ...): the others contracted with their factors (I, R), shape (I, R)."""
-    first, *others = factors
-    unfolded = tensor.reshape(len(tensor), -1)
-    contracted = (first.T @ unfolded).reshape(-1, *tensor.shape[1:])
-    return [unfolded @ _khatri_rao(others), *(_contract_others(contracted, others, k) for k in range(len(others)))]
+    return reduce(lambda right, left: (left[:, np.newaxis] * right).reshape(len(left) * len(right), -1), factors[::-1])
 
 
 def _contract_others(tensor: NDArray, factors: Sequence[NDArray], keep: int) -> NDArray:
