@@ -105,7 +105,7 @@ static void run_strip(const fc_sweep *s, int nv, const void *a, const void *b, v
             kernels->copy_vectors(panel, width, block, s->b_row, nv, terms);
             block = panel;
         }
-        fc_ahead b_ahead = {fc_at(b, k * s->b_row + width, size), s->b_row * size, s->b_far ? terms : 0, lines, 0};
+        fc_ahead b_ahead = {fc_at(b, k * s->b_row + width, size), s->b_row * size, s->b_far && !in_place ? terms : 0, lines, 0};
         for (int64_t t = 0; t < tiles; t++) {
             int64_t o = s->rows * t / tiles, mr = s->rows * (t + 1) / tiles - o;
             const void *row[FC_MR_MAX], *start = init ? fc_at(init, o, size) : NULL;
