@@ -30,7 +30,9 @@
  * separable 512@14 860 to 750 us, its gradients 2160 to 1860, those of 256@28 b8 21.4 to 18.6 ms; a mix before the filter
  * takes two buffers more and gains nothing.  Bands that the join reads where they lie instead of packing its strips (448, 176
  * and 120 KiB, against packed at 448, least times): separable 128@56 1.04, 0.95, 0.93 of the speed, 512@14 1.02, 0.88, 0.79;
- * 256@28 b8 within the noise. */
+ * 256@28 b8 within the noise.  Fetching the next band's x while a band is joined, a few lines before each product: CP 256@56 at rank
+ * 64 0.96 of the speed, separable 256@28 b8 0.93, 128@56 0.99.  Gradients in bands whose x and dy stay in the second-level cache, for
+ * each is read twice: rank 16, 64 256@56 0.95 to 1.02, separable s2 64-128@112 0.98. */
 enum { BAND_BYTES = 448 << 10, MIXED_BAND_BYTES = 256 << 10, ROWS_MIN = 4, COLUMNS_MIN = 128 };
 /* What a merged band may take of x or y. */
 enum { FAR_BYTES = 1 << 20 };
