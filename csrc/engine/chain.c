@@ -28,11 +28,10 @@
 /* A band of the middle channels.  CP 256-256@56 at rank 64, 64 KiB to 800 KiB: 1820, 1643, 1603, 1602, 1649, 1628, 1658 us;
  * separable 128@56: 1111, 1099, 879, 917, 848, 948, 874.  Products want wide bands, the gradients' the most: from 256 to 448 KiB
  * separable 512@14 860 to 750 us, its gradients 2160 to 1860, those of 256@28 b8 21.4 to 18.6 ms; a mix before the filter
- * takes two buffers more and gains nothing.  Bands that the join reads where they lie instead of packing its strips (448, 176
- * and 120 KiB, against packed at 448, least times): separable 128@56 1.04, 0.95, 0.93 of the speed, 512@14 1.02, 0.88, 0.79;
- * 256@28 b8 within the noise.  Fetching the next band's x while a band is joined, a few lines before each product: CP 256@56 at rank
- * 64 0.96 of the speed, separable 256@28 b8 0.93, 128@56 0.99.  Gradients in bands whose x and dy stay in the second-level cache, for
- * each is read twice: rank 16, 64 256@56 0.95 to 1.02, separable s2 64-128@112 0.98. */
+ * takes two buffers more and gains nothing.  Lower bands that the join reads where they lie (176, 120 KiB): separable 128@56 0.91,
+ * 0.89 of the speed, 512@14 0.86, 0.77.  Fetching the next band's x while a band is joined, a few lines before each product: CP
+ * 256@56 at rank 64 0.96, separable 256@28 b8 0.93, 128@56 0.99.  Gradients in bands whose x and dy stay in the second-level cache,
+ * for each is read twice: CP 256@56 at ranks 16 and 64 0.95 to 1.02, separable s2 64-128@112 0.98. */
 enum { BAND_BYTES = 448 << 10, MIXED_BAND_BYTES = 256 << 10, ROWS_MIN = 4, COLUMNS_MIN = 128 };
 /* What a merged band may take of x or y. */
 enum { FAR_BYTES = 1 << 20 };
@@ -199,8 +198,8 @@ static int64_t balanced(int64_t whole, int64_t most)
     return fc_max(1, fc_ceil_div(whole, fc_max(1, fc_ceil_div(whole, most))));
 }
 
-/* A few rows more where their pixels fill whole vectors then: 28 x 28 in bands of 16 rows, not 14, whose last half of a vector costs
- * the join of 256 channels 17 of 337 us. */
+/* A few rows more where their pixels fill whole vectors then: 28 x 28 in bands of 16 rows, not 14, whose last half of a vector
+ * costs the join of 256 channels 17 of 337 us. */
 static int64_t whole_vectors(const fc_chain_plan *plan, int64_t rows, int64_t lanes)
 {
     int64_t height = plan->problem.window.out[1];
