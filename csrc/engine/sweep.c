@@ -19,12 +19,12 @@
  *
  * A strip that few tiles share is not copied, for the copy takes as long as a tile: GFLOPS copied and not, B in the second-level
  * cache, 16 rows of 256 terms 112, 160; 32 136, 167; 64 151, 167; 128 of 128 terms 157, 167; 256 of 256 166, 170, but 111, 107
- * while another thread shares the core.  Rows that begin inside a cache line: 16 rows 104, 134; 32 124, 136; 64 148, 139.  What is
+ * while another thread shares the core.  Rows that begin inside a cache line: 16 rows 107, 129; 32 108, 104; 64 148, 139.  What is
  * read in place is not fetched ahead too: CP r16 256@56 494 to 454 us.
  */
 #include "engine/sweep.h"
 
-enum { TERMS_MIN = 64, ALIGNED_TILES = 16, TILES = 4 };
+enum { TERMS_MIN = 64, ALIGNED_TILES = 16, TILES = 3 };
 
 int fc_sweep_pays(const fc_conv *p, const fc_kernels *kernels)
 {
