@@ -15,6 +15,7 @@
  */
 #include "engine/conv.h"
 
+#include <math.h>
 #include <string.h>
 
 /* The part of a phase that lies on one axis. */
@@ -104,8 +105,8 @@ static fc_status plan_phase(fc_conv_plan *phase, const fc_conv *q, fc_precision 
 }
 
 /* Drivers that do all phases at once, by the names of those that do them one by one. */
-static const fc_driver *const drivers[] = {&fc_driver_depthwise_adjoint, &fc_driver_planes_adjoint, &fc_driver_channels_adjoint,
-                                           NULL};
+static const fc_driver *const drivers[] = {&fc_driver_depthwise_adjoint, &fc_driver_planes_adjoint,
+                                           &fc_driver_winograd_strided_adjoint, &fc_driver_channels_adjoint, NULL};
 
 const fc_driver *fc_adjoint_driver(const char *name)
 {
@@ -165,12 +166,10 @@ static void plan_together(fc_conv_plan *plan, const char *algorithm, int threads
     }
 }
 
-fc_status fc_adjoint_plan(fc_conv_plan *plan, const char *algorithm, int threads)
+/* The phases one by one, by the driver of this name, or by what is cheapest for the largest. */
+static fc_status plan_phases(fc_conv_plan *plan, const char *algorithm, int64_t phases)
 {
-    int64_t phases = fc_adjoint_phases(&plan->problem), w, x;
-    if (!phases)
-        return FC_OK;
-    int64_t largest = fc_adjoint_largest(&plan->problem);
+    int64_t largest = fc_adjoint_largest(&plan->problem), w, x;
     for (int64_t i = 0; i < phases; i++) {
         if (!algorithm && i != largest)
             continue;
@@ -189,10 +188,25 @@ fc_status fc_adjoint_plan(fc_conv_plan *plan, const char *algorithm, int threads
             memcpy(plan->tile, phase.tile, sizeof plan->tile);
         }
     }
-    plan->chosen = algorithm != NULL;
-    if (phases > 1 && plan->algorithm >= 0 && fc_reduction(&plan->problem))
-        plan_together(plan, algorithm, threads);
     return FC_OK;
+}
+
+fc_status fc_adjoint_plan(fc_conv_plan *plan, const char *algorithm, int threads)
+{
+    int64_t phases = fc_adjoint_phases(&plan->problem);
+    if (!phases)
+        return FC_OK;
+    const fc_conv_plan begun = *plan;
+    fc_status status = plan_phases(plan, algorithm, phases);
+    if (status == FC_REFUSED && phases > 1 && fc_adjoint_driver(algorithm)) { /* it may serve all phases at once */
+        *plan = begun;
+        plan->cost = INFINITY;
+    } else if (status)
+        return status;
+    plan->chosen = algorithm != NULL;
+    if (phases > 1 && (status || plan->algorithm >= 0) && fc_reduction(&plan->problem))
+        plan_together(plan, algorithm, threads);
+    return fc_adjoint_together(plan) ? FC_OK : status;
 }
 
 int64_t fc_adjoint_scratch(const fc_conv_plan *plan)

@@ -6,10 +6,10 @@
 #include <string.h>
 
 static const fc_driver *const forward_drivers[] = {
-    &fc_driver_fill,     &fc_driver_few_pixels, &fc_driver_depthwise,         &fc_driver_planes,
-    &fc_driver_stencil,  &fc_driver_winograd,   &fc_driver_winograd_channels, &fc_driver_pixels,
-    &fc_driver_pointwise, &fc_driver_channels,  &fc_driver_im2col,            &fc_driver_reference,
-    NULL};
+    &fc_driver_fill,       &fc_driver_few_pixels, &fc_driver_depthwise,         &fc_driver_planes,
+    &fc_driver_stencil,    &fc_driver_winograd,   &fc_driver_winograd_channels, &fc_driver_winograd_strided,
+    &fc_driver_pixels,     &fc_driver_pointwise,  &fc_driver_channels,          &fc_driver_im2col,
+    &fc_driver_reference,  NULL};
 static const fc_driver *const weight_drivers[] = {&fc_driver_weight_depthwise, &fc_driver_weight_planes,
                                                   &fc_driver_weight_stencil,   &fc_driver_weight_winograd,
                                                   &fc_driver_weight_gemm,      &fc_driver_weight_channels,
@@ -146,14 +146,15 @@ fc_status fc_conv_execute(const fc_conv_plan *plan, void *x, void *w, void *bias
 }
 
 /* The offer of a driver for the largest phase, for all of them; instead of it, where the same driver does all phases at once and
- * would be taken for that, what this costs. */
+ * would be taken for that, or serves no phase alone, what this costs. */
 static void offer_adjoint(const fc_conv *p, fc_precision precision, fc_conv_option *option)
 {
     const fc_driver *together = fc_adjoint_driver(option->name);
     fc_conv_plan plan = {.problem = *p, .direction = FC_ADJOINT, .precision = precision, .threads = 1};
     double cost;
     option->cost = fc_adjoint_cost(p, option->cost);
-    if (fc_adjoint_phases(p) > 1 && together && !option->reason && !together->plan(&plan, &cost) && cost <= option->cost) {
+    if (fc_adjoint_phases(p) > 1 && together && !together->plan(&plan, &cost) && cost <= option->cost) {
+        option->reason = NULL;
         option->cost = cost;
         option->scratch = plan.scratch;
     }

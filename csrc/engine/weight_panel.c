@@ -133,3 +133,37 @@ void fc_panel_pack(const fc_panel *p, const fc_kernels *kernels, void *dst, void
                                fc_at(scratch, i * p->step[0] * next_row, size), pitch, p->width, pitch);
     }
 }
+
+/* Where the channels of a pixel are neighbours. */
+static void store_pixels(const fc_kernels *kernels, const fc_panel_image *m, const void *panel, int64_t pitch)
+{
+    static const double zero = 0;
+    int64_t size = kernels->size, lanes = kernels->lanes;
+    for (int64_t r = 0; r < m->size[0]; r++) {
+        char *to = fc_at(m->x, r * m->stride[0], size);
+        const void *from = fc_at(panel, r * pitch * lanes, size);
+        if (m->channels == lanes)
+            kernels->copy_vectors(to, m->stride[1], from, lanes, 1, m->size[1]);
+        for (int64_t q = 0; q < m->size[1] && m->channels < lanes; q++)
+            kernels->gather_row(fc_at(to, q * m->stride[1], size), m->channels, fc_at(from, q * lanes, size), 1, 0, 1, m->channels,
+                                &zero);
+    }
+}
+
+void fc_panel_store(const fc_kernels *kernels, const fc_panel_image *m, const void *panel, int64_t pitch, void *scratch)
+{
+    int64_t size = kernels->size, lanes = kernels->lanes, rows = m->size[0], width = m->size[1];
+    if (m->c == 1 && (m->channels == lanes || m->stride[1] != 1)) {
+        store_pixels(kernels, m, panel, pitch);
+        return;
+    }
+    if (pitch == width && m->stride[0] == width && m->stride[1] == 1 && m->channels == lanes) {
+        kernels->transpose(fc_at(m->x, 0, size), m->c, panel, lanes, rows * pitch, lanes);
+        return;
+    }
+    kernels->transpose(scratch, rows * pitch, panel, lanes, rows * pitch, lanes);
+    for (int64_t c = 0; c < m->channels; c++)
+        for (int64_t r = 0; r < rows; r++)
+            kernels->scatter_row(fc_at(m->x, c * m->c + r * m->stride[0], size), m->stride[1],
+                                 fc_at(scratch, (c * rows + r) * pitch, size), width, 0);
+}

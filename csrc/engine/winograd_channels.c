@@ -401,38 +401,6 @@ static void add_products(const job *j, const part *b, int64_t piece, int64_t ter
         }
 }
 
-/* A panel of a segment's outputs, pixels by a vector of channels, to y. */
-static void store_panel(const job *j, const segment *s, char *y, int64_t channels, const char *panel, char *scratch)
-{
-    static const double zero = 0;
-    const fc_conv *p = &j->problem;
-    const fc_kernels *kernels = j->l.kernels;
-    int64_t size = kernels->size, lanes = kernels->lanes, pitch = j->l.w.d * j->l.w.m * j->l.columns;
-    int64_t m = j->l.h.d * j->l.h.m, rows = fc_min(m * s->rows, p->window.out[1] - m * s->tr);
-    int64_t width = fc_min(pitch, p->window.out[2] - j->l.w.d * j->l.w.m * s->tc);
-    if (p->y.c == 1 && channels == lanes) {
-        for (int64_t r = 0; r < rows; r++)
-            kernels->copy_vectors(fc_at(y, r * p->y.s[1], size), p->y.s[2], fc_at(panel, r * pitch * lanes, size), lanes, 1, width);
-        return;
-    }
-    if (p->y.c == 1 && p->y.s[2] != 1) {
-        for (int64_t r = 0; r < rows; r++)
-            for (int64_t q = 0; q < width; q++)
-                kernels->gather_row(fc_at(y, r * p->y.s[1] + q * p->y.s[2], size), channels,
-                                    fc_at(panel, (r * pitch + q) * lanes, size), 1, 0, 1, channels, &zero);
-        return;
-    }
-    if (pitch == width && p->y.s[1] == width && p->y.s[2] == 1 && channels == lanes) {
-        kernels->transpose(y, p->y.c, panel, lanes, rows * pitch, lanes);
-        return;
-    }
-    kernels->transpose(scratch, rows * pitch, panel, lanes, rows * pitch, lanes);
-    for (int64_t c = 0; c < channels; c++)
-        for (int64_t r = 0; r < rows; r++)
-            kernels->scatter_row(fc_at(y, c * p->y.c + r * p->y.s[1], size), p->y.s[2],
-                                 fc_at(scratch, (c * rows + r) * pitch, size), width, 0);
-}
-
 /* One vector of output channels of a segment: tiles of M to pixels `row` and `pixel` apart.  Returns whether all are finite. */
 static int transform_outputs(const job *j, const segment *s, char *y, int64_t row, int64_t pixel, const char *m, int64_t width,
                              const void *init)
@@ -467,8 +435,9 @@ static void store_outputs(const job *j, const segment *s, int64_t o, int64_t cha
     int direct = p->y.c == 1 && channels == lanes && ow + pitch == end && oh + high * s->rows == last;
     int finite = transform_outputs(j, s, direct ? y : panel, direct ? p->y.s[1] : pitch * lanes, direct ? p->y.s[2] : lanes, m,
                                    width, init);
+    fc_panel_image to = {.x = y, .channels = channels, .c = p->y.c, .size = {last - oh, end - ow}, .stride = {p->y.s[1], p->y.s[2]}};
     if (!direct)
-        store_panel(j, s, y, channels, panel, panel + l->panel_bytes);
+        fc_panel_store(l->kernels, &to, panel, pitch, panel + l->panel_bytes);
     for (int64_t c = 0; c < channels && !finite; c++)
         for (int64_t row = oh; row < last; row++)
             fc_reference_row(p, j->x, j->w, j->bias, j->y, o + c, s->n * p->window.out[0] + s->od, row, ow, end);

@@ -53,11 +53,14 @@ int64_t fc_winograd_taps_bytes(const fc_window *w, int64_t width, int64_t size)
     return fc_bytes(fc_mul(fc_max(TAPS_MAX, fc_mul(w->kernel[1], w->kernel[2])), width), size);
 }
 
-/* The taps of some channels: one after the other, each a row of output channels. */
-static void gather_taps(const fc_winograd_pieces *q, const void *w, int64_t channels, int64_t outputs, int64_t width, void *taps)
+int64_t fc_winograd_together(const fc_window *w)
+{
+    return fc_max(1, TAPS_MAX / fc_max(1, fc_mul(w->kernel[1], w->kernel[2])));
+}
+
+void fc_winograd_gather(const fc_conv *p, const void *w, int64_t channels, int64_t outputs, int64_t width, void *taps)
 {
     static const double zero = 0;
-    const fc_conv *p = q->problem;
     const fc_kernels *kernels = fc_dispatch(p->real);
     const int64_t *k = p->window.kernel, *s = p->w.k;
     int64_t size = kernels->size, place[TAPS_MAX], all = k[1] * k[2], sign = s[2] < 0 ? -1 : 1, count = channels * all;
@@ -85,10 +88,10 @@ static void transform_channel(const fc_winograd_pieces *q, const void *taps, int
     for (int64_t i = 0; i < q->h.pieces; i++)
         for (int64_t j = 0; j < q->w.pieces; j++, u += next * width * size) {
             int64_t rows = i + 1 < q->h.pieces ? q->h.m : q->h.last, columns = j + 1 < q->w.pieces ? q->w.m : q->w.last;
+            const int64_t box[4] = {0, both ? rows : 1, 0, along ? columns : rows};
             kernels->winograd_channels[both].weights[q->edge](u, q->step,
                                                               fc_at(taps, i * q->h.m * row + j * q->w.m * width, size), row,
-                                                              along ? width : row, both ? rows : 1, along ? columns : rows,
-                                                              width / kernels->lanes);
+                                                              along ? width : row, box, width / kernels->lanes);
         }
 }
 
@@ -98,7 +101,7 @@ void fc_winograd_transform(const fc_winograd_pieces *q, const void *w, int64_t c
     const fc_conv *p = q->problem;
     const fc_kernels *kernels = fc_dispatch(p->real);
     const int64_t *k = p->window.kernel;
-    int64_t size = kernels->size, all = fc_mul(k[1], k[2]), together = fc_max(1, TAPS_MAX / all);
+    int64_t size = kernels->size, all = fc_mul(k[1], k[2]), together = fc_winograd_together(&p->window);
     if (is_3x3(&p->window)) {
         int64_t stride[4] = {p->w.c, p->w.o, p->w.k[1], p->w.k[2]};
         kernels->winograd[0].weights(u, q->step, width, w, stride, channels, outputs);
@@ -106,7 +109,7 @@ void fc_winograd_transform(const fc_winograd_pieces *q, const void *w, int64_t c
     }
     for (int64_t c = 0, n; c < channels; c += n) {
         n = fc_min(together, channels - c);
-        gather_taps(q, fc_at(w, c * p->w.c, size), n, outputs, width, taps);
+        fc_winograd_gather(p, fc_at(w, c * p->w.c, size), n, outputs, width, taps);
         for (int64_t i = 0; i < n; i++)
             transform_channel(q, fc_at(taps, i * all * width, size), width, next, fc_at(u, (c + i) * width, size));
     }

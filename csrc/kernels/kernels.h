@@ -236,13 +236,13 @@ typedef struct fc_winograd_kernels {
  * input:    dst[f * step + t * next], a vector: (B^T d B)_f of tile t < tiles, whose pixel (i, j), i, j < 6, is the vector at
  *           x + i * row + j * pixel + t * tile
  * weights:  dst[f * step + k * lanes], k < vectors: (G g G^T)_f, g_ij the vector at taps + i * row + j * pixel + k * lanes for
- *           i < rows, j < columns and zero for the others of r x r; by m
+ *           box[0] <= i < box[1], box[2] <= j < box[3] and zero for the others of r x r; by m
  * outputs:  pixel (i, j), i, j < m, of tile t < tiles, the vector at y + i * row + j * pixel + t * tile, becomes
  *           (A^T M A)_ij + the vector at init, clamped to bounds[0] ... bounds[1]; M_f is at src + f * step + t * next; by m.
  *           0 if any of them is not finite before it is clamped */
 enum { FC_WINOGRAD_TILE_MAX = 5 };
-typedef void (*fc_winograd_weights_kernel)(void *dst, int64_t step, const void *taps, int64_t row, int64_t pixel, int64_t rows,
-                                           int64_t columns, int64_t vectors);
+typedef void (*fc_winograd_weights_kernel)(void *dst, int64_t step, const void *taps, int64_t row, int64_t pixel,
+                                           const int64_t *box, int64_t vectors);
 typedef int (*fc_winograd_outputs_kernel)(void *y, int64_t row, int64_t pixel, int64_t tile, const void *src, int64_t step,
                                           int64_t next, const void *init, const double *bounds, int64_t tiles);
 typedef struct fc_winograd_channels_kernels {

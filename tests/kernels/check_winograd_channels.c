@@ -128,17 +128,19 @@ void check_winograd_channels_input(subject *s)
         patch_case(s, s->kernels->winograd_channels[i / 2 % 2].input, m, 1 + i / 2 % 2, POINTS, i % 2);
 }
 
-/* Some of a piece's r x r taps, in rows forwards or backwards. */
+/* A box of a piece's r x r taps, in rows forwards or backwards. */
 static void weights_case(subject *s, int axes, int edge, int at_end)
 {
     int64_t lanes = s->kernels->lanes, vectors = random_integer(1, 3), pixel = vectors * lanes + random_integer(0, 2);
     int taps = 7 - edge, frequencies = axes == 1 ? POINTS : POINTS * POINTS;
     int64_t columns = random_integer(1, taps), rows = axes == 1 ? 1 : random_integer(1, taps), row = columns * pixel;
+    int64_t top = axes == 1 ? 0 : random_integer(0, taps - rows), left = random_integer(0, taps - columns);
+    const int64_t box[4] = {top, top + rows, left, left + columns};
     int64_t step = vectors * lanes + random_integer(0, 3), sign = random_integer(0, 1) ? 1 : -1;
     matrix m;
     weights_of(m, taps);
-    describe("%lld x %lld of %d taps, %lld vectors%s", (long long)rows, (long long)columns, taps, (long long)vectors,
-             sign < 0 ? ", backwards" : "");
+    describe("%lld x %lld at %lld, %lld of %d taps, %lld vectors%s", (long long)rows, (long long)columns, (long long)top,
+             (long long)left, taps, (long long)vectors, sign < 0 ? ", backwards" : "");
     int64_t last = (rows - 1) * row + (columns - 1) * pixel, first = sign < 0 ? last : 0;
     array *g = array_random(FLOAT32, last + vectors * lanes, at_end);
     array *dst = array_take(FLOAT32, (frequencies - 1) * step + vectors * lanes, at_end);
@@ -148,14 +150,15 @@ static void weights_case(subject *s, int axes, int edge, int at_end)
         double kernel[POINTS * POINTS] = {0}, bound;
         for (int64_t i = 0; i < rows; i++)
             for (int64_t j = 0; j < columns; j++)
-                kernel[i * taps + j] = array_get(g, first + sign * (i * row + j * pixel) + l);
+                kernel[(top + i) * taps + left + j] = array_get(g, first + sign * (i * row + j * pixel) + l);
         for (int f = 0; f < frequencies; f++) {
             double want = transformed(m, axes, taps, f / POINTS, f % POINTS, kernel, &bound);
             array_expect(dst, f * step + l, want, bound > 0 ? bound : 0x1p-1070);
         }
     }
-    s->kernels->winograd_channels[axes - 1].weights[edge](dst->data, step, g->data + first * element_size(FLOAT32), sign * row,
-                                                          sign * pixel, rows, columns, vectors);
+    int64_t origin = first - sign * (top * row + left * pixel); /* where tap (0, 0) would be */
+    s->kernels->winograd_channels[axes - 1].weights[edge](dst->data, step, g->data + origin * element_size(FLOAT32), sign * row,
+                                                          sign * pixel, box, vectors);
     array_check(dst, "dst");
     arrays_reset();
     s->cases++;

@@ -1,0 +1,563 @@
+/* Winograd of a strided convolution and of its adjoint, the transposed one: phases of the stride, transformed together.
+ *
+ * The taps that meet positions s j + f of an axis are f', f' + s, ...: a convolution of stride 1 over a phase of the image.  With
+ * F(m x m, r x r), m + r = 7, as in winograd_channels.c (phases f, frequencies k, tiles t),
+ *
+ *     forward:    M_k[t][o] = sum_{f, c} V_{f,k}[t][c] U_{f,k}[c][o]    y = A^T M A + b: one transform of the sum over the phases
+ *     adjoint:    M_{f,k}[t][c] = sum_o V_k[t][o] U_{f,k}[o][c]         x_f = A^T M_f A + b: one transform of the gradient for all
+ *
+ * Where a phase has fewer than r taps it has no term at the point 0, if its first tap is not the first of r, nor at infinity, if
+ * its last is not the last: those products are left out.  So two taps take 5 products for 4 outputs, one takes 4.  Forwards a
+ * phase's place among the r taps is free; the phases of an adjoint share one V, so there it follows from the stride and padding.
+ * Multiplications of the direct sum by products: 4x4 stride 2, 2.6; 5x5 stride 2, 3.3; 3x3 stride 2, 1.8.
+ *
+ *     for each group g, block of rows of tiles                                                                a task
+ *         for each vector of channels: copy as a panel (pixels by channels), transform into V
+ *         for each block of output channels (up to three vectors):
+ *             for each phase, block of channels: weights into U, unless that is done once a call
+ *                 for each frequency: add to M
+ *             transform M; store by way of a panel, in which the phases of an adjoint stand side by side
+ *
+ * Where there are fewer blocks than threads want, one after the other has its vectors of channels, then its blocks of output
+ * channels as tasks, and V is shared.  A tile that is not finite is computed again by definition, as in winograd_channels.c.
+ */
+#include <string.h>
+
+#include "engine/output.h"
+#include "engine/weight_panel.h"
+#include "engine/weight_tiles.h"
+#include "engine/winograd_pieces.h"
+
+/* plan->tile: rows of tiles of a block; whether U is made once a call; whether a block is a task; m. */
+enum { ROWS, SHARED, WHOLE, EDGE };
+enum { POINTS = 6, STRIDE_MAX = 4, CHANNELS = 128, VECTORS = 3, TILES = 48 };
+enum { MULTIPLICATIONS_MIN = 2048, SHARED_BYTES = 8 << 20, V_BYTES = 384 << 10, V_BYTES_MAX = 6 << 20 };
+
+/* A phase of an axis: taps `tap`, tap + stride, ... */
+typedef struct phase {
+    int64_t tap, taps;
+    int64_t at;         /* the place of the first, of an adjoint the last, among the r of a transform */
+    int64_t begin, end; /* points with a term */
+    int64_t skip;       /* pixels of a panel before the phase's first patch */
+} phase;
+
+/* One axis of the image.  Where the kernel has one tap there is nothing to transform: tiles and patches are single pixels. */
+typedef struct axis {
+    int64_t m, points, tiles; /* no tiles: m does not serve the phases */
+    int64_t stride, count;    /* count: phases with outputs or inputs of their own, as many as the stride */
+    int64_t step_in, step_out; /* pixels of a panel from one of a phase to the next: 1 or the stride */
+    int64_t first, extra;     /* position of a panel's first pixel; pixels of the panel of n tiles: step_in m n + extra */
+    int64_t largest, terms;   /* the phase with the most taps; points of all phases with a term */
+    phase phase[STRIDE_MAX];
+} axis;
+
+typedef struct layout {
+    const fc_kernels *kernels;
+    const fc_winograd_channels_kernels *winograd;
+    axis h, w;
+    int64_t frequencies, phases, x_phases, y_phases; /* of V and of M: one of them has a single phase */
+    fc_panel x;
+    int64_t rows, blocks, tiles;        /* rows of tiles of all planes; blocks of a group; tiles of a block */
+    int64_t inputs, channels;           /* channels in whole vectors; of a block of the sum */
+    int64_t vectors, parts, width;      /* of output channels: vectors, blocks of them, elements of the widest */
+    int64_t v_step, m_step, u_step;     /* elements from one frequency to the next */
+    int64_t v_bytes, m_bytes, u_bytes, panel_bytes, temp_bytes, offset_bytes, taps_bytes;
+} layout;
+
+/* The problem from the side of what is read and what is written: an adjoint with its arrays and channels exchanged. */
+static fc_conv whole_of(const fc_conv_plan *plan)
+{
+    fc_conv p = plan->problem;
+    if (plan->direction == FC_FORWARD)
+        return p;
+    p.x = plan->problem.y;
+    p.y = plan->problem.x;
+    p.channels = plan->problem.out_channels;
+    p.out_channels = plan->problem.channels;
+    p.w.o = plan->problem.w.c;
+    p.w.c = plan->problem.w.o;
+    memcpy(p.window.in, plan->problem.window.out, sizeof p.window.in);
+    memcpy(p.window.out, plan->problem.window.in, sizeof p.window.out);
+    return p;
+}
+
+/* The taps of phase f.  Tap number u of them takes output o from position s (o + shift + u) + f; returns the shift. */
+static int64_t cut_phase(const fc_window *w, int i, int64_t f, phase *to)
+{
+    int64_t s = w->stride[i], offset = w->offset[i];
+    *to = (phase){.tap = ((f + offset) % s + s) % s};
+    to->taps = to->tap < w->kernel[i] ? (w->kernel[i] - 1 - to->tap) / s + 1 : 0;
+    return (to->tap - offset - f) / s;
+}
+
+/* Where each phase's taps stand among the r of a transform.  Forwards there is a choice; an adjoint's patches begin at `low`, and
+ * its taps follow each other backwards.  Returns whether they fit. */
+static int place_phases(axis *a, const int64_t *shift, int64_t low, int forward)
+{
+    int64_t r = a->points - a->m + 1;
+    a->terms = 0;
+    for (int64_t f = 0; f < a->count; f++) {
+        phase *to = &a->phase[f];
+        to->at = forward ? r - to->taps > 1 : 1 - shift[f] - to->taps - low;
+        if (!to->taps || to->at + to->taps > r)
+            return 0;
+        to->begin = to->at > 0;
+        to->end = a->points - (to->at + to->taps < r);
+        a->terms += to->end - to->begin;
+        if (to->taps > a->phase[a->largest].taps)
+            a->largest = f;
+    }
+    return 1;
+}
+
+/* `w` is the forward window, whatever the direction. */
+static axis cut(const fc_window *w, int i, int64_t m, int forward)
+{
+    int64_t s = w->stride[i], shift[STRIDE_MAX], low = INT64_MAX, first = INT64_MAX, last = INT64_MIN;
+    axis a = {.m = m, .points = POINTS, .stride = s, .count = s, .step_in = forward ? s : 1, .step_out = forward ? 1 : s};
+    if (w->kernel[i] == 1)
+        a.m = a.points = 1;
+    for (int64_t f = 0; f < s; f++) {
+        shift[f] = cut_phase(w, i, f, &a.phase[f]);
+        low = fc_min(low, 1 - shift[f] - a.phase[f].taps);
+    }
+    if (!place_phases(&a, shift, low, forward))
+        return a;
+    axis next = a; /* patches that begin a position before may leave out more products */
+    if (!forward && place_phases(&next, shift, low - 1, forward) && next.terms < a.terms) {
+        a = next;
+        low--;
+    }
+    for (int64_t f = 0; f < s; f++) {
+        a.phase[f].skip = forward ? s * (shift[f] - a.phase[f].at) + f : low;
+        first = fc_min(first, a.phase[f].skip);
+        last = fc_max(last, a.phase[f].skip);
+    }
+    for (int64_t f = 0; f < s; f++)
+        a.phase[f].skip -= first;
+    a.first = first;
+    a.extra = a.step_in * (a.points - a.m - 1) + last - first + 1;
+    a.tiles = fc_ceil_div(forward ? w->out[i] : fc_ceil_div(w->in[i], s), a.m);
+    return a;
+}
+
+static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
+{
+    const fc_window *w = &plan->problem.window;
+    const fc_kernels *kernels = fc_dispatch(p->real);
+    int64_t lanes = kernels->lanes, size = kernels->size, rows = plan->tile[ROWS];
+    int forward = plan->direction == FC_FORWARD;
+    layout l = {.kernels = kernels, .h = cut(w, 1, plan->tile[EDGE], forward), .w = cut(w, 2, plan->tile[EDGE], forward)};
+    l.winograd = &kernels->winograd_channels[l.h.points > 1 && l.w.points > 1];
+    l.frequencies = l.h.points * l.w.points;
+    l.phases = l.h.count * l.w.count;
+    l.x_phases = forward ? l.phases : 1;
+    l.y_phases = forward ? 1 : l.phases;
+    l.inputs = fc_ceil_div(p->channels, lanes) * lanes;
+    l.rows = fc_mul(fc_mul(p->batch, p->window.out[0]), l.h.tiles);
+    l.blocks = fc_ceil_div(l.rows, rows);
+    l.tiles = fc_mul(rows, l.w.tiles);
+    rows = fc_min(rows, l.h.tiles);
+    l.x = (fc_panel){.width = lanes, .fold = 1, .rows = l.h.step_in * l.h.m * rows + l.h.extra,
+                     .pitch = fc_add(fc_mul(l.w.step_in * l.w.m, l.w.tiles), l.w.extra), .step = {1, 1}};
+    l.channels = fc_weight_part(p->channels, CHANNELS);
+    l.vectors = fc_ceil_div(p->out_channels, lanes);
+    l.parts = fc_ceil_div(l.vectors, VECTORS);
+    if (!plan->tile[WHOLE]) /* as many for each thread */
+        l.parts = fc_min(l.vectors, fc_ceil_div(l.parts, plan->threads) * plan->threads);
+    l.width = fc_ceil_div(l.vectors, l.parts) * lanes;
+    l.v_step = fc_add(fc_mul(l.tiles, l.inputs), STEP_PAD);
+    l.m_step = fc_add(fc_mul(l.tiles, l.width), STEP_PAD);
+    l.u_step = fc_add(fc_mul(plan->tile[SHARED] ? l.inputs : l.channels, l.width), STEP_PAD);
+    l.v_bytes = fc_bytes(fc_mul(l.x_phases * l.frequencies, l.v_step), size);
+    l.m_bytes = fc_bytes(fc_mul(l.y_phases * l.frequencies, l.m_step), size);
+    l.u_bytes = fc_bytes(fc_mul((plan->tile[SHARED] ? l.phases : 1) * l.frequencies, l.u_step), size);
+    fc_panel y = {.width = lanes, .fold = 1, .rows = l.h.step_out * l.h.m * rows, .pitch = fc_mul(l.w.step_out * l.w.m, l.w.tiles)};
+    l.panel_bytes = fc_bytes(fc_max(fc_panel_elements(&l.x, l.x.rows), fc_panel_elements(&y, y.rows)), size);
+    l.temp_bytes = fc_max(fc_panel_scratch(&l.x, size), l.panel_bytes);
+    l.offset_bytes = fc_bytes(2 * l.channels, sizeof(int64_t));
+    l.taps_bytes = fc_winograd_taps_bytes(w, l.width, size);
+    return l;
+}
+
+static int64_t worker_bytes(const fc_conv_plan *plan, const layout *l)
+{
+    int64_t own = fc_add(plan->tile[SHARED] ? 0 : l->u_bytes, plan->tile[WHOLE] ? l->v_bytes : 0);
+    return fc_add(fc_add(l->panel_bytes, l->temp_bytes), fc_add(fc_add(l->m_bytes, l->taps_bytes), own));
+}
+
+static int64_t shared_bytes(const fc_conv_plan *plan, const layout *l)
+{
+    int64_t weights = plan->tile[SHARED] ? fc_mul(fc_mul(plan->problem.groups, l->parts), l->u_bytes) : 0;
+    return fc_add(fc_add(l->offset_bytes, plan->tile[WHOLE] ? 0 : l->v_bytes), weights);
+}
+
+/* The m that takes the fewest products; 0 if none serves. */
+static int64_t choose_edge(const fc_window *w, int forward)
+{
+    int64_t best = 0, least = INT64_MAX;
+    for (int64_t m = 2; m <= FC_WINOGRAD_TILE_MAX; m++) {
+        axis h = cut(w, 1, m, forward), v = cut(w, 2, m, forward);
+        int64_t products = fc_mul(fc_mul(h.tiles, h.terms), fc_mul(v.tiles, v.terms));
+        if (products && products < least) {
+            least = products;
+            best = m;
+        }
+    }
+    return best;
+}
+
+/* Rows of tiles whose V stays in the cache, but not so few that reading U costs more than the products; where the weights are
+ * transformed anew for every block, as many as scratch allows. */
+static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
+{
+    plan->tile[ROWS] = plan->tile[SHARED] = plan->tile[WHOLE] = 1;
+    layout l = lay_out(plan, p);
+    int shared = fc_mul(fc_mul(p->groups, l.parts), l.u_bytes) <= SHARED_BYTES;
+    int64_t v_bytes = fc_max(1, l.v_bytes);
+    int64_t rows = fc_max(V_BYTES / v_bytes, fc_ceil_div(TILES, fc_max(1, l.w.tiles)));
+    rows = fc_max(1, fc_min(l.rows, fc_min(shared ? rows : INT64_MAX, V_BYTES_MAX / v_bytes)));
+    plan->tile[ROWS] = fc_weight_part(l.rows, rows);
+    plan->tile[SHARED] = shared && plan->tile[ROWS] < l.rows;
+    plan->tile[WHOLE] = p->groups * fc_ceil_div(l.rows, plan->tile[ROWS]) >= 2 * plan->threads;
+    l = lay_out(plan, p);
+    plan->scratch = fc_add(shared_bytes(plan, &l), fc_mul(plan->threads, worker_bytes(plan, &l)));
+    return l;
+}
+
+/* By winograd_channels.c's constants. */
+static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout *l)
+{
+    double groups = (double)p->groups, tiles = (double)l->blocks * (double)l->tiles;
+    double points = (double)l->frequencies / FREQUENCIES, outputs = (double)(l->vectors * l->kernels->lanes);
+    double pixels = (double)(l->h.m * l->w.m) / 16, phases = (double)l->phases;
+    double weights = groups * (double)l->inputs * outputs * (plan->tile[SHARED] ? 1.0 : (double)l->blocks);
+    double copy_in = p->x.c == 1 ? 0.8 : 1.0, copy_out = p->y.c == 1 ? 0.0 : 1.2;
+    double gemm = fc_gemm_cost(l->kernels, l->tiles, l->vectors * l->kernels->lanes, l->inputs);
+    double inputs = (2.5 * points + copy_in * pixels) * (double)(l->x_phases * l->inputs);
+    double sums = (2.0 * points + copy_out * pixels) * (double)l->y_phases * outputs;
+    double taps = (double)fc_mul(p->window.kernel[1], p->window.kernel[2]);
+    weights *= 3.0 * points * phases + 0.22 * taps * (plan->tile[SHARED] ? 1 : phases);
+    return 2000 + 1.15 * (double)(l->h.terms * l->w.terms) * groups * (double)l->blocks * gemm + groups * tiles * (inputs + sums) +
+           weights;
+}
+
+static const char *plan_strided(fc_conv_plan *plan, double *cost)
+{
+    const fc_window *w = &plan->problem.window;
+    const char *reason = fc_winograd_precision_refusal(plan);
+    if (reason)
+        return reason;
+    if (fc_mul(fc_mul(plan->problem.batch * plan->problem.out_channels, fc_outputs(w)), fc_reduction(&plan->problem)) < MULTIPLICATIONS_MIN)
+        return "the problem is too small to transform";
+    if (w->stride[1] == 1 && w->stride[2] == 1)
+        return "the stride is 1";
+    if (w->kernel[0] != 1 || w->stride[0] != 1 || w->offset[0] || w->in[0] != w->out[0])
+        return "the kernel or the stride is deep";
+    for (int i = 1; i < FC_AXES; i++)
+        if (w->stride[i] > STRIDE_MAX || w->kernel[i] < w->stride[i] || (w->kernel[i] > 1 && w->dilation[i] > 1))
+            return "a stride exceeds 4 or the kernel, or the kernel is dilated";
+    const fc_conv problem = whole_of(plan), *p = &problem;
+    plan->tile[EDGE] = choose_edge(w, plan->direction == FC_FORWARD);
+    if (!plan->tile[EDGE] || !p->channels)
+        return "no transform serves so many taps";
+    layout l = choose_tile(plan, p);
+    if (plan->scratch > fc_scratch_max(plan->threads))
+        return "the transformed tiles and weights exceed the scratch bound";
+    *cost = estimate(plan, p, &l);
+    return NULL;
+}
+
+typedef struct job {
+    const fc_conv_plan *plan;
+    fc_conv problem;
+    layout l;
+    const char *x, *w, *bias;
+    char *y, *inputs, *weights, *scratch; /* V; shared U, or NULL; of the workers */
+    const int64_t *offset[2];             /* rows of U, for the widest blocks of output channels and those a vector narrower */
+    int64_t g, block;                     /* under way */
+} job;
+
+/* Rows tr ... tr + rows of tiles of a plane, which are tiles at ... of the block. */
+typedef struct segment {
+    int64_t n, od, tr, rows, at;
+} segment;
+
+/* The segment that begins with row `row` of the block's; returns 0 after the last. */
+static int next_segment(const job *j, int64_t *row, segment *s)
+{
+    const layout *l = &j->l;
+    int64_t first = j->block * j->plan->tile[ROWS], end = fc_min(l->rows, first + j->plan->tile[ROWS]), at = first + *row;
+    if (at >= end)
+        return 0;
+    int64_t plane = at / l->h.tiles, depth = j->problem.window.out[0];
+    *s = (segment){.n = plane / depth, .od = plane % depth, .tr = at % l->h.tiles, .at = *row * l->w.tiles};
+    s->rows = fc_min(end - at, l->h.tiles - s->tr);
+    *row += s->rows;
+    return 1;
+}
+
+/* A phase's patches of a segment, from a panel. */
+static void transform_patches(const layout *l, const segment *s, const phase *h, const phase *w, const char *panel, char *v)
+{
+    int64_t size = l->kernels->size, right = l->kernels->lanes, down = l->x.pitch * right, lone = l->w.tiles == 1;
+    panel = fc_at(panel, h->skip * down + w->skip * right, size);
+    down *= l->h.step_in;
+    right *= l->w.step_in;
+    for (int64_t r = 0; r < (lone ? 1 : s->rows); r++) /* a lone column's tiles are one line */
+        l->winograd->input(fc_at(v, (s->at + r * l->w.tiles) * l->inputs, size), l->v_step, l->inputs,
+                           fc_at(panel, r * l->h.m * down, size), down, l->w.points > 1 ? right : down,
+                           lone ? l->h.m * down : l->w.m * right, lone ? s->rows : l->w.tiles);
+}
+
+static void transform_input(void *context, int64_t task, int worker)
+{
+    const job *j = context;
+    const layout *l = &j->l;
+    const fc_conv *p = &j->problem;
+    int64_t size = l->kernels->size, c = task * l->kernels->lanes, at = 0, wide = l->x_phases > 1 ? l->w.count : 1;
+    char *panel = j->scratch + worker * worker_bytes(j->plan, l);
+    fc_panel_image image = {.channels = fc_min(l->kernels->lanes, p->channels - c), .c = p->x.c,
+                            .size = {p->window.in[1], p->window.in[2]}, .stride = {p->x.s[1], p->x.s[2]}};
+    for (segment s; next_segment(j, &at, &s);) {
+        image.x = fc_at(j->x, s.n * p->x.n + (j->g * p->channels + c) * p->x.c + s.od * p->x.s[0], size);
+        fc_panel_pack(&l->x, l->kernels, panel, panel + l->panel_bytes, &image, l->h.step_in * l->h.m * s.rows + l->h.extra,
+                      l->h.step_in * l->h.m * s.tr + l->h.first, l->w.first);
+        for (int64_t f = 0; f < l->x_phases; f++)
+            transform_patches(l, &s, &l->h.phase[f / wide], &l->w.phase[f % wide], panel,
+                              fc_at(j->inputs, f * l->frequencies * l->v_step + c, size));
+    }
+}
+
+/* A block of output channels: o ... o + outputs, in vectors of `width` elements together. */
+typedef struct part {
+    int64_t o, outputs, width;
+} part;
+
+static part part_at(const job *j, int64_t index)
+{
+    const layout *l = &j->l;
+    int64_t lanes = l->kernels->lanes, begin = l->vectors * index / l->parts, end = l->vectors * (index + 1) / l->parts;
+    return (part){begin * lanes, fc_min(j->problem.out_channels, end * lanes) - begin * lanes, (end - begin) * lanes};
+}
+
+/* A channel's row of U of one phase, from all its taps: those of an adjoint in reverse order. */
+static void transform_channel(const job *j, const phase *h, const phase *w, const char *taps, int64_t width, char *u)
+{
+    const layout *l = &j->l;
+    int64_t size = l->kernels->size, down = j->problem.window.kernel[2] * width, right = width;
+    int64_t first = h->tap * down + w->tap * right, along = l->w.points > 1, both = along && l->h.points > 1;
+    if (j->plan->direction != FC_FORWARD) {
+        first += (h->taps - 1) * l->h.stride * down + (w->taps - 1) * l->w.stride * right;
+        down = -down;
+        right = -right;
+    }
+    down *= l->h.stride;
+    right *= l->w.stride;
+    const phase *line = along ? w : h;
+    const int64_t box[4] = {both ? h->at : 0, both ? h->at + h->taps : 1, line->at, line->at + line->taps};
+    first -= (both || !along ? h->at * down : 0) + (along ? w->at * right : 0); /* where tap (0, 0) of the r x r would be */
+    l->winograd->weights[j->plan->tile[EDGE]](u, l->u_step, fc_at(taps, first, size), down, along ? right : down, box,
+                                              width / l->kernels->lanes);
+}
+
+/* U of channels c ... c + channels, for one block of output channels and phases first ... end. */
+static void transform_weights(const job *j, int64_t g, const part *b, int64_t c, int64_t channels, int64_t first, int64_t end,
+                              char *u, char *taps)
+{
+    const fc_conv *p = &j->problem;
+    const layout *l = &j->l;
+    int64_t size = l->kernels->size, all = fc_taps(&p->window), together = fc_winograd_together(&p->window);
+    for (int64_t i = 0, n; i < channels; i += n) {
+        n = fc_min(together, channels - i);
+        fc_winograd_gather(p, fc_at(j->w, g * p->w.g + b->o * p->w.o + (c + i) * p->w.c, size), n, b->outputs, b->width, taps);
+        for (int64_t k = 0; k < n; k++)
+            for (int64_t f = first; f < end; f++)
+                transform_channel(j, &l->h.phase[f / l->w.count], &l->w.phase[f % l->w.count],
+                                  fc_at(taps, k * all * b->width, size), b->width,
+                                  fc_at(u, (f - first) * l->frequencies * l->u_step + (i + k) * b->width, size));
+    }
+}
+
+static void transform_shared(void *context, int64_t task, int worker)
+{
+    const job *j = context;
+    const layout *l = &j->l;
+    part b = part_at(j, task % l->parts);
+    transform_weights(j, task / l->parts, &b, 0, j->problem.channels, 0, l->phases, fc_at(j->weights, task * l->u_bytes, 1),
+                      j->scratch + worker * worker_bytes(j->plan, l));
+}
+
+/* M += V U of some channels at one frequency, or M = 0 where there are none. */
+static void add_products(const job *j, const fc_gemm *gemm, int64_t width, int64_t terms, const char *v, const char *u, char *m,
+                         int add)
+{
+    const layout *l = &j->l;
+    int64_t size = l->kernels->size, vectors = width / l->kernels->lanes, c_offset[FC_MR_MAX];
+    int64_t tiles = fc_min(l->tiles, (l->rows - j->block * j->plan->tile[ROWS]) * l->w.tiles);
+    for (int i = 0; i < gemm->rows; i++)
+        c_offset[i] = i * width;
+    for (int64_t t = 0, rows; t < tiles; t += rows) {
+        rows = fc_min(gemm->rows, tiles - t);
+        const void *a[FC_MR_MAX];
+        for (int i = 0; i < rows; i++)
+            a[i] = fc_at(v, (t + i) * l->inputs, size);
+        for (int64_t done = 0, nv; done < vectors; done += nv) {
+            int64_t at = done * l->kernels->lanes;
+            nv = fc_gemm_next_strip(gemm->strip, vectors - done);
+            l->kernels->gemm[nv][rows](terms, a, NULL, fc_at(u, at, size), j->offset[width < l->width],
+                                       fc_at(m, t * width + at, size), c_offset, NULL, add);
+        }
+    }
+}
+
+/* One phase's products, at the frequencies where it has terms.  What is first written begins with zeros at the others: forwards
+ * by the phase with the most taps, whose frequencies hold all other phases'. */
+static void add_phase(const job *j, const fc_gemm *gemm, const part *b, const phase *h, const phase *w, int64_t channels,
+                      const char *v, const char *u, char *m, int add)
+{
+    const layout *l = &j->l;
+    int64_t size = l->kernels->size;
+    for (int64_t f = 0; f < l->frequencies; f++) {
+        int64_t i = f / l->w.points, k = f % l->w.points, inside = i >= h->begin && i < h->end && k >= w->begin && k < w->end;
+        if (inside || !add)
+            add_products(j, gemm, b->width, inside ? channels : 0, fc_at(v, f * l->v_step, size), fc_at(u, f * l->u_step, size),
+                         fc_at(m, f * l->m_step, size), add);
+    }
+}
+
+/* By definition, where a tile is not finite. */
+static void repair(const job *j, const segment *s, int64_t o)
+{
+    const fc_conv *p = &j->plan->problem;
+    int64_t size = j->l.kernels->size, first = j->l.h.m * s->tr, end = first + j->l.h.m * s->rows, forward = j->l.x_phases > 1;
+    for (int64_t f = 0; f < (forward ? 1 : fc_adjoint_phases(p)); f++) {
+        int64_t at_w = 0, at_y = 0;
+        fc_conv q = forward ? *p : fc_adjoint_problem(p, f, &at_w, &at_y);
+        for (int64_t row = first; row < fc_min(end, q.window.out[1]); row++)
+            fc_reference_row(&q, j->x, fc_at(j->w, at_w, size), j->bias, fc_at(j->y, at_y, size), o,
+                             s->n * q.window.out[0] + s->od, row, 0, q.window.out[2]);
+    }
+}
+
+/* One vector of output channels of a segment: the phases side by side as a panel.  Returns whether all are finite. */
+static int transform_outputs(const job *j, const segment *s, char *panel, const char *m, int64_t width, const void *init)
+{
+    const layout *l = &j->l;
+    int64_t size = l->kernels->size, lanes = l->kernels->lanes, pitch = l->w.step_out * l->w.m * l->w.tiles;
+    int64_t down = l->h.step_out * pitch * lanes, right = l->w.step_out * lanes, lone = l->w.tiles == 1, finite = 1;
+    double bounds[2];
+    fc_output_bounds(&j->problem, bounds);
+    for (int64_t f = 0; f < l->y_phases; f++)
+        for (int64_t r = 0; r < (lone ? 1 : s->rows); r++) {
+            char *to = fc_at(panel, r * l->h.m * down + (f / l->w.count * pitch + f % l->w.count) * lanes, size);
+            const char *from = fc_at(m, f * l->frequencies * l->m_step + (s->at + r * l->w.tiles) * width, size);
+            finite &= l->winograd->outputs[j->plan->tile[EDGE]](to, down, l->w.points > 1 ? right : down,
+                                                                lone ? l->h.m * down : l->w.m * right, from, l->m_step, width,
+                                                                init, bounds, lone ? s->rows : l->w.tiles) != 0;
+        }
+    return finite;
+}
+
+static void store_outputs(const job *j, const segment *s, int64_t o, int64_t channels, const char *m, int64_t width, char *panel)
+{
+    const fc_conv *p = &j->problem;
+    const layout *l = &j->l;
+    int64_t size = l->kernels->size, high = l->h.step_out * l->h.m, row = high * s->tr;
+    fc_panel_image to = {.channels = channels, .c = p->y.c, .stride = {p->y.s[1], p->y.s[2]}};
+    double init[FC_LANES_MAX] = {0};
+    to.x = fc_at(j->y, s->n * p->y.n + o * p->y.c + s->od * p->y.s[0] + row * p->y.s[1], size);
+    to.size[0] = fc_min(high * s->rows, p->window.out[1] - row);
+    to.size[1] = p->window.out[2];
+    if (j->bias)
+        memcpy(init, fc_at(j->bias, o, size), (size_t)(channels * size));
+    int finite = transform_outputs(j, s, panel, m, width, init);
+    fc_panel_store(l->kernels, &to, panel, l->w.step_out * l->w.m * l->w.tiles, panel + l->panel_bytes);
+    for (int64_t c = 0; c < channels && !finite; c++)
+        repair(j, s, o + c);
+}
+
+static void multiply(void *context, int64_t task, int worker)
+{
+    const job *j = context;
+    const layout *l = &j->l;
+    const fc_conv *p = &j->problem;
+    int64_t size = l->kernels->size, lanes = l->kernels->lanes, row = 0, forward = l->x_phases > 1, frequencies = l->frequencies;
+    char *panel = j->scratch + worker * worker_bytes(j->plan, l), *m = panel + l->panel_bytes + l->temp_bytes;
+    char *taps = m + l->m_bytes, *own = taps + l->taps_bytes;
+    part b = part_at(j, task);
+    fc_gemm gemm;
+    fc_gemm_plan(&gemm, l->kernels, l->tiles, b.width);
+    for (int64_t i = 0; i < l->phases; i++) {
+        int64_t h = (l->h.largest + i / l->w.count) % l->h.count, w = (l->w.largest + i % l->w.count) % l->w.count;
+        int64_t f = h * l->w.count + w, at_v = forward ? f * frequencies * l->v_step : 0, at_m = forward ? 0 : f * frequencies * l->m_step;
+        for (int64_t c = 0, n; c < p->channels; c += n) {
+            n = fc_min(l->channels, p->channels - c);
+            const char *u = own;
+            if (j->weights)
+                u = fc_at(j->weights, f * frequencies * l->u_step + c * b.width, size) + (j->g * l->parts + task) * l->u_bytes;
+            else
+                transform_weights(j, j->g, &b, c, n, f, f + 1, own, taps);
+            add_phase(j, &gemm, &b, &l->h.phase[h], &l->w.phase[w], n, fc_at(j->inputs, at_v + c, size), u, fc_at(m, at_m, size),
+                      c || (forward && i));
+        }
+    }
+    for (segment s; next_segment(j, &row, &s);)
+        for (int64_t o = 0; o < b.outputs; o += lanes)
+            store_outputs(j, &s, j->g * p->out_channels + b.o + o, fc_min(lanes, b.outputs - o), fc_at(m, o, size), b.width, panel);
+}
+
+static int64_t input_tasks(const job *j)
+{
+    return fc_ceil_div(j->problem.channels, j->l.kernels->lanes);
+}
+
+static void run_block(void *context, int64_t task, int worker)
+{
+    job own = *(const job *)context;
+    own.g = task / own.l.blocks;
+    own.block = task % own.l.blocks;
+    own.inputs = own.scratch + (worker + 1) * worker_bytes(own.plan, &own.l) - own.l.v_bytes;
+    for (int64_t i = 0; i < input_tasks(&own); i++)
+        transform_input(&own, i, worker);
+    for (int64_t i = 0; i < own.l.parts; i++)
+        multiply(&own, i, worker);
+}
+
+static fc_status run_strided(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
+{
+    int forward = plan->direction == FC_FORWARD;
+    job j = {.plan = plan, .problem = whole_of(plan), .x = forward ? x : y, .w = w, .bias = bias, .y = forward ? y : x};
+    const fc_conv *p = &j.problem;
+    const layout *l = &j.l;
+    j.l = lay_out(plan, p);
+    char *scratch = fc_arena_take(plan->scratch);
+    if (!scratch)
+        return FC_NO_MEMORY;
+    int64_t *offset = (int64_t *)(void *)scratch;
+    for (int64_t c = 0; c < l->channels; c++) {
+        offset[c] = c * l->width;
+        offset[l->channels + c] = c * (l->width - l->kernels->lanes);
+    }
+    j.offset[0] = offset;
+    j.offset[1] = offset + l->channels;
+    j.inputs = scratch + l->offset_bytes;
+    j.scratch = j.inputs + (plan->tile[WHOLE] ? 0 : l->v_bytes);
+    if (plan->tile[SHARED]) {
+        j.weights = j.scratch;
+        j.scratch += p->groups * l->parts * l->u_bytes;
+        fc_parallel(plan->threads, p->groups * l->parts, transform_shared, &j);
+    }
+    if (plan->tile[WHOLE])
+        fc_parallel(plan->threads, p->groups * l->blocks, run_block, &j);
+    for (j.g = 0; j.g < p->groups && !plan->tile[WHOLE]; j.g++)
+        for (j.block = 0; j.block < l->blocks; j.block++) {
+            fc_parallel(plan->threads, input_tasks(&j), transform_input, &j);
+            fc_parallel(plan->threads, l->parts, multiply, &j);
+        }
+    fc_arena_give();
+    return FC_OK;
+}
+
+const fc_driver fc_driver_winograd_strided = {"winograd_strided", plan_strided, run_strided, .bounded = 1};
+const fc_driver fc_driver_winograd_strided_adjoint = {"winograd_strided", plan_strided, run_strided, .bounded = 0};
