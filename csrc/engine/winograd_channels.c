@@ -175,11 +175,11 @@ static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout 
     double weights = groups * (double)l->inputs * outputs * (plan->tile[SHARED] ? 1.0 : (double)l->blocks);
     double copy_in = p->x.c == 1 ? 0.8 : 1.0, copy_out = p->y.c == 1 ? 0.0 : p->y.s[2] == 1 ? 1.2 : 6.0;
     double block = fc_gemm_cost(l->kernels, l->tiles, l->vectors * l->kernels->lanes, l->inputs);
-    double gemm = groups * (double)l->blocks * (double)l->pieces * block;
+    double gemm = groups * (double)l->blocks * (double)(l->h.terms * l->w.terms) * block;
     double inputs = (2.5 * points + copy_in * pixels) * (double)l->inputs, sums = (2.0 * points + copy_out * pixels) * outputs;
     double taps = (double)fc_mul(p->window.kernel[1], p->window.kernel[2]);
     weights *= 3.0 * points * (double)l->pieces + (l->pieces == 1 && taps == 9 ? 0 : 0.22 * taps);
-    return 2000 + 1.15 * (double)l->frequencies * gemm + groups * tiles * (inputs + sums) + weights;
+    return 2000 + 1.15 * gemm + groups * tiles * (inputs + sums) + weights;
 }
 
 static const char *plan_winograd(fc_conv_plan *plan, double *cost)
@@ -371,14 +371,15 @@ static void place_tiles(const job *j, int64_t *place)
                 place[s.at + line * l->columns + t] = (s.v + line * l->v_columns + t) * l->inputs * l->kernels->size;
 }
 
-/* M += V U over some terms of V, of which piece `piece` reads those of the patches to the right and below.  Not by fc_gemm_run:
+/* M += V U over some terms of V, of which piece `piece` reads those of the patches to the right and below; the first sets M, to
+ * zero where it has no terms.  Not by fc_gemm_run:
  * a product of 16 terms and two vectors takes as long as its tables of rows. */
 static void add_products(const job *j, const part *b, int64_t piece, int64_t term, int64_t terms, const int64_t *place,
                          const char *u, char *m)
 {
     const layout *l = &j->l;
     int64_t size = l->kernels->size, tiles = fc_min(l->tiles, (l->rows - j->block * j->plan->tile[ROWS]) * l->phases * l->columns);
-    int64_t vectors = b->width / l->kernels->lanes, c_offset[FC_MR_MAX];
+    int64_t vectors = b->width / l->kernels->lanes, c_offset[FC_MR_MAX], add = piece + term > 0;
     const int64_t *b_offset = j->offset[b->width < l->width];
     const char *v = fc_at(j->inputs, term, size);
     v += (piece / l->w.pieces * l->phases * l->v_columns + piece % l->w.pieces) * l->inputs * size;
@@ -386,8 +387,10 @@ static void add_products(const job *j, const part *b, int64_t piece, int64_t ter
     fc_gemm_plan(&gemm, l->kernels, tiles, b->width);
     for (int i = 0; i < gemm.rows; i++)
         c_offset[i] = i * b->width;
-    for (int64_t f = 0; f < l->frequencies; f++, v += l->v_step * size, u += l->u_step * size, m += l->m_step * size)
-        for (int64_t t = 0, rows; t < tiles; t += rows) {
+    for (int64_t f = 0; f < l->frequencies; f++, v += l->v_step * size, u += l->u_step * size, m += l->m_step * size) {
+        int inside = fc_winograd_has_terms(&l->h, piece / l->w.pieces, f / l->w.points) &&
+                     fc_winograd_has_terms(&l->w, piece % l->w.pieces, f % l->w.points);
+        for (int64_t t = 0, rows; t < tiles && (inside || !add); t += rows) {
             rows = fc_min(gemm.rows, tiles - t);
             const void *a[FC_MR_MAX];
             for (int i = 0; i < rows; i++)
@@ -395,10 +398,11 @@ static void add_products(const job *j, const part *b, int64_t piece, int64_t ter
             for (int64_t done = 0, nv; done < vectors; done += nv) {
                 int64_t at = done * l->kernels->lanes;
                 nv = fc_gemm_next_strip(gemm.strip, vectors - done);
-                l->kernels->gemm[nv][rows](terms, a, NULL, fc_at(u, at, size), b_offset, fc_at(m, t * b->width + at, size),
-                                           c_offset, NULL, piece + term > 0);
+                l->kernels->gemm[nv][rows](inside ? terms : 0, a, NULL, fc_at(u, at, size), b_offset,
+                                           fc_at(m, t * b->width + at, size), c_offset, NULL, add);
             }
         }
+    }
 }
 
 /* One vector of output channels of a segment: tiles of M to pixels `row` and `pixel` apart.  Returns whether all are finite. */

@@ -16,13 +16,16 @@ fc_winograd_axis fc_winograd_cut(const fc_window *w, int axis, int64_t m)
 {
     int64_t kernel = w->kernel[axis];
     if (kernel == 1)
-        return (fc_winograd_axis){1, 1, 1, 1, 1, w->out[axis]};
+        return (fc_winograd_axis){1, 1, 1, 1, 1, w->out[axis], 1};
     fc_winograd_axis a = {.m = m, .points = TAPS - 1, .d = w->dilation[axis]};
     a.tiles = fc_ceil_div(w->out[axis], fc_mul(m, a.d));
     a.pieces = 1 + fc_ceil_div(fc_max(0, kernel - (TAPS - m)), m);
     a.last = kernel - (a.pieces - 1) * m;
     if (a.pieces > 1 && m > TAPS - m)
         a.tiles = 0;
+    a.terms = (a.points - 1) * a.pieces;
+    for (int64_t piece = 0; piece < a.pieces; piece++)
+        a.terms += fc_winograd_has_terms(&a, piece, a.points - 1);
     return a;
 }
 
@@ -39,7 +42,7 @@ int64_t fc_winograd_edge(const fc_window *w)
         return 4;
     for (int64_t m = 2; m <= FC_WINOGRAD_TILE_MAX; m++) {
         fc_winograd_axis a = fc_winograd_cut(w, 1, m), b = fc_winograd_cut(w, 2, m);
-        int64_t products = fc_mul(fc_mul(a.tiles, a.pieces * a.points), fc_mul(b.tiles, b.pieces * b.points));
+        int64_t products = fc_mul(fc_mul(a.tiles, a.terms), fc_mul(b.tiles, b.terms));
         if (products && products < least) {
             least = products;
             best = m;

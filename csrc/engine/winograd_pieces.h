@@ -10,7 +10,15 @@ typedef struct fc_winograd_axis {
     int64_t pieces, last; /* of the kernel; taps of the last one */
     int64_t d;            /* dilation: pixels of a tile, and of a patch, are so far apart, and there are d phases of them */
     int64_t tiles;        /* of a phase of the output; none where m does not serve the kernel */
+    int64_t terms;        /* points of all pieces that have terms */
 } fc_winograd_axis;
+
+/* A piece with less taps than a transform takes has no term at infinity. */
+static inline int fc_winograd_has_terms(const fc_winograd_axis *a, int64_t piece, int64_t point)
+{
+    int64_t taps = piece + 1 < a->pieces ? a->m : a->last;
+    return point < a->points - 1 || taps > a->points - a->m;
+}
 
 fc_winograd_axis fc_winograd_cut(const fc_window *window, int axis, int64_t m);
 

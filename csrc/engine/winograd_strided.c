@@ -56,6 +56,7 @@ typedef struct layout {
     const fc_winograd_channels_kernels *winograd;
     axis h, w;
     int64_t frequencies, phases, x_phases, y_phases; /* of V and of M: one of them has a single phase */
+    int64_t order[STRIDE_MAX * STRIDE_MAX];          /* the phases, the one with the most taps first */
     fc_panel x;
     int64_t rows, blocks, tiles;        /* rows of tiles of all planes; blocks of a group; tiles of a block */
     int64_t inputs, channels;           /* channels in whole vectors; of a block of the sum */
@@ -151,6 +152,8 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
     l.winograd = &kernels->winograd_channels[l.h.points > 1 && l.w.points > 1];
     l.frequencies = l.h.points * l.w.points;
     l.phases = l.h.count * l.w.count;
+    for (int64_t i = 0; i < l.phases; i++)
+        l.order[i] = (l.h.largest + i / l.w.count) % l.h.count * l.w.count + (l.w.largest + i % l.w.count) % l.w.count;
     l.x_phases = forward ? l.phases : 1;
     l.y_phases = forward ? 1 : l.phases;
     l.inputs = fc_ceil_div(p->channels, lanes) * lanes;
@@ -361,7 +364,7 @@ static void transform_channel(const job *j, const phase *h, const phase *w, cons
                                               width / l->kernels->lanes);
 }
 
-/* U of channels c ... c + channels, for one block of output channels and phases first ... end. */
+/* U of channels c ... c + channels, for one block of output channels and phases first ... end in order. */
 static void transform_weights(const job *j, int64_t g, const part *b, int64_t c, int64_t channels, int64_t first, int64_t end,
                               char *u, char *taps)
 {
@@ -373,7 +376,7 @@ static void transform_weights(const job *j, int64_t g, const part *b, int64_t c,
         fc_winograd_gather(p, fc_at(j->w, g * p->w.g + b->o * p->w.o + (c + i) * p->w.c, size), n, b->outputs, b->width, taps);
         for (int64_t k = 0; k < n; k++)
             for (int64_t f = first; f < end; f++)
-                transform_channel(j, &l->h.phase[f / l->w.count], &l->w.phase[f % l->w.count],
+                transform_channel(j, &l->h.phase[l->order[f] / l->w.count], &l->w.phase[l->order[f] % l->w.count],
                                   fc_at(taps, k * all * b->width, size), b->width,
                                   fc_at(u, (f - first) * l->frequencies * l->u_step + (i + k) * b->width, size));
     }
@@ -411,19 +414,31 @@ static void add_products(const job *j, const fc_gemm *gemm, int64_t width, int64
     }
 }
 
-/* One phase's products, at the frequencies where it has terms.  What is first written begins with zeros at the others: forwards
- * by the phase with the most taps, whose frequencies hold all other phases'. */
-static void add_phase(const job *j, const fc_gemm *gemm, const part *b, const phase *h, const phase *w, int64_t channels,
-                      const char *v, const char *u, char *m, int add)
+/* Whether phase f has terms at a frequency. */
+static int has_terms(const layout *l, int64_t f, int64_t frequency)
+{
+    const phase *h = &l->h.phase[f / l->w.count], *w = &l->w.phase[f % l->w.count];
+    int64_t i = frequency / l->w.points, k = frequency % l->w.points;
+    return i >= h->begin && i < h->end && k >= w->begin && k < w->end;
+}
+
+/* The products of phases first ... end and channels c ... c + channels; U begins with the first of both.  What is first written
+ * begins with zeros where there are no terms: forwards by the phase with the most taps, whose frequencies hold all others'. */
+static void add_phases(const job *j, const part *b, int64_t first, int64_t end, int64_t c, int64_t channels, const char *u, char *m)
 {
     const layout *l = &j->l;
-    int64_t size = l->kernels->size;
-    for (int64_t f = 0; f < l->frequencies; f++) {
-        int64_t i = f / l->w.points, k = f % l->w.points, inside = i >= h->begin && i < h->end && k >= w->begin && k < w->end;
-        if (inside || !add)
-            add_products(j, gemm, b->width, inside ? channels : 0, fc_at(v, f * l->v_step, size), fc_at(u, f * l->u_step, size),
-                         fc_at(m, f * l->m_step, size), add);
-    }
+    int64_t size = l->kernels->size, forward = l->x_phases > 1, next = l->frequencies;
+    fc_gemm gemm;
+    fc_gemm_plan(&gemm, l->kernels, l->tiles, b->width);
+    for (int64_t k = 0; k < l->frequencies; k++)
+        for (int64_t i = first; i < end; i++) {
+            int64_t f = l->order[i], inside = has_terms(l, f, k), add = c || (forward && i);
+            if (inside || !add)
+                add_products(j, &gemm, b->width, inside ? channels : 0,
+                             fc_at(j->inputs, ((forward ? f * next : 0) + k) * l->v_step + c, size),
+                             fc_at(u, ((i - first) * next + k) * l->u_step, size),
+                             fc_at(m, ((forward ? 0 : f * next) + k) * l->m_step, size), add);
+        }
 }
 
 /* By definition, where a tile is not finite. */
@@ -482,26 +497,20 @@ static void multiply(void *context, int64_t task, int worker)
     const job *j = context;
     const layout *l = &j->l;
     const fc_conv *p = &j->problem;
-    int64_t size = l->kernels->size, lanes = l->kernels->lanes, row = 0, forward = l->x_phases > 1, frequencies = l->frequencies;
+    int64_t size = l->kernels->size, lanes = l->kernels->lanes, row = 0, together = j->weights ? l->phases : 1;
     char *panel = j->scratch + worker * worker_bytes(j->plan, l), *m = panel + l->panel_bytes + l->temp_bytes;
     char *taps = m + l->m_bytes, *own = taps + l->taps_bytes;
     part b = part_at(j, task);
-    fc_gemm gemm;
-    fc_gemm_plan(&gemm, l->kernels, l->tiles, b.width);
-    for (int64_t i = 0; i < l->phases; i++) {
-        int64_t h = (l->h.largest + i / l->w.count) % l->h.count, w = (l->w.largest + i % l->w.count) % l->w.count;
-        int64_t f = h * l->w.count + w, at_v = forward ? f * frequencies * l->v_step : 0, at_m = forward ? 0 : f * frequencies * l->m_step;
+    for (int64_t i = 0; i < l->phases; i += together)
         for (int64_t c = 0, n; c < p->channels; c += n) {
             n = fc_min(l->channels, p->channels - c);
             const char *u = own;
             if (j->weights)
-                u = fc_at(j->weights, f * frequencies * l->u_step + c * b.width, size) + (j->g * l->parts + task) * l->u_bytes;
+                u = fc_at(j->weights, c * b.width, size) + (j->g * l->parts + task) * l->u_bytes;
             else
-                transform_weights(j, j->g, &b, c, n, f, f + 1, own, taps);
-            add_phase(j, &gemm, &b, &l->h.phase[h], &l->w.phase[w], n, fc_at(j->inputs, at_v + c, size), u, fc_at(m, at_m, size),
-                      c || (forward && i));
+                transform_weights(j, j->g, &b, c, n, i, i + 1, own, taps);
+            add_phases(j, &b, i, i + together, c, n, u, m);
         }
-    }
     for (segment s; next_segment(j, &row, &s);)
         for (int64_t o = 0; o < b.outputs; o += lanes)
             store_outputs(j, &s, j->g * p->out_channels + b.o + o, fc_min(lanes, b.outputs - o), fc_at(m, o, size), b.width, panel);

@@ -236,7 +236,8 @@ typedef struct fc_winograd_kernels {
  * input:    dst[f * step + t * next], a vector: (B^T d B)_f of tile t < tiles, whose pixel (i, j), i, j < 6, is the vector at
  *           x + i * row + j * pixel + t * tile
  * weights:  dst[f * step + k * lanes], k < vectors: (G g G^T)_f, g_ij the vector at taps + i * row + j * pixel + k * lanes for
- *           box[0] <= i < box[1], box[2] <= j < box[3] and zero for the others of r x r; by m
+ *           box[0] <= i < box[1], box[2] <= j < box[3] and zero for the others of r x r; by m.  Frequencies where that is
+ *           zero whatever the taps are left alone: i = 0 if box[0] > 0, i = 5 if box[1] < r, and j likewise
  * outputs:  pixel (i, j), i, j < m, of tile t < tiles, the vector at y + i * row + j * pixel + t * tile, becomes
  *           (A^T M A)_ij + the vector at init, clamped to bounds[0] ... bounds[1]; M_f is at src + f * step + t * next; by m.
  *           0 if any of them is not finite before it is clamped */
