@@ -30,7 +30,7 @@
 
 /* plan->tile: rows of tiles of a block; whether U is made once a call; whether a block is a task; m. */
 enum { ROWS, SHARED, WHOLE, EDGE };
-enum { POINTS = 6, STRIDE_MAX = 4, CHANNELS = 128, VECTORS = 3, TILES = 48 };
+enum { POINTS = 6, STRIDE_MAX = 4, CHANNELS = 128, VECTORS = 3, TILES = 48, TILES_MIN = 16, TASK = 32 };
 enum { MULTIPLICATIONS_MIN = 2048, SHARED_BYTES = 8 << 20, V_BYTES = 384 << 10, V_BYTES_MAX = 6 << 20 };
 
 /* A phase of an axis: taps `tap`, tap + stride, ... */
@@ -220,6 +220,9 @@ static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
     int64_t v_bytes = fc_max(1, l.v_bytes);
     int64_t rows = fc_max(V_BYTES / v_bytes, fc_ceil_div(TILES, fc_max(1, l.w.tiles)));
     rows = fc_max(1, fc_min(l.rows, fc_min(shared ? rows : INT64_MAX, V_BYTES_MAX / v_bytes)));
+    int64_t even = fc_ceil_div(l.rows, 2 * plan->threads);
+    if (plan->threads > 1 && rows > even && fc_mul(even, l.w.tiles) >= TILES_MIN) /* as many blocks for each thread */
+        rows = even;
     plan->tile[ROWS] = fc_weight_part(l.rows, rows);
     plan->tile[SHARED] = shared && plan->tile[ROWS] < l.rows;
     plan->tile[WHOLE] = p->groups * fc_ceil_div(l.rows, plan->tile[ROWS]) >= 2 * plan->threads;
@@ -382,12 +385,15 @@ static void transform_weights(const job *j, int64_t g, const part *b, int64_t c,
     }
 }
 
+/* TASK channels of a block of output channels. */
 static void transform_shared(void *context, int64_t task, int worker)
 {
     const job *j = context;
     const layout *l = &j->l;
-    part b = part_at(j, task % l->parts);
-    transform_weights(j, task / l->parts, &b, 0, j->problem.channels, 0, l->phases, fc_at(j->weights, task * l->u_bytes, 1),
+    int64_t pieces = fc_ceil_div(j->problem.channels, TASK), c = task % pieces * TASK, block = task / pieces;
+    part b = part_at(j, block % l->parts);
+    transform_weights(j, block / l->parts, &b, c, fc_min(TASK, j->problem.channels - c), 0, l->phases,
+                      fc_at(j->weights, c * b.width, l->kernels->size) + block * l->u_bytes,
                       j->scratch + worker * worker_bytes(j->plan, l));
 }
 
@@ -555,7 +561,7 @@ static fc_status run_strided(const fc_conv_plan *plan, void *x, void *w, void *b
     if (plan->tile[SHARED]) {
         j.weights = j.scratch;
         j.scratch += p->groups * l->parts * l->u_bytes;
-        fc_parallel(plan->threads, p->groups * l->parts, transform_shared, &j);
+        fc_parallel(plan->threads, p->groups * l->parts * fc_ceil_div(p->channels, TASK), transform_shared, &j);
     }
     if (plan->tile[WHOLE])
         fc_parallel(plan->threads, p->groups * l->blocks, run_block, &j);
