@@ -185,15 +185,13 @@ static segment segment_at(const job *j, int64_t row, int64_t rows)
     return s;
 }
 
-typedef void (*transform)(void *dst, int64_t step, int64_t next, const void *x, int64_t row, int64_t pixel, int64_t tile,
-                          int64_t tiles);
 
 /* Some channels of a segment, a vector of them at a time: packed, and transformed into dst. */
 static void transform_channels(const job *j, const fc_panel *panel, const segment *s, fc_panel_image image, int64_t ih, int64_t iw,
-                               transform run, char *dst, int64_t step, int64_t next, char *scratch)
+                               fc_winograd_patches_kernel run, char *dst, int64_t step, int64_t next, char *scratch)
 {
     const layout *l = &j->l;
-    const int64_t *d = j->plan->problem.window.dilation;
+    const int64_t *d = j->plan->problem.window.dilation, all[4] = {0, 6, 0, 6};
     int64_t size = l->kernels->size, lanes = l->kernels->lanes, row = panel->pitch * lanes, channels = image.channels;
     int64_t rows = (4 * s->rows + (panel == &l->x ? 2 : 0)) * d[1];
     const char *first = image.x;
@@ -204,7 +202,7 @@ static void transform_channels(const job *j, const fc_panel *panel, const segmen
         for (int64_t k = 0; k < s->rows * d[1] * d[2]; k++) { /* rows of tiles of a phase */
             int64_t at = (k / (d[1] * d[2]) * 4 * d[1] + k / d[2] % d[1]) * row + k % d[2] * lanes;
             run(fc_at(dst, k * l->columns * next + c, size), step, next, fc_at(scratch, at, size), d[1] * row, d[2] * lanes,
-                4 * d[2] * lanes, l->columns);
+                4 * d[2] * lanes, l->columns, all);
         }
     }
 }

@@ -248,12 +248,15 @@ static void transform_patches(const layout *l, char *v, const char *x, int64_t r
 {
     int64_t size = l->kernels->size, down = l->h.d * row, right = l->w.d * pixel, step = l->w.points > 1 ? right : down;
     int together = l->v_columns == 1; /* a lone column's tiles are one line */
+    const int64_t points[4] = {0, fc_winograd_used(&l->h), 0, fc_winograd_used(&l->w)};
+    const int64_t line[4] = {0, 1, 0, l->w.points > 1 ? points[3] : points[1]};
     for (int64_t r = 0; r < (together ? 1 : rows); r++)
         for (int64_t phase = 0; phase < l->phases; phase++) {
             const char *from = fc_at(x, r * l->h.m * down + phase / l->w.d * row + phase % l->w.d * pixel, size);
             char *to = fc_at(v, (r * l->phases + phase) * l->v_columns * l->inputs, size);
             l->winograd->input(to, l->v_step, (together ? l->phases : 1) * l->inputs, from, down, step,
-                               together ? l->h.m * down : l->w.m * right, together ? rows : columns);
+                               together ? l->h.m * down : l->w.m * right, together ? rows : columns,
+                               l->h.points > 1 && l->w.points > 1 ? points : line);
         }
 }
 

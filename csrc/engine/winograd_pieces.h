@@ -20,6 +20,13 @@ static inline int fc_winograd_has_terms(const fc_winograd_axis *a, int64_t piece
     return point < a->points - 1 || taps > a->points - a->m;
 }
 
+/* Points at which some piece has a term. */
+static inline int64_t fc_winograd_used(const fc_winograd_axis *a)
+{
+    int64_t last = a->points - 1;
+    return last + (fc_winograd_has_terms(a, 0, last) || fc_winograd_has_terms(a, a->pieces - 1, last));
+}
+
 fc_winograd_axis fc_winograd_cut(const fc_window *window, int axis, int64_t m);
 
 /* The m that takes the fewest products, the smaller of equals. */

@@ -48,6 +48,7 @@ typedef struct axis {
     int64_t step_in, step_out; /* pixels of a panel from one of a phase to the next: 1 or the stride */
     int64_t first, extra;     /* position of a panel's first pixel; pixels of the panel of n tiles: step_in m n + extra */
     int64_t largest, terms;   /* the phase with the most taps; points of all phases with a term */
+    int64_t begin, end;       /* points with a term in any phase */
     phase phase[STRIDE_MAX];
 } axis;
 
@@ -96,7 +97,8 @@ static int64_t cut_phase(const fc_window *w, int i, int64_t f, phase *to)
 static int place_phases(axis *a, const int64_t *shift, int64_t low, int forward)
 {
     int64_t r = a->points - a->m + 1;
-    a->terms = 0;
+    a->terms = a->end = 0;
+    a->begin = a->points;
     for (int64_t f = 0; f < a->count; f++) {
         phase *to = &a->phase[f];
         to->at = forward ? r - to->taps > 1 : 1 - shift[f] - to->taps - low;
@@ -105,6 +107,8 @@ static int place_phases(axis *a, const int64_t *shift, int64_t low, int forward)
         to->begin = to->at > 0;
         to->end = a->points - (to->at + to->taps < r);
         a->terms += to->end - to->begin;
+        a->begin = fc_min(a->begin, to->begin);
+        a->end = fc_max(a->end, to->end);
         if (to->taps > a->phase[a->largest].taps)
             a->largest = f;
     }
@@ -306,6 +310,11 @@ static int next_segment(const job *j, int64_t *row, segment *s)
 /* A phase's patches of a segment, from a panel. */
 static void transform_patches(const layout *l, const segment *s, const phase *h, const phase *w, const char *panel, char *v)
 {
+    int forward = l->x_phases > 1, both = l->h.points > 1 && l->w.points > 1;
+    const axis *along = l->w.points > 1 ? &l->w : &l->h;
+    const phase *line = l->w.points > 1 ? w : h;
+    const int64_t points[4] = {both ? (forward ? h->begin : l->h.begin) : 0, both ? (forward ? h->end : l->h.end) : 1,
+                               forward ? line->begin : along->begin, forward ? line->end : along->end};
     int64_t size = l->kernels->size, right = l->kernels->lanes, down = l->x.pitch * right, lone = l->w.tiles == 1;
     panel = fc_at(panel, h->skip * down + w->skip * right, size);
     down *= l->h.step_in;
@@ -313,7 +322,7 @@ static void transform_patches(const layout *l, const segment *s, const phase *h,
     for (int64_t r = 0; r < (lone ? 1 : s->rows); r++) /* a lone column's tiles are one line */
         l->winograd->input(fc_at(v, (s->at + r * l->w.tiles) * l->inputs, size), l->v_step, l->inputs,
                            fc_at(panel, r * l->h.m * down, size), down, l->w.points > 1 ? right : down,
-                           lone ? l->h.m * down : l->w.m * right, lone ? s->rows : l->w.tiles);
+                           lone ? l->h.m * down : l->w.m * right, lone ? s->rows : l->w.tiles, points);
 }
 
 static void transform_input(void *context, int64_t task, int worker)

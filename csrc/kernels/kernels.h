@@ -234,7 +234,7 @@ typedef struct fc_winograd_kernels {
  * does not count.
  *
  * input:    dst[f * step + t * next], a vector: (B^T d B)_f of tile t < tiles, whose pixel (i, j), i, j < 6, is the vector at
- *           x + i * row + j * pixel + t * tile
+ *           x + i * row + j * pixel + t * tile; only frequencies of points[0] <= i < points[1], points[2] <= j < points[3]
  * weights:  dst[f * step + k * lanes], k < vectors: (G g G^T)_f, g_ij the vector at taps + i * row + j * pixel + k * lanes for
  *           box[0] <= i < box[1], box[2] <= j < box[3] and zero for the others of r x r; by m.  Frequencies where that is
  *           zero whatever the taps are left alone: i = 0 if box[0] > 0, i = 5 if box[1] < r, and j likewise
@@ -246,8 +246,10 @@ typedef void (*fc_winograd_weights_kernel)(void *dst, int64_t step, const void *
                                            const int64_t *box, int64_t vectors);
 typedef int (*fc_winograd_outputs_kernel)(void *y, int64_t row, int64_t pixel, int64_t tile, const void *src, int64_t step,
                                           int64_t next, const void *init, const double *bounds, int64_t tiles);
+typedef void (*fc_winograd_patches_kernel)(void *dst, int64_t step, int64_t next, const void *x, int64_t row, int64_t pixel,
+                                           int64_t tile, int64_t tiles, const int64_t *points);
 typedef struct fc_winograd_channels_kernels {
-    void (*input)(void *dst, int64_t step, int64_t next, const void *x, int64_t row, int64_t pixel, int64_t tile, int64_t tiles);
+    fc_winograd_patches_kernel input;
     fc_winograd_weights_kernel weights[FC_WINOGRAD_TILE_MAX + 1];
     fc_winograd_outputs_kernel outputs[FC_WINOGRAD_TILE_MAX + 1];
 } fc_winograd_channels_kernels;
@@ -258,7 +260,7 @@ typedef struct fc_winograd_channels_kernels {
  * weights:  dst[3 i + j][c], rows dst_row apart: (G^T u G)_{ij}, u_f = src[f * step + c], c < count, a multiple of the lanes;
  *           0 if any of them is not finite */
 typedef struct fc_winograd_gradient_kernels {
-    void (*output)(void *dst, int64_t step, int64_t next, const void *x, int64_t row, int64_t pixel, int64_t tile, int64_t tiles);
+    fc_winograd_patches_kernel output;
     int (*weights)(void *dst, int64_t dst_row, const void *src, int64_t step, int64_t count);
 } fc_winograd_gradient_kernels;
 

@@ -85,11 +85,8 @@ static int has_channels(subject *s)
     return s->type == FLOAT32;
 }
 
-typedef void (*patch_transform)(void *dst, int64_t step, int64_t next, const void *x, int64_t row, int64_t pixel, int64_t tile,
-                                int64_t tiles);
-
 /* Patches of `edge` pixels a side (of a row, for one axis), anywhere in memory; M of 6 x edge. */
-static void patch_case(subject *s, patch_transform run, matrix m, int axes, int edge, int at_end)
+static void patch_case(subject *s, fc_winograd_patches_kernel run, matrix m, int axes, int edge, int at_end)
 {
     int64_t lanes = s->kernels->lanes, tiles = random_integer(1, 5), pixel = lanes * random_integer(1, 2) + random_integer(0, 1);
     int64_t row = (edge + 2) * pixel + random_integer(0, 3), tile = pixel * random_integer(1, 5);
@@ -99,7 +96,14 @@ static void patch_case(subject *s, patch_transform run, matrix m, int axes, int 
         row = pixel;
         pixel = 3 * lanes + random_integer(0, 2);
     }
-    describe("%lld patches of %d x %d pixels, %lld elements apart", (long long)tiles, high, edge, (long long)tile);
+    int64_t points[4] = {0, 1, 0, POINTS};
+    for (int i = 0; i < 4; i += 2) /* of the rows only where there are some */
+        if (i || axes == 2) {
+            points[i] = random_integer(0, 2);
+            points[i + 1] = random_integer(4, POINTS);
+        }
+    describe("%lld patches of %d x %d pixels, %lld elements apart, points %lld-%lld, %lld-%lld", (long long)tiles, high, edge,
+             (long long)tile, (long long)points[0], (long long)points[1], (long long)points[2], (long long)points[3]);
     array *x = array_random(FLOAT32, (high - 1) * row + (tiles - 1) * tile + (edge - 1) * pixel + lanes, at_end);
     array *dst = array_take(FLOAT32, (frequencies - 1) * step + (tiles - 1) * next + lanes, at_end);
     array_lock(x);
@@ -110,11 +114,13 @@ static void patch_case(subject *s, patch_transform run, matrix m, int axes, int 
             for (int i = 0; i < high * edge; i++)
                 patch[i] = array_get(x, i / edge * row + t * tile + i % edge * pixel + l);
             for (int f = 0; f < frequencies; f++) {
-                double want = transformed(m, axes, edge, f / POINTS, f % POINTS, patch, &bound);
-                array_expect(dst, f * step + t * next + l, want, bound);
+                int i = f / POINTS, j = f % POINTS;
+                double want = transformed(m, axes, edge, i, j, patch, &bound);
+                if (i >= points[0] && i < points[1] && j >= points[2] && j < points[3])
+                    array_expect(dst, f * step + t * next + l, want, bound);
             }
         }
-    run(dst->data, step, next, x->data, axes == 1 ? 0 : row, pixel, tile, tiles);
+    run(dst->data, step, next, x->data, axes == 1 ? 0 : row, pixel, tile, tiles, points);
     array_check(dst, "dst");
     arrays_reset();
     s->cases++;
