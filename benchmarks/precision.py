@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 KERNELS = ((1, 7), (2, 2), (4, 4), (5, 5), (7, 7))  # and 3x3
+STRIDED = ((4, 4), (5, 5), (7, 7))                  # of stride 2
 PASSES = ("forward", "input gradient", "weight gradient")
 
 
@@ -25,6 +26,7 @@ class Case(NamedTuple):
     x: np.ndarray
     w: np.ndarray
     grad: np.ndarray
+    stride: int = 1
 
     @property
     def padding(self) -> tuple[int, int]:
@@ -36,9 +38,9 @@ def ours(case: Case, which: str, precision: str) -> np.ndarray:
     fastconv.set_float32_precision(precision)
     try:
         if which == "forward":
-            return fastconv.conv2d(case.x, case.w, padding=case.padding)
+            return fastconv.conv2d(case.x, case.w, stride=case.stride, padding=case.padding)
         mask = (which == "input gradient", which == "weight gradient", False)
-        gradients = fastconv.conv2d_backward(case.grad, case.x, case.w, padding=case.padding, output_mask=mask)
+        gradients = fastconv.conv2d_backward(case.grad, case.x, case.w, stride=case.stride, padding=case.padding, output_mask=mask)
         return gradients.input if mask[0] else gradients.weight
     finally:
         fastconv.set_float32_precision(before)
@@ -47,10 +49,10 @@ def ours(case: Case, which: str, precision: str) -> np.ndarray:
 def theirs(case: Case, which: str, dtype: torch.dtype) -> np.ndarray:
     x, w, grad = (torch.from_numpy(array).to(dtype) for array in (case.x, case.w, case.grad))
     if which == "forward":
-        return torch.conv2d(x, w, padding=case.padding).numpy()
+        return torch.conv2d(x, w, stride=case.stride, padding=case.padding).numpy()
     if which == "input gradient":
-        return torch.nn.grad.conv2d_input(x.shape, w, grad, padding=case.padding).numpy()
-    return torch.nn.grad.conv2d_weight(x, w.shape, grad, padding=case.padding).numpy()
+        return torch.nn.grad.conv2d_input(x.shape, w, grad, stride=case.stride, padding=case.padding).numpy()
+    return torch.nn.grad.conv2d_weight(x, w.shape, grad, stride=case.stride, padding=case.padding).numpy()
 
 
 def errors(case: Case, which: str) -> list[float]:
@@ -60,13 +62,13 @@ def errors(case: Case, which: str) -> list[float]:
     return [float(np.abs(result - exact).max() / np.abs(exact).max()) for result in results]
 
 
-def random_case(count: int, size: int, kernel: tuple[int, int] = (3, 3)) -> Case:
+def random_case(count: int, size: int, kernel: tuple[int, int] = (3, 3), stride: int = 1) -> Case:
     """64 outputs, 4 images; weights such that outputs are of the size of inputs."""
     rng = np.random.default_rng(0)
     w = rng.standard_normal((64, count, *kernel), np.float32) / np.float32((kernel[0] * kernel[1] * count) ** 0.5)
     x = rng.standard_normal((4, count, size, size), np.float32)
-    stops = [size + 2 * (extent // 2) - extent + 1 for extent in kernel]
-    return Case(f"{count}-64@{size}", "N(0, 1)", x, w, rng.standard_normal((4, 64, *stops), np.float32))
+    stops = [(size + 2 * (extent // 2) - extent) // stride + 1 for extent in kernel]
+    return Case(f"{count}-64@{size}", "N(0, 1)", x, w, rng.standard_normal((4, 64, *stops), np.float32), stride)
 
 
 def random_cases(channels: list[int], size: int) -> Iterator[Case]:
@@ -78,6 +80,9 @@ def random_cases(channels: list[int], size: int) -> Iterator[Case]:
     for kernel in KERNELS:
         case = random_case(channels[0], size, kernel)
         yield case._replace(name=f"{case.name}, {kernel[0]}x{kernel[1]}")
+    for kernel in STRIDED:
+        case = random_case(channels[0], size, kernel, 2)
+        yield case._replace(name=f"{case.name}, {kernel[0]}x{kernel[1]} stride 2")
 
 
 def digits_cases(epochs: int) -> Iterator[Case]:

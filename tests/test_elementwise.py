@@ -72,8 +72,9 @@ def test_bounded_convolution(case, layout, dtype, rng):
         x = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
     axes, ran = x.ndim - 2, []
     shape = getattr(fastconv, f"conv{axes}d")(x, w, None, stride, padding, 1, groups).shape
+    special = "depthwise", "planes", "stencil", "winograd", "winograd_channels", "winograd_strided"
     general = "few_pixels", "pixels", "pointwise", "channels", "im2col", "reference"
-    for algorithm in (None, "depthwise", "planes", "stencil", "winograd", "winograd_channels", *general):
+    for algorithm in (None, *special, *general):
         outs = [np.empty((*shape[:-1], 2 * shape[-1]), dtype)[..., ::2] if layout == "strided output" else None for _ in range(2)]
         arguments = axes, False, x, w, bias, stride, padding, 1, groups
         try:

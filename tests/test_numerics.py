@@ -15,6 +15,7 @@ from reference import assert_close
 from shapes import CONV_CASES, DTYPES, SEEDS, ConvCase, conv_cases, normal
 
 import fastconv
+from fastconv import _core
 from fastconv import functional as F
 
 pytestmark = pytest.mark.usefixtures("restore_configuration")
@@ -208,6 +209,25 @@ WINOGRAD = {
     "3d": ConvCase((1, 32, 4, 12, 12), (20, 32, 3, 5, 5), padding=(1, 2, 2)),
 }
 
+# One to five taps a phase, every m, phases whose taps begin before or after their output's place, an axis alone, wide weights.
+STRIDED = {
+    "3x2 stride 2": ConvCase((2, 64, 18, 18), (40, 64, 3, 2), stride=2),
+    "3x3 stride 2": ConvCase((2, 64, 28, 28), (40, 64, 3, 3), stride=2, padding=1),
+    "3x3 stride 2, valid": ConvCase((1, 40, 29, 30), (33, 40, 3, 3), stride=2),
+    "4x4 stride 2": ConvCase((2, 64, 32, 32), (40, 64, 4, 4), stride=2, padding=1),
+    "5x5 stride 2": ConvCase((2, 64, 33, 33), (40, 64, 5, 5), stride=2, padding=2),
+    "7x7 stride 2": ConvCase((2, 40, 24, 24), (64, 40, 7, 7), stride=2, padding=3),
+    "10x9 stride 2": ConvCase((1, 20, 31, 31), (20, 20, 10, 9), stride=2, padding=4),
+    "5x4 stride 3x2": ConvCase((2, 64, 31, 30), (40, 64, 5, 4), stride=(3, 2), padding=(0, 3)),
+    "3x4 stride 1x2": ConvCase((2, 64, 14, 31), (40, 64, 3, 4), stride=(1, 2), padding=1),
+    "8x8 stride 4": ConvCase((2, 17, 33, 33), (20, 17, 8, 8), stride=4, padding=2),
+    "grouped": ConvCase((2, 60, 22, 22), (40, 30, 4, 4), stride=2, padding=1, groups=2),
+    "many channels": ConvCase((1, 300, 12, 12), (100, 300, 4, 4), stride=2, padding=1),
+    "sequence": ConvCase((3, 64, 301), (40, 64, 4), stride=2, padding=1),
+    "along columns": ConvCase((2, 64, 31, 9), (40, 64, 5, 1), stride=(2, 1), padding=(2, 0)),
+    "3d": ConvCase((1, 32, 3, 20, 20), (20, 32, 1, 4, 4), stride=(1, 2, 2), padding=(0, 1, 1)),
+}
+
 
 def mean_of_ten(rng, shape, dtype):
     return (10 + rng.standard_normal(shape)).astype(dtype)
@@ -243,6 +263,45 @@ def test_nonfinite_input_by_winograd(case, value):
     expected = torch_judge.conv(*(a.astype(np.float64) for a in (x, w, b)), **case.options)
     np.testing.assert_array_equal(np.isfinite(got), np.isfinite(expected))
     np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
+
+
+def strided(case, transposed, *arrays):
+    return _core.convolve(case.axes, transposed, *arrays, case.stride, case.padding, 1, case.groups, None, "winograd_strided")
+
+
+@pytest.mark.parametrize("fill", [normal, positive, mean_of_ten])
+@pytest.mark.parametrize("case", STRIDED.values(), ids=STRIDED)
+def test_strided_winograd(case, fill):
+    """The convolution, and the transposed one of its output: as `test_winograd` has it."""
+    x, _, b = case.arrays(fill)
+    w = normal(np.random.default_rng(1), case.weight, np.float32)
+    exact = torch_judge.conv(*(a.astype(np.float64) for a in (x, w, b)), **case.options)
+    grad = fill(np.random.default_rng(2), exact.shape, np.float32)
+    back = torch_judge.conv_transpose(grad.astype(np.float64), w.astype(np.float64), **case.options)
+    for transposed, image, bias, expected in [(False, x, b, exact), (True, grad, None, back)]:
+        channels_last = np.moveaxis(np.ascontiguousarray(np.moveaxis(image, 1, -1)), -1, 1)
+        for array, weight in [(image, w), (channels_last, w), (image, np.repeat(w, 2, -1)[..., ::2])]:
+            results = []
+            for threads in (1, 2):
+                fastconv.set_num_threads(threads)
+                results.append(strided(case, transposed, array, weight, bias))
+            assert error(results[0], expected) < 4e-6
+            np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("value", NONFINITE)
+@pytest.mark.parametrize("case", STRIDED.values(), ids=STRIDED)
+@np.errstate(invalid="ignore")
+def test_nonfinite_input_by_strided_winograd(case, value):
+    x, w, b = case.arrays(nonzero)
+    grad = nonzero(np.random.default_rng(2), torch_judge.conv(x, w, b, **case.options).shape, np.float32)
+    spoil(x, value, 1)
+    spoil(grad, value, 1)
+    expected = torch_judge.conv(*(a.astype(np.float64) for a in (x, w, b)), **case.options)
+    back = torch_judge.conv_transpose(grad.astype(np.float64), w.astype(np.float64), **case.options)
+    for got, right in [(strided(case, False, x, w, b), expected), (strided(case, True, grad, w, None), back)]:
+        np.testing.assert_array_equal(np.isfinite(got), np.isfinite(right))
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(right))
 
 
 WINOGRAD_GRADIENTS = {

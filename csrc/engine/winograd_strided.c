@@ -235,21 +235,20 @@ static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
     return l;
 }
 
-/* By winograd_channels.c's constants. */
+/* In the unit of channels.c's, which takes 1.75 of it for a nanosecond where this was fitted (Emerald Rapids, 33 problems).  One
+ * thread, us, channels and this: 4x4s2 128-256@16 b8 3700, 2570; 64-128@32 445, 400; 5x5s2 64-64@64 b4 5890, 4200, its gradient
+ * 8100, 4250; 7x7s2 32-96@24 b8 2150, 1100; 3x3s2 64-128@28 b8 2050, 2740; 256-512@8 4x4s2 b8 6560, 6820. */
 static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout *l)
 {
-    double groups = (double)p->groups, tiles = (double)l->blocks * (double)l->tiles;
-    double points = (double)l->frequencies / FREQUENCIES, outputs = (double)(l->vectors * l->kernels->lanes);
-    double pixels = (double)(l->h.m * l->w.m) / 16, phases = (double)l->phases;
-    double weights = groups * (double)l->inputs * outputs * (plan->tile[SHARED] ? 1.0 : (double)l->blocks);
-    double copy_in = p->x.c == 1 ? 0.8 : 1.0, copy_out = p->y.c == 1 ? 0.0 : 1.2;
-    double gemm = fc_gemm_cost(l->kernels, l->tiles, l->vectors * l->kernels->lanes, l->inputs);
-    double inputs = (2.5 * points + copy_in * pixels) * (double)(l->x_phases * l->inputs);
-    double sums = (2.0 * points + copy_out * pixels) * (double)l->y_phases * outputs;
-    double taps = (double)fc_mul(p->window.kernel[1], p->window.kernel[2]);
-    weights *= 3.0 * points * phases + 0.22 * taps * (plan->tile[SHARED] ? 1 : phases);
-    return 2000 + 1.15 * (double)(l->h.terms * l->w.terms) * groups * (double)l->blocks * gemm + groups * tiles * (inputs + sums) +
-           weights;
+    double groups = (double)p->groups, tiles = (double)l->blocks * (double)l->tiles, taps = (double)fc_taps(&p->window);
+    double inputs = (double)l->inputs, outputs = (double)(l->vectors * l->kernels->lanes), products = (double)(l->h.terms * l->w.terms);
+    double points = l->x_phases > 1 ? products : (double)((l->h.end - l->h.begin) * (l->w.end - l->w.begin));
+    double pixels = (double)(l->h.m * l->w.m) / 16, copy_in = p->x.c == 1 ? 0.5 : 0.8, copy_out = p->y.c == 1 ? 1.0 : 3.0;
+    double gemm = products * (double)l->blocks * fc_gemm_cost(l->kernels, l->tiles, l->vectors * l->kernels->lanes, l->inputs);
+    double patches = tiles * inputs * (2.7 * points / FREQUENCIES + copy_in * pixels * (double)l->x_phases);
+    double sums = tiles * outputs * (double)l->y_phases * (2.5 * (double)l->frequencies / FREQUENCIES + copy_out * pixels);
+    double weights = inputs * outputs * (2.0 * products / FREQUENCIES + taps * (plan->tile[SHARED] ? 0.17 : 0.08 * (double)l->phases));
+    return 2000 + groups * (1.4 * gemm + patches + sums + weights * (plan->tile[SHARED] ? 1 : (double)l->blocks));
 }
 
 static const char *plan_strided(fc_conv_plan *plan, double *cost)
