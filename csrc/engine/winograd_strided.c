@@ -247,7 +247,7 @@ static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout 
     double gemm = products * (double)l->blocks * fc_gemm_cost(l->kernels, l->tiles, l->vectors * l->kernels->lanes, l->inputs);
     double patches = tiles * inputs * (2.7 * points / FREQUENCIES + copy_in * pixels * (double)l->x_phases);
     double sums = tiles * outputs * (double)l->y_phases * (2.5 * (double)l->frequencies / FREQUENCIES + copy_out * pixels);
-    double weights = inputs * outputs * (2.0 * products / FREQUENCIES + taps * (plan->tile[SHARED] ? 0.17 : 0.08 * (double)l->phases));
+    double weights = inputs * outputs * (2.0 * products / FREQUENCIES + taps * (plan->tile[SHARED] ? 0.17 : 0.1 * (double)l->phases));
     return 2000 + groups * (1.4 * gemm + patches + sums + weights * (plan->tile[SHARED] ? 1 : (double)l->blocks));
 }
 

@@ -234,7 +234,8 @@ typedef struct fc_winograd_kernels {
  * does not count.
  *
  * input:    dst[f * step + t * next], a vector: (B^T d B)_f of tile t < tiles, whose pixel (i, j), i, j < 6, is the vector at
- *           x + i * row + j * pixel + t * tile; only frequencies of points[0] <= i < points[1], points[2] <= j < points[3]
+ *           x + i * row + j * pixel + t * tile; without frequency i = 0 if points[0] > 0, i = 5 if points[1] < 6, and
+ *           with points[2], points[3] likewise j
  * weights:  dst[f * step + k * lanes], k < vectors: (G g G^T)_f, g_ij the vector at taps + i * row + j * pixel + k * lanes for
  *           box[0] <= i < box[1], box[2] <= j < box[3] and zero for the others of r x r; by m.  Frequencies where that is
  *           zero whatever the taps are left alone: i = 0 if box[0] > 0, i = 5 if box[1] < r, and j likewise

@@ -99,8 +99,8 @@ static void patch_case(subject *s, fc_winograd_patches_kernel run, matrix m, int
     int64_t points[4] = {0, 1, 0, POINTS};
     for (int i = 0; i < 4; i += 2) /* of the rows only where there are some */
         if (i || axes == 2) {
-            points[i] = random_integer(0, 2);
-            points[i + 1] = random_integer(4, POINTS);
+            points[i] = random_integer(0, 1);
+            points[i + 1] = random_integer(POINTS - 1, POINTS);
         }
     describe("%lld patches of %d x %d pixels, %lld elements apart, points %lld-%lld, %lld-%lld", (long long)tiles, high, edge,
              (long long)tile, (long long)points[0], (long long)points[1], (long long)points[2], (long long)points[3]);
