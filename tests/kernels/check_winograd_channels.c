@@ -96,14 +96,14 @@ static void patch_case(subject *s, fc_winograd_patches_kernel run, matrix m, int
         row = pixel;
         pixel = 3 * lanes + random_integer(0, 2);
     }
-    int64_t points[4] = {0, 1, 0, POINTS};
+    int64_t kept[4] = {0, 1, 0, POINTS};
     for (int i = 0; i < 4; i += 2) /* of the rows only where there are some */
         if (i || axes == 2) {
-            points[i] = random_integer(0, 1);
-            points[i + 1] = random_integer(POINTS - 1, POINTS);
+            kept[i] = random_integer(0, 1);
+            kept[i + 1] = random_integer(POINTS - 1, POINTS);
         }
     describe("%lld patches of %d x %d pixels, %lld elements apart, points %lld-%lld, %lld-%lld", (long long)tiles, high, edge,
-             (long long)tile, (long long)points[0], (long long)points[1], (long long)points[2], (long long)points[3]);
+             (long long)tile, (long long)kept[0], (long long)kept[1], (long long)kept[2], (long long)kept[3]);
     array *x = array_random(FLOAT32, (high - 1) * row + (tiles - 1) * tile + (edge - 1) * pixel + lanes, at_end);
     array *dst = array_take(FLOAT32, (frequencies - 1) * step + (tiles - 1) * next + lanes, at_end);
     array_lock(x);
@@ -116,11 +116,11 @@ static void patch_case(subject *s, fc_winograd_patches_kernel run, matrix m, int
             for (int f = 0; f < frequencies; f++) {
                 int i = f / POINTS, j = f % POINTS;
                 double want = transformed(m, axes, edge, i, j, patch, &bound);
-                if (i >= points[0] && i < points[1] && j >= points[2] && j < points[3])
+                if (i >= kept[0] && i < kept[1] && j >= kept[2] && j < kept[3])
                     array_expect(dst, f * step + t * next + l, want, bound);
             }
         }
-    run(dst->data, step, next, x->data, axes == 1 ? 0 : row, pixel, tile, tiles, points);
+    run(dst->data, step, next, x->data, axes == 1 ? 0 : row, pixel, tile, tiles, kept);
     array_check(dst, "dst");
     arrays_reset();
     s->cases++;
@@ -158,10 +158,10 @@ static void weights_case(subject *s, int axes, int edge, int at_end)
             for (int64_t j = 0; j < columns; j++)
                 kernel[(top + i) * taps + left + j] = array_get(g, first + sign * (i * row + j * pixel) + l);
         for (int f = 0; f < frequencies; f++) {
-            int i = f / POINTS, j = f % POINTS, last = POINTS - 1;
+            int i = f / POINTS, j = f % POINTS, end = POINTS - 1;
             double want = transformed(m, axes, taps, i, j, kernel, &bound);
-            if ((axes == 2 && ((i == 0 && box[0] > 0) || (i == last && box[1] < taps))) || (j == 0 && box[2] > 0) ||
-                (j == last && box[3] < taps))
+            if ((axes == 2 && ((i == 0 && box[0] > 0) || (i == end && box[1] < taps))) || (j == 0 && box[2] > 0) ||
+                (j == end && box[3] < taps))
                 continue; /* zero, and left alone */
             array_expect(dst, f * step + l, want, bound > 0 ? bound : 0x1p-1070);
         }
