@@ -77,10 +77,11 @@ static tail take_tail(const fc_sweep *s, int64_t columns, const void *b, void *c
     return t;
 }
 
-/* Whether few tiles share a strip, so that copying it would cost more than reading it where it stands. */
+/* Whether few tiles share a strip, so that copying it would cost more than reading it where it stands.  From far away it is read
+ * once, and what follows fetched meanwhile: the input gradient of 64-64@56 b16 8.0 ms in place, 5.6 copied. */
 static int reads_in_place(const fc_sweep *s, const void *b)
 {
-    int aligned = !(((uintptr_t)b | (uintptr_t)(s->b_row * s->kernels->size)) % FC_ALIGN);
+    int aligned = !s->b_far && !(((uintptr_t)b | (uintptr_t)(s->b_row * s->kernels->size)) % FC_ALIGN);
     return fc_ceil_div(s->rows, s->kernels->mr[s->kernels->nv]) <= (aligned ? ALIGNED_TILES : TILES);
 }
 
