@@ -168,8 +168,8 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
      * 256-512@56 1.70 ms (pixels 1.60), 512-512@7 1.75 ms; a pixel's channels lie pages apart, 1x1 8x512-128@28 8.0 ms (pixels 6.2). */
     int pages = phases.count == 1 && l.taps == 1 && p->x.s[2] == 1 && fc_is_far(p, kernels->size);
     double unit = vectors == 1 ? 2.0 : l.taps > 1 ? 0.98 : pages ? 1.25 : 1.12;
-    if (plan->direction == FC_ADJOINT && l.pixels > PIXELS_MAX) /* rows are never cut: 384-384 k3s2 over 3000 14.2 ms, winograd 11.3 */
-        unit *= 1.12;
+    if (plan->direction == FC_ADJOINT && l.pixels > PIXELS_MAX)
+        unit *= 1.12; /* rows are never cut: 1-D 384-384 k3s2 over 3000 14.2 ms, winograd_strided 11.3 */
     *cost = 600 + n * products * c * vectors * 0.125 * unit + calls * 14 +
             outputs * (l.in_place ? 0.02 : 0.15) + packed * 0.12 + (double)k;
     return NULL;

@@ -241,13 +241,15 @@ static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
 static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout *l)
 {
     double groups = (double)p->groups, tiles = (double)l->blocks * (double)l->tiles, taps = (double)fc_taps(&p->window);
-    double inputs = (double)l->inputs, outputs = (double)(l->vectors * l->kernels->lanes), products = (double)(l->h.terms * l->w.terms);
+    double inputs = (double)l->inputs, outputs = (double)(l->vectors * l->kernels->lanes);
+    double products = (double)(l->h.terms * l->w.terms);
     double points = l->x_phases > 1 ? products : (double)((l->h.end - l->h.begin) * (l->w.end - l->w.begin));
     double pixels = (double)(l->h.m * l->w.m) / 16, copy_in = p->x.c == 1 ? 0.5 : 0.8, copy_out = p->y.c == 1 ? 1.0 : 3.0;
     double gemm = products * (double)l->blocks * fc_gemm_cost(l->kernels, l->tiles, l->vectors * l->kernels->lanes, l->inputs);
     double patches = tiles * inputs * (2.7 * points / FREQUENCIES + copy_in * pixels * (double)l->x_phases);
     double sums = tiles * outputs * (double)l->y_phases * (2.5 * (double)l->frequencies / FREQUENCIES + copy_out * pixels);
-    double weights = inputs * outputs * (2.0 * products / FREQUENCIES + taps * (plan->tile[SHARED] ? 0.17 : 0.1 * (double)l->phases));
+    double pack = plan->tile[SHARED] ? 0.17 : 0.1 * (double)l->phases;
+    double weights = inputs * outputs * (2.0 * products / FREQUENCIES + taps * pack);
     return 2000 + groups * (1.4 * gemm + patches + sums + weights * (plan->tile[SHARED] ? 1 : (double)l->blocks));
 }
 
@@ -257,7 +259,8 @@ static const char *plan_strided(fc_conv_plan *plan, double *cost)
     const char *reason = fc_winograd_precision_refusal(plan);
     if (reason)
         return reason;
-    if (fc_mul(fc_mul(plan->problem.batch * plan->problem.out_channels, fc_outputs(w)), fc_reduction(&plan->problem)) < MULTIPLICATIONS_MIN)
+    int64_t outputs = fc_mul(plan->problem.batch * plan->problem.out_channels, fc_outputs(w));
+    if (fc_mul(outputs, fc_reduction(&plan->problem)) < MULTIPLICATIONS_MIN)
         return "the problem is too small to transform";
     if (w->stride[1] == 1 && w->stride[2] == 1)
         return "the stride is 1";
