@@ -104,6 +104,20 @@ static fc_status plan_phase(fc_conv_plan *phase, const fc_conv *q, fc_precision 
     return fc_conv_plan_make(phase, q, FC_FORWARD, precision, fc_reduction(q) ? algorithm : NULL);
 }
 
+fc_conv fc_adjoint_whole(const fc_conv *p)
+{
+    fc_conv q = *p;
+    q.x = p->y;
+    q.y = p->x;
+    q.channels = p->out_channels;
+    q.out_channels = p->channels;
+    q.w.o = p->w.c;
+    q.w.c = p->w.o;
+    memcpy(q.window.in, p->window.out, sizeof q.window.in);
+    memcpy(q.window.out, p->window.in, sizeof q.window.out);
+    return q;
+}
+
 /* Drivers that do all phases at once, by the names of those that do them one by one. */
 static const fc_driver *const drivers[] = {&fc_driver_depthwise_adjoint, &fc_driver_planes_adjoint,
                                            &fc_driver_winograd_strided_adjoint, &fc_driver_channels_adjoint, NULL};

@@ -165,7 +165,8 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
     double packed = (double)p->groups * (double)k * vectors * lanes * (plan->tile[SHARED] ? 1.0 : 0.7);
     /* In the unit of fc_gemm_cost; a kernel of one vector does half as much (6-16@14 5x5: pixels 11.2 us, this 14.4), and several
      * taps share lines of the image.  Emerald Rapids, one thread: 3x3 64@56 1.48 ms (pixels 1.58), 3x3s2 128@56 1.50 ms, 1x1s2
-     * 256-512@56 1.70 ms (pixels 1.60), 512-512@7 1.75 ms; a pixel's channels lie pages apart, 1x1 8x512-128@28 8.0 ms (pixels 6.2). */
+     * 256-512@56 1.70 ms (pixels 1.60), 512-512@7 1.75 ms; where a pixel's channels lie pages apart, 1x1 512-128@28 b8 8.0 ms
+     * (pixels 6.2). */
     int pages = phases.count == 1 && l.taps == 1 && p->x.s[2] == 1 && fc_is_far(p, kernels->size);
     double unit = vectors == 1 ? 2.0 : l.taps > 1 ? 0.98 : pages ? 1.25 : 1.12;
     if (plan->direction == FC_ADJOINT && l.pixels > PIXELS_MAX)

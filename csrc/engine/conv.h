@@ -68,6 +68,28 @@ static inline int64_t fc_outputs(const fc_window *w)
     return fc_mul(fc_mul(w->out[0], w->out[1]), w->out[2]);
 }
 
+/* Output pixels of the whole batch. */
+static inline int64_t fc_pixels(const fc_conv *p)
+{
+    return fc_mul(p->batch, fc_outputs(&p->window));
+}
+
+/* Where output pixel `pixel` of the batch is in an array of these strides: y, or x with the window's strides. */
+static inline int64_t fc_pixel_at(const fc_window *w, int64_t pixel, const fc_array_strides *a)
+{
+    int64_t row = pixel / w->out[2], plane = row / w->out[1];
+    return plane / w->out[0] * a->n + plane % w->out[0] * a->s[0] + row % w->out[1] * a->s[1] + pixel % w->out[2] * a->s[2];
+}
+
+/* Whether every tap of every output lies inside the image. */
+static inline int fc_lies_inside(const fc_window *w)
+{
+    for (int i = 0; i < FC_AXES; i++)
+        if (w->offset[i] > 0 || (w->out[i] - 1) * w->stride[i] + (w->kernel[i] - 1) * w->dilation[i] - w->offset[i] >= w->in[i])
+            return 0;
+    return 1;
+}
+
 /* Whether x and y are more than a second-level cache holds. */
 static inline int fc_is_far(const fc_conv *p, int64_t size)
 {
@@ -80,6 +102,8 @@ static inline int fc_is_far(const fc_conv *p, int64_t size)
 void fc_reference_row(const fc_conv *problem, const void *x, const void *w, const void *bias, void *y, int64_t o, int64_t plane,
                       int64_t oh, int64_t begin, int64_t end);
 
+/* An adjoint from the side of what it reads and writes: arrays, channels and sizes exchanged, the forward window's geometry kept. */
+fc_conv fc_adjoint_whole(const fc_conv *problem);
 /* The adjoint of a problem is a sum of forward problems over y, one per phase of the strides; see adjoint.c. */
 int64_t fc_adjoint_phases(const fc_conv *problem);
 /* Phase `phase` as a forward problem; `w_begin` and `x_begin` are the elements of w and x where its arrays begin. */

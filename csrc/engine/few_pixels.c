@@ -25,12 +25,6 @@
 /* TILE: rows, whole tiles of the dots kernel at any width of vectors; COLUMNS: outputs of a task at most; TERMS: of a block of k */
 enum { PIXELS_MAX = 16, TILE = 6, BLOCK_BYTES = 64 << 10, COLUMNS = 1024, TERMS = 32 };
 
-/* Output pixels of the whole batch. */
-static int64_t pixels_of(const fc_conv *p)
-{
-    return fc_mul(p->batch, fc_outputs(&p->window));
-}
-
 /* A patch up to whole vectors. */
 static int64_t patch_of(const fc_conv *p, const fc_kernels *kernels)
 {
@@ -60,7 +54,7 @@ static int64_t offsets_bytes(const fc_conv *p, const fc_kernels *kernels)
 static const char *plan_few_pixels(fc_conv_plan *plan, double *cost)
 {
     const fc_conv *p = &plan->problem;
-    int64_t pixels = pixels_of(p), k = fc_reduction(p);
+    int64_t pixels = fc_pixels(p), k = fc_reduction(p);
     if (pixels > PIXELS_MAX)
         return "there are more than a few output pixels";
     if (!k)
@@ -93,24 +87,13 @@ typedef struct job {
     int64_t patch, outputs, block_bytes, terms;
 } job;
 
-/* Where output pixel `pixel` of the batch is: its image, and its coordinates. */
-static int64_t locate(const fc_window *w, int64_t pixel, int64_t at[FC_AXES])
-{
-    for (int i = FC_AXES - 1; i >= 0; i--) {
-        at[i] = pixel % w->out[i];
-        pixel /= w->out[i];
-    }
-    return pixel;
-}
-
-static void copy_patch(const job *j, char *dst, const char *x, const int64_t at[FC_AXES])
+/* The patch whose first tap reads position `first` of an image. */
+static void copy_patch(const job *j, char *dst, const char *x, const int64_t first[FC_AXES])
 {
     static const double zero = 0;
     const fc_window *w = &j->p->window;
     const fc_array_strides *s = &j->p->x;
-    int64_t size = j->kernels->size, k = fc_reduction(j->p), first[FC_AXES];
-    for (int i = 0; i < FC_AXES; i++)
-        first[i] = at[i] * w->stride[i] - w->offset[i];
+    int64_t size = j->kernels->size, k = fc_reduction(j->p);
     memset(fc_at(dst, k, size), 0, (size_t)((j->patch - k) * size));
     if (fc_taps(w) == 1) {
         int inside = 1;
@@ -133,19 +116,24 @@ static void copy_patch(const job *j, char *dst, const char *x, const int64_t at[
 static void copy_patches(const job *j)
 {
     const fc_conv *p = j->p;
-    int64_t size = j->kernels->size, pixels = pixels_of(p), at[FC_AXES];
+    const fc_window *w = &p->window;
+    int64_t size = j->kernels->size, pixels = fc_pixels(p), first[FC_AXES];
     for (int64_t g = 0; g < p->groups; g++)
         for (int64_t pixel = 0; pixel < pixels; pixel++) {
-            int64_t image = locate(&p->window, pixel, at);
+            int64_t image = pixel;
+            for (int i = FC_AXES - 1; i >= 0; i--) {
+                first[i] = image % w->out[i] * w->stride[i] - w->offset[i];
+                image /= w->out[i];
+            }
             copy_patch(j, fc_at(j->patches, (g * pixels + pixel) * j->patch, size),
-                       fc_at(j->x, image * p->x.n + g * p->channels * p->x.c, size), at);
+                       fc_at(j->x, image * p->x.n + g * p->channels * p->x.c, size), first);
         }
 }
 
 /* The sums of `outputs` channels, a row of `block` for each pixel; through the other block, where a kernel gives columns. */
 static void sum_rows(const job *j, int64_t outputs, const char *w, const char *patches, const void *bias, char *block)
 {
-    int64_t size = j->kernels->size, pixels = pixels_of(j->p), k = fc_reduction(j->p);
+    int64_t size = j->kernels->size, pixels = fc_pixels(j->p), k = fc_reduction(j->p);
     char *sums = pixels == 1 ? block : block + j->block_bytes;
     for (int64_t k0 = 0; k0 < k; k0 += j->terms)
         j->kernels->dots(fc_min(j->terms, k - k0), fc_at(w, k0, size), j->weights.o, fc_at(patches, k0, size), j->patch, sums,
@@ -156,7 +144,7 @@ static void sum_rows(const job *j, int64_t outputs, const char *w, const char *p
 
 static void sum_columns(const job *j, int64_t outputs, const char *w, const char *patches, const void *bias, char *block)
 {
-    int64_t size = j->kernels->size, pixels = pixels_of(j->p), k = fc_reduction(j->p);
+    int64_t size = j->kernels->size, pixels = fc_pixels(j->p), k = fc_reduction(j->p);
     fc_gemm gemm = j->gemm;
     gemm.columns = outputs;
     for (int64_t pixel = 0; bias && pixel < pixels; pixel++)
@@ -178,7 +166,7 @@ static void run_task(void *context, int64_t task, int worker)
 {
     const job *j = context;
     const fc_conv *p = j->p;
-    int64_t size = j->kernels->size, pixels = pixels_of(p), blocks = fc_ceil_div(p->out_channels, j->outputs), at[FC_AXES];
+    int64_t size = j->kernels->size, pixels = fc_pixels(p), blocks = fc_ceil_div(p->out_channels, j->outputs);
     int64_t g = task / blocks, o = task % blocks * j->outputs, outputs = fc_min(j->outputs, p->out_channels - o);
     char *block = j->blocks + worker * 2 * j->block_bytes;
     const char *patches = fc_at(j->patches, g * pixels * j->patch, size);
@@ -189,8 +177,7 @@ static void run_task(void *context, int64_t task, int worker)
         sum_rows(j, outputs, fc_at(j->w, g * j->weights.g + o * j->weights.o, size), patches, bias, block);
     fc_output_clamp(p, j->kernels, block, outputs * pixels);
     for (int64_t pixel = 0; pixel < pixels; pixel++) {
-        int64_t y = locate(&p->window, pixel, at) * p->y.n + (g * p->out_channels + o) * p->y.c;
-        y += at[0] * p->y.s[0] + at[1] * p->y.s[1] + at[2] * p->y.s[2];
+        int64_t y = fc_pixel_at(&p->window, pixel, &p->y) + (g * p->out_channels + o) * p->y.c;
         j->kernels->scatter_row(fc_at(j->y, y, size), p->y.c, fc_at(block, pixel * outputs, size), outputs, 0);
     }
 }
@@ -217,15 +204,15 @@ static fc_status run_few_pixels(const fc_conv_plan *plan, void *x, void *w, void
     j.terms = fc_gemm_block(plan) * kernels->lanes;
     j.patch = patch_of(p, kernels);
     j.outputs = outputs_of(p, kernels, plan->threads);
-    j.block_bytes = fc_bytes(j.outputs * pixels_of(p), kernels->size);
+    j.block_bytes = fc_bytes(j.outputs * fc_pixels(p), kernels->size);
     if (!j.weights.in_place) {
         j.offset = (int64_t *)(void *)scratch;
         list_offsets(p, j.offset);
-        fc_gemm_plan(&j.gemm, kernels, pixels_of(p), j.outputs);
+        fc_gemm_plan(&j.gemm, kernels, fc_pixels(p), j.outputs);
         j.gemm.terms = TERMS;
     }
     j.patches = scratch + offsets_bytes(p, kernels);
-    j.blocks = j.patches + fc_bytes(p->groups * pixels_of(p) * j.patch, kernels->size);
+    j.blocks = j.patches + fc_bytes(p->groups * fc_pixels(p) * j.patch, kernels->size);
     copy_patches(&j);
     fc_parallel(plan->threads, p->groups * fc_ceil_div(p->out_channels, j.outputs), run_task, &j);
     fc_arena_give();

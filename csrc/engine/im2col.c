@@ -21,12 +21,6 @@
 
 enum { PIXELS, CHANNELS, TERMS }; /* plan->tile: pixels and output channels of a block, rows of patches at a time */
 
-/* Output pixels of the whole batch. */
-static int64_t pixels_of(const fc_conv *p)
-{
-    return fc_mul(p->batch, fc_outputs(&p->window));
-}
-
 static int64_t patch_bytes(const fc_conv_plan *plan, int64_t size)
 {
     return fc_arena_round(plan->tile[PIXELS] * plan->tile[TERMS] * size);
@@ -41,7 +35,7 @@ static const char *plan_im2col(fc_conv_plan *plan, double *cost)
 {
     const fc_conv *p = &plan->problem;
     const fc_kernels *kernels = fc_dispatch(p->real);
-    int64_t k = fc_reduction(p), outputs = pixels_of(p), strip = kernels->nv * kernels->lanes;
+    int64_t k = fc_reduction(p), outputs = fc_pixels(p), strip = kernels->nv * kernels->lanes;
     if (!k)
         return "there is nothing to sum";
     int64_t most = fc_max(strip, FC_BLOCK_BYTES / kernels->size / fc_min(k, 4 * 1024) / strip * strip);
@@ -109,11 +103,8 @@ static void store_pixels(const fc_conv *p, const fc_kernels *kernels, char *y, c
 {
     int64_t width = p->window.out[2], size = kernels->size;
     for (int64_t done = 0, n; done < count; done += n) {
-        int64_t row = (pixel + done) / width, ow = (pixel + done) % width;
-        n = fc_min(width - ow, count - done);
-        int64_t oh = row % p->window.out[1], od = row / p->window.out[1] % p->window.out[0];
-        int64_t image = row / p->window.out[1] / p->window.out[0];
-        int64_t at = image * p->y.n + od * p->y.s[0] + oh * p->y.s[1] + ow * p->y.s[2];
+        int64_t at = fc_pixel_at(&p->window, pixel + done, &p->y);
+        n = fc_min(width - (pixel + done) % width, count - done);
         kernels->scatter_row(fc_at(y, at, size), p->y.s[2], fc_at(block, done, size), n, 0);
     }
 }
@@ -124,7 +115,7 @@ static void run_task(void *context, int64_t task, int worker)
     const fc_conv_plan *plan = j->plan;
     const fc_conv *p = &plan->problem;
     const int64_t *tile = plan->tile;
-    int64_t size = j->kernels->size, outputs = pixels_of(p), k = fc_reduction(p);
+    int64_t size = j->kernels->size, outputs = fc_pixels(p), k = fc_reduction(p);
     int64_t blocks = fc_ceil_div(p->out_channels, tile[CHANNELS]), columns = fc_ceil_div(outputs, tile[PIXELS]);
     int64_t o0 = task % blocks * tile[CHANNELS], pixel = task / blocks % columns * tile[PIXELS];
     int64_t g = task / blocks / columns;
@@ -172,7 +163,7 @@ static fc_status run_im2col(const fc_conv_plan *plan, void *x, void *w, void *bi
     j.gemm.b_offset = offset;
     j.gemm.terms = fc_gemm_block(plan);
     int64_t blocks = fc_ceil_div(p->out_channels, plan->tile[CHANNELS]);
-    int64_t columns = fc_ceil_div(pixels_of(p), plan->tile[PIXELS]);
+    int64_t columns = fc_ceil_div(fc_pixels(p), plan->tile[PIXELS]);
     fc_parallel(plan->threads, p->groups * blocks * columns, run_task, &j);
     fc_arena_give();
     return FC_OK;

@@ -20,9 +20,9 @@
  * Emerald Rapids, one core beside a busy hyperthread, part of what the kernel alone reaches there (`channels.c`, this).
  * Channels last: 512-512@14 0.72, 0.87, its gradient 0.69, 0.85; 64-256@56 0.78, 0.88; with strides of two 256-512@56 0.79, 0.85,
  * gradients of that 0.80, 0.82, of 512-1024@28 0.62, 0.77, 1024-2048@14 0.38, 0.60.  Gradients of planes, whose weights `pixels.c`
- * transposes (that, this): 512-512@14 0.71, 0.83, 1024-256@14 0.70, 0.84, 320-1280@7 0.55, 0.70, 512-2048@7 0.54, 0.71.  Planes with
- * strides (that, this): 256-512@56 0.66, 0.72, 512-1024@28 0.57, 0.77, 1024-2048@14 0.44, 0.61; gradients (`channels.c`, this) 0.61,
- * 0.63; 0.54, 0.62; 0.37, 0.55.  Not planes forwards without strides, where weights are rows already: 512-512@14 0.83, 0.82,
+ * transposes (that, this): 512-512@14 0.71, 0.83, 1024-256@14 0.70, 0.84, 320-1280@7 0.55, 0.70, 512-2048@7 0.54, 0.71.  Planes
+ * with strides (that, this): 256-512@56 0.66, 0.72, 512-1024@28 0.57, 0.77, 1024-2048@14 0.44, 0.61; gradients (`channels.c`,
+ * this) 0.61, 0.63; 0.54, 0.62; 0.37, 0.55.  Not planes forwards without strides, where weights are rows already: 512-512@14 0.83, 0.82,
  * 320-1280@7 0.76, 0.67.  Tried: fetching the next block of weights (as fast); blocks of 64 terms and of 192 (2 and 4 % slower);
  * 256 or 1024 KiB of pixels (as fast); a plane's pixels read where they stand instead of transposed (512-512@14 0.74).
  */
@@ -39,6 +39,7 @@ enum { PANEL_BYTES = 24 << 10 };
 
 typedef struct layout {
     const fc_kernels *kernels;
+    fc_array_strides x;                       /* from one output to the next */
     int64_t k, pixels, blocks, output_blocks; /* pixels of all images */
     int64_t terms, width;                     /* of a block of a strip; of the widest strip */
     int x_in_place, y_in_place;               /* channels are neighbours (in y: in whole vectors) */
@@ -58,7 +59,9 @@ static layout lay_out(const fc_conv_plan *plan)
     const fc_conv *p = &plan->problem;
     const fc_kernels *kernels = fc_dispatch(p->real);
     int64_t size = kernels->size, pixels = plan->tile[PIXELS];
-    layout l = {.kernels = kernels, .k = p->channels, .pixels = p->batch * fc_outputs(&p->window)};
+    layout l = {.kernels = kernels, .x = p->x, .k = p->channels, .pixels = fc_pixels(p)};
+    for (int i = 0; i < FC_AXES; i++)
+        l.x.s[i] *= p->window.stride[i];
     l.blocks = fc_ceil_div(l.pixels, pixels);
     l.output_blocks = fc_ceil_div(p->out_channels, plan->tile[OUTPUTS]);
     l.width = fc_gemm_packed_strip(kernels) * kernels->lanes;
@@ -84,7 +87,7 @@ static int64_t worker_bytes(const layout *l)
 static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
 {
     const fc_conv *p = &plan->problem;
-    int64_t all = p->batch * fc_outputs(&p->window), strip = fc_gemm_packed_strip(kernels) * kernels->lanes;
+    int64_t all = fc_pixels(p), strip = fc_gemm_packed_strip(kernels) * kernels->lanes;
     int64_t wide = fc_max(p->channels, p->out_channels);
     int64_t pixels = fc_max(PIXELS_MIN, fc_min(PIXELS_MAX, BLOCK_BYTES / kernels->size / wide));
     int64_t blocks = fc_ceil_div(all, pixels), parts = 1, strips = fc_ceil_div(p->out_channels, strip);
@@ -104,9 +107,8 @@ static const char *refusal(const fc_conv *p, const fc_kernels *kernels)
         return "there is nothing to sum";
     if (fc_taps(w) != 1)
         return "the kernel has more than one tap";
-    for (int i = 0; i < FC_AXES; i++)
-        if (w->offset[i] > 0 || (w->out[i] - 1) * w->stride[i] - w->offset[i] >= w->in[i])
-            return "the image is padded";
+    if (!fc_lies_inside(w))
+        return "the image is padded";
     if (p->out_channels < kernels->lanes)
         return "too few channels: less than a vector of output";
     if (p->x.c != 1 && p->x.s[2] != 1)
@@ -155,13 +157,6 @@ typedef struct block {
     int64_t *x_at, *y_at, *b_offset;
 } block;
 
-/* What position `pixel` is in an array, whose steps along the axes are `step` times its strides. */
-static int64_t pixel_at(const fc_window *w, int64_t pixel, const fc_array_strides *a, const int64_t *step)
-{
-    int64_t q = pixel % w->out[2], row = pixel / w->out[2], h = row % w->out[1], plane = row / w->out[1];
-    return plane / w->out[0] * a->n + plane % w->out[0] * step[0] * a->s[0] + h * step[1] * a->s[1] + q * step[2] * a->s[2];
-}
-
 /* Pixels from `pixel` on that are neighbours in a plane or, if that is not flat, in a row, at most `left`. */
 static int64_t run_of(const fc_window *w, int64_t pixel, int64_t left, int whole)
 {
@@ -169,14 +164,14 @@ static int64_t run_of(const fc_window *w, int64_t pixel, int64_t left, int whole
     return fc_min(left, run - pixel % run);
 }
 
-static void list_pixels(const job *j, const block *b, int64_t *at, const fc_array_strides *a, const int64_t *step)
+static void list_pixels(const job *j, const block *b, int64_t *at, const fc_array_strides *a)
 {
     const fc_window *w = &j->plan->problem.window;
     for (int64_t i = 0, n; i < b->pixels; i += n) {
         n = run_of(w, b->first + i, b->pixels - i, 0);
-        int64_t from = pixel_at(w, b->first + i, a, step);
+        int64_t from = fc_pixel_at(w, b->first + i, a);
         for (int64_t q = 0; q < n; q++)
-            at[i + q] = from + q * step[2] * a->s[2];
+            at[i + q] = from + q * a->s[2];
     }
 }
 
@@ -190,13 +185,13 @@ static void take_pixels(const job *j, block *b, char *image)
         before += w->offset[i] * p->x.s[i];
     b->x = fc_at(j->x, b->g * p->channels * p->x.c - before, size);
     if (j->l.x_in_place) {
-        list_pixels(j, b, b->x_at, &p->x, w->stride);
+        list_pixels(j, b, b->x_at, &j->l.x);
         return;
     }
     for (int64_t i = 0, n; i < b->pixels; i += n) {
         n = run_of(w, b->first + i, b->pixels - i, j->l.x_flat);
         j->l.kernels->transpose(fc_at(image, i * pixel, size), j->l.k,
-                                fc_at(b->x, pixel_at(w, b->first + i, &p->x, w->stride), size), p->x.c, p->channels,
+                                fc_at(b->x, fc_pixel_at(w, b->first + i, &j->l.x), size), p->x.c, p->channels,
                                 (n - 1) * w->stride[2] + 1);
     }
     for (int64_t i = 0; i < b->pixels; i++)
@@ -235,14 +230,13 @@ static void store_strip(const job *j, const block *b, int64_t o, int64_t width)
 {
     const fc_conv *p = &j->plan->problem;
     const fc_window *w = &p->window;
-    const int64_t step[FC_AXES] = {1, 1, 1};
     int64_t size = j->l.kernels->size, outputs = fc_min(width, p->out_channels - o);
     char *y = fc_at(b->y, o * p->y.c, size), *turned = b->strip + j->l.strip_bytes;
     if (j->l.turned_bytes)
         j->l.kernels->transpose(turned, b->pixels, b->strip, width, b->pixels, outputs);
     for (int64_t i = 0, n; i < b->pixels; i += n) {
         n = p->y.c == 1 ? 1 : run_of(w, b->first + i, b->pixels - i, j->l.y_flat);
-        char *out = fc_at(y, pixel_at(w, b->first + i, &p->y, step), size);
+        char *out = fc_at(y, fc_pixel_at(w, b->first + i, &p->y), size);
         if (p->y.c == 1)
             j->l.kernels->scatter_row(out, 1, fc_at(b->strip, i * width, size), outputs, 0);
         else if (j->l.turned_bytes)
@@ -285,7 +279,6 @@ static void run_strip(const job *j, const block *b, int64_t o, int nv)
 
 static void run_task(void *context, int64_t task, int worker)
 {
-    static const int64_t step[FC_AXES] = {1, 1, 1};
     const job *j = context;
     const fc_conv *p = &j->plan->problem;
     const layout *l = &j->l;
@@ -303,7 +296,7 @@ static void run_task(void *context, int64_t task, int worker)
     b.y = fc_at(j->y, b.g * p->out_channels * p->y.c, l->kernels->size);
     take_pixels(j, &b, b.strip + l->strip_bytes + l->turned_bytes);
     if (l->y_in_place)
-        list_pixels(j, &b, b.y_at, &p->y, step);
+        list_pixels(j, &b, b.y_at, &p->y);
     for (int64_t o = b.o, nv; o < b.o + b.outputs; o += nv * l->kernels->lanes) {
         nv = fc_gemm_next_strip(fc_gemm_packed_strip(l->kernels), fc_ceil_div(b.o + b.outputs - o, l->kernels->lanes));
         run_strip(j, &b, o, (int)nv);

@@ -4,12 +4,10 @@
 static int lies_as_band(const fc_conv *p)
 {
     const fc_window *w = &p->window;
-    for (int i = 0; i < FC_AXES; i++) {
-        int64_t last = (w->out[i] - 1) * w->stride[i] + (w->kernel[i] - 1) * w->dilation[i] - w->offset[i];
-        if (w->offset[i] > 0 || last >= w->in[i] || (i > 0 && w->out[i] > 1 && w->stride[i] > 1))
+    for (int i = 1; i < FC_AXES; i++)
+        if (w->out[i] > 1 && w->stride[i] > 1)
             return 0;
-    }
-    return (p->x.s[2] == 1 || w->in[2] == 1) && (p->x.s[1] == w->in[2] || w->in[1] == 1);
+    return fc_lies_inside(w) && (p->x.s[2] == 1 || w->in[2] == 1) && (p->x.s[1] == w->in[2] || w->in[1] == 1);
 }
 
 fc_source fc_source_plan(const fc_conv *p, int64_t size, int64_t channels, int64_t rows, int in_place_allowed)

@@ -2,7 +2,7 @@
  *
  *     for each strip of columns
  *         for each block of terms
- *             copy the block's part of the strip
+ *             copy the block's part of the strip, unless few tiles share it
  *             for each tile of rows of C:  gemm kernel, added to C but for the first block
  *                 the first strip:  dots kernel for the last columns, where they are few, transposed once
  *

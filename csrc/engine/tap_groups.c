@@ -12,16 +12,7 @@ int fc_phases_plan(fc_phases *phases, const fc_conv *p, fc_direction direction)
     if (count > FC_PHASES_MAX)
         return 0;
     phases->count = (int)count;
-    phases->whole.channels = p->out_channels;
-    phases->whole.out_channels = p->channels;
-    phases->whole.x = p->y;
-    phases->whole.y = p->x;
-    phases->whole.w.o = p->w.c;
-    phases->whole.w.c = p->w.o;
-    for (int i = 0; i < FC_AXES; i++) {
-        phases->whole.window.in[i] = p->window.out[i];
-        phases->whole.window.out[i] = p->window.in[i];
-    }
+    phases->whole = fc_adjoint_whole(p);
     for (int64_t f = 0; f < count; f++) {
         fc_phase *phase = &phases->phase[f];
         int64_t rest = f;

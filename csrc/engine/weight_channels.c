@@ -44,15 +44,6 @@ typedef struct layout {
     int64_t tap_bytes, place_bytes, band_bytes, gradient_bytes, sum_bytes;
 } layout;
 
-/* Whether every tap of every output lies inside the image. */
-static int lies_inside(const fc_window *w)
-{
-    for (int i = 0; i < FC_AXES; i++)
-        if (w->offset[i] > 0 || (w->out[i] - 1) * w->stride[i] + (w->kernel[i] - 1) * w->dilation[i] - w->offset[i] >= w->in[i])
-            return 0;
-    return 1;
-}
-
 /* A's strides, in the image or in a copy. */
 static void lay_out_input(layout *l, const fc_conv *p, int64_t rows)
 {
@@ -89,7 +80,7 @@ static layout lay_out(const fc_conv_plan *plan)
     l.pixels = fc_mul(plan->tile[ROWS], w->out[2]);
     l.terms = fc_min(FC_KC, BLOCK_BYTES / size / (fc_min(vectors, l.strip) * lanes));
     l.terms = fc_min(l.pixels, fc_gemm_terms(kernels, l.pixels, l.terms));
-    l.x_in_place = lies_inside(w);
+    l.x_in_place = fc_lies_inside(w);
     l.y_in_place = p->y.c == 1 && p->out_channels % lanes == 0;
     l.interleaved = p->x.c == 1 && p->x.s[2] == p->channels;
     lay_out_input(&l, p, plan->tile[ROWS]);

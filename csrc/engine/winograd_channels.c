@@ -24,7 +24,6 @@
  * channels as tasks, and V is shared.
  *
  * Channels come in blocks so that U of one (36 x 128 x 48) stays in the second-level cache while it is used; M is small.
- * Rejected: blocks of four vectors in 6x4 tiles (7x7 64-64@14 b8 from 2.13 to 2.29 ms, 3x3 256-256@28 from 2.42 to 2.69).
  *
  * Against the direct drivers (Emerald Rapids, one thread): 7x7 64-64@14 b8 4.3 to 2.3 ms, 5x5 32-64@14 b64 9.1 to 5.7, 5x5
  * 16-32@28 b16 2.1 to 1.45, 1x7 192-192@17 b4 3.9 to 3.0, 2x2 64-128@33 b2 0.86 to 0.70, k3 64-128 of 4096 b8 11 to 8.7.
@@ -37,11 +36,12 @@
 #include "engine/output.h"
 #include "engine/weight_panel.h"
 #include "engine/weight_tiles.h"
+#include "engine/winograd_blocks.h"
 #include "engine/winograd_pieces.h"
 
 /* plan->tile: rows of tiles of a block; whether U is made once a call; whether a block is a task; m. */
 enum { ROWS, SHARED, WHOLE, EDGE };
-enum { CHANNELS = 128, VECTORS = 3 };
+enum { CHANNELS = 128 };
 enum { MULTIPLICATIONS_MIN = 1024, SHARED_BYTES = 8 << 20, V_BYTES = 384 << 10, V_BYTES_MAX = 6 << 20, TILES = 48 };
 
 typedef struct layout {
@@ -54,7 +54,7 @@ typedef struct layout {
     int64_t v_columns;                  /* patches of that row: a tile's, and those of the pieces to its right */
     int64_t rows, blocks, tiles;        /* rows of tiles of all stripes; blocks of a group; tiles of a block */
     int64_t inputs, channels;           /* terms of a row of V, in whole vectors; channels of a block */
-    int64_t vectors, parts, width;      /* of output channels: vectors, blocks of them, elements of the widest */
+    fc_winograd_blocks outputs;
     int64_t v_step, m_step, u_step;     /* elements from one frequency to the next */
     int64_t v_bytes, m_bytes, u_bytes, panel_bytes, temp_bytes, offset_bytes, place_bytes, taps_bytes;
 } layout;
@@ -114,15 +114,11 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
     l.x = (fc_panel){.width = lanes, .fold = 1, .rows = fc_mul(l.h.d, l.h.m * rows + l.h.points - l.h.m),
                      .pitch = fc_mul(l.w.d, l.w.m * l.v_columns + l.w.points - l.w.m), .step = {1, 1}};
     l.channels = fc_weight_part(p->channels, plan->tile[SHARED] ? CHANNELS : fc_max(CHANNELS / l.pieces, lanes));
-    l.vectors = fc_ceil_div(p->out_channels, lanes);
-    l.parts = fc_ceil_div(l.vectors, VECTORS);
-    if (!plan->tile[WHOLE]) /* as many for each thread */
-        l.parts = fc_min(l.vectors, fc_ceil_div(l.parts, plan->threads) * plan->threads);
-    l.width = fc_ceil_div(l.vectors, l.parts) * lanes;
+    l.outputs = fc_winograd_blocks_cut(kernels, p->out_channels, plan->tile[WHOLE] ? 1 : plan->threads);
     int64_t terms = fc_mul(plan->tile[SHARED] ? l.inputs : l.channels, l.pieces);
     l.v_step = fc_add(fc_mul(fc_mul(fc_mul(v_rows, l.phases), l.v_columns), l.inputs), STEP_PAD);
-    l.m_step = fc_add(fc_mul(l.tiles, l.width), STEP_PAD);
-    l.u_step = fc_add(fc_mul(terms, l.width), STEP_PAD);
+    l.m_step = fc_add(fc_mul(l.tiles, l.outputs.width), STEP_PAD);
+    l.u_step = fc_add(fc_mul(terms, l.outputs.width), STEP_PAD);
     l.v_bytes = fc_bytes(fc_mul(l.frequencies, l.v_step), size);
     l.m_bytes = fc_bytes(fc_mul(l.frequencies, l.m_step), size);
     l.u_bytes = fc_bytes(fc_mul(l.frequencies, l.u_step), size);
@@ -130,7 +126,7 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
     l.temp_bytes = fc_max(fc_panel_scratch(&l.x, size), l.panel_bytes);
     l.offset_bytes = fc_bytes(2 * l.channels, sizeof(int64_t));
     l.place_bytes = fc_bytes(l.tiles, sizeof(int64_t));
-    l.taps_bytes = fc_winograd_taps_bytes(w, l.width, size);
+    l.taps_bytes = fc_winograd_taps_bytes(w, l.outputs.width, size);
     return l;
 }
 
@@ -143,7 +139,7 @@ static int64_t worker_bytes(const fc_conv_plan *plan, const layout *l)
 
 static int64_t shared_bytes(const fc_conv_plan *plan, const layout *l)
 {
-    int64_t weights = plan->tile[SHARED] ? fc_mul(fc_mul(plan->problem.groups, l->parts), l->u_bytes) : 0;
+    int64_t weights = plan->tile[SHARED] ? fc_mul(fc_mul(plan->problem.groups, l->outputs.parts), l->u_bytes) : 0;
     return fc_add(fc_add(l->offset_bytes, plan->tile[WHOLE] ? 0 : l->v_bytes), weights);
 }
 
@@ -153,7 +149,7 @@ static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
 {
     plan->tile[ROWS] = plan->tile[SHARED] = plan->tile[WHOLE] = 1;
     layout l = lay_out(plan, p);
-    int shared = fc_mul(fc_mul(p->groups, l.parts), l.u_bytes) <= SHARED_BYTES;
+    int shared = fc_mul(fc_mul(p->groups, l.outputs.parts), l.u_bytes) <= SHARED_BYTES;
     int64_t v_bytes = fc_max(1, fc_bytes(fc_mul(fc_mul(l.frequencies * l.v_columns, l.phases), l.inputs), l.kernels->size));
     int64_t rows = fc_max(V_BYTES / v_bytes, fc_ceil_div(TILES, fc_mul(l.phases, l.columns)));
     rows = fc_max(1, fc_min(l.rows, fc_min(shared ? rows : INT64_MAX, V_BYTES_MAX / v_bytes)));
@@ -171,10 +167,10 @@ static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout 
 {
     double groups = (double)p->groups, tiles = (double)l->blocks * (double)l->tiles;
     double points = (double)l->frequencies / FREQUENCIES;
-    double outputs = (double)(l->vectors * l->kernels->lanes), pixels = (double)(l->h.m * l->w.m) / 16;
+    double outputs = (double)(l->outputs.vectors * l->kernels->lanes), pixels = (double)(l->h.m * l->w.m) / 16;
     double weights = groups * (double)l->inputs * outputs * (plan->tile[SHARED] ? 1.0 : (double)l->blocks);
     double copy_in = p->x.c == 1 ? 0.8 : 1.0, copy_out = p->y.c == 1 ? 0.0 : p->y.s[2] == 1 ? 1.2 : 6.0;
-    double block = fc_gemm_cost(l->kernels, l->tiles, l->vectors * l->kernels->lanes, l->inputs);
+    double block = fc_gemm_cost(l->kernels, l->tiles, l->outputs.vectors * l->kernels->lanes, l->inputs);
     double gemm = groups * (double)l->blocks * (double)(l->h.terms * l->w.terms) * block;
     double inputs = (2.5 * points + copy_in * pixels) * (double)l->inputs, sums = (2.0 * points + copy_out * pixels) * outputs;
     double taps = (double)fc_mul(p->window.kernel[1], p->window.kernel[2]);
@@ -216,7 +212,7 @@ typedef struct job {
     layout l;
     const char *x, *w, *bias;
     char *y, *inputs, *weights, *scratch; /* V; shared U, or NULL; of the workers */
-    const int64_t *offset[2];             /* rows of U, for the widest blocks of output channels and those a vector narrower */
+    const int64_t *offset;                /* of the rows of U: fc_winograd_offsets */
     int64_t g, block;                     /* under way */
 } job;
 
@@ -328,21 +324,9 @@ static void transform_input(void *context, int64_t task, int worker)
     }
 }
 
-/* A block of output channels: o ... o + outputs, in vectors of `width` elements together. */
-typedef struct part {
-    int64_t o, outputs, width;
-} part;
-
-static part part_at(const job *j, int64_t index)
-{
-    const layout *l = &j->l;
-    int64_t lanes = l->kernels->lanes, begin = l->vectors * index / l->parts, end = l->vectors * (index + 1) / l->parts;
-    return (part){begin * lanes, fc_min(j->problem.out_channels, end * lanes) - begin * lanes, (end - begin) * lanes};
-}
-
 /* U of channels c ... c + channels at kd, for one block of output channels. */
-static void transform_weights(const job *j, int64_t g, const part *b, int64_t kd, int64_t c, int64_t channels, int64_t next,
-                              char *u, char *taps)
+static void transform_weights(const job *j, int64_t g, const fc_winograd_part *b, int64_t kd, int64_t c, int64_t channels,
+                              int64_t next, char *u, char *taps)
 {
     const fc_conv *p = &j->problem;
     const layout *l = &j->l;
@@ -356,10 +340,10 @@ static void transform_shared(void *context, int64_t task, int worker)
     const job *j = context;
     const layout *l = &j->l;
     const fc_conv *p = &j->problem;
-    part b = part_at(j, task % l->parts);
+    fc_winograd_part b = fc_winograd_part_at(&l->outputs, task % l->outputs.parts);
     char *taps = j->scratch + worker * worker_bytes(j->plan, l);
     for (int64_t kd = 0; kd < p->window.kernel[0]; kd++)
-        transform_weights(j, task / l->parts, &b, kd, 0, p->channels, l->inputs,
+        transform_weights(j, task / l->outputs.parts, &b, kd, 0, p->channels, l->inputs,
                           fc_at(j->weights, kd * p->channels * b.width, l->kernels->size) + task * l->u_bytes, taps);
 }
 
@@ -375,36 +359,21 @@ static void place_tiles(const job *j, int64_t *place)
 }
 
 /* M += V U over some terms of V, of which piece `piece` reads those of the patches to the right and below; the first sets M, to
- * zero where it has no terms.  Not by fc_gemm_run:
- * a product of 16 terms and two vectors takes as long as its tables of rows. */
-static void add_products(const job *j, const part *b, int64_t piece, int64_t term, int64_t terms, const int64_t *place,
+ * zero where it has no terms. */
+static void add_products(const job *j, const fc_winograd_part *b, int64_t piece, int64_t term, int64_t terms, const int64_t *place,
                          const char *u, char *m)
 {
     const layout *l = &j->l;
     int64_t size = l->kernels->size, tiles = fc_min(l->tiles, (l->rows - j->block * j->plan->tile[ROWS]) * l->phases * l->columns);
-    int64_t vectors = b->width / l->kernels->lanes, c_offset[FC_MR_MAX], add = piece + term > 0;
-    const int64_t *b_offset = j->offset[b->width < l->width];
+    int add = piece + term > 0;
+    fc_winograd_product product = fc_winograd_product_plan(&l->outputs, b, j->offset, l->channels, place, tiles);
     const char *v = fc_at(j->inputs, term, size);
     v += (piece / l->w.pieces * l->phases * l->v_columns + piece % l->w.pieces) * l->inputs * size;
-    fc_gemm gemm;
-    fc_gemm_plan(&gemm, l->kernels, tiles, b->width);
-    for (int i = 0; i < gemm.rows; i++)
-        c_offset[i] = i * b->width;
     for (int64_t f = 0; f < l->frequencies; f++, v += l->v_step * size, u += l->u_step * size, m += l->m_step * size) {
         int inside = fc_winograd_has_terms(&l->h, piece / l->w.pieces, f / l->w.points) &&
                      fc_winograd_has_terms(&l->w, piece % l->w.pieces, f % l->w.points);
-        for (int64_t t = 0, rows; t < tiles && (inside || !add); t += rows) {
-            rows = fc_min(gemm.rows, tiles - t);
-            const void *a[FC_MR_MAX];
-            for (int i = 0; i < rows; i++)
-                a[i] = v + place[t + i];
-            for (int64_t done = 0, nv; done < vectors; done += nv) {
-                int64_t at = done * l->kernels->lanes;
-                nv = fc_gemm_next_strip(gemm.strip, vectors - done);
-                l->kernels->gemm[nv][rows](inside ? terms : 0, a, NULL, fc_at(u, at, size), b_offset,
-                                           fc_at(m, t * b->width + at, size), c_offset, NULL, add);
-            }
-        }
+        if (inside || !add)
+            fc_winograd_product_run(&product, inside ? terms : 0, v, u, m, add);
     }
 }
 
@@ -442,7 +411,8 @@ static void store_outputs(const job *j, const segment *s, int64_t o, int64_t cha
     int direct = p->y.c == 1 && channels == lanes && ow + pitch == end && oh + high * s->rows == last;
     int finite = transform_outputs(j, s, direct ? y : panel, direct ? p->y.s[1] : pitch * lanes, direct ? p->y.s[2] : lanes, m,
                                    width, init);
-    fc_panel_image to = {.x = y, .channels = channels, .c = p->y.c, .size = {last - oh, end - ow}, .stride = {p->y.s[1], p->y.s[2]}};
+    fc_panel_image to = {.x = y, .channels = channels, .c = p->y.c, .size = {last - oh, end - ow},
+                         .stride = {p->y.s[1], p->y.s[2]}};
     if (!direct)
         fc_panel_store(l->kernels, &to, panel, pitch, panel + l->panel_bytes);
     for (int64_t c = 0; c < channels && !finite; c++)
@@ -459,14 +429,14 @@ static void multiply(void *context, int64_t task, int worker)
     char *panel = j->scratch + worker * worker_bytes(j->plan, l), *m = panel + l->panel_bytes + l->temp_bytes;
     char *taps = m + l->m_bytes, *u = taps + l->taps_bytes + l->place_bytes;
     int64_t *place = (int64_t *)(void *)(taps + l->taps_bytes);
-    part b = part_at(j, task);
+    fc_winograd_part b = fc_winograd_part_at(&l->outputs, task);
     place_tiles(j, place);
     for (int64_t kd = 0; kd < p->window.kernel[0]; kd++)
         for (int64_t c = 0, n, term = kd * p->channels; c < p->channels; c += n, term += n) {
             int64_t next = (j->weights ? l->inputs : l->channels) * b.width;
             n = fc_min(l->channels, p->channels - c);
             if (j->weights)
-                u = fc_at(j->weights, term * b.width, size) + (j->g * l->parts + task) * l->u_bytes;
+                u = fc_at(j->weights, term * b.width, size) + (j->g * l->outputs.parts + task) * l->u_bytes;
             else
                 transform_weights(j, j->g, &b, kd, c, n, l->channels, u, taps);
             for (int64_t piece = 0; piece < l->pieces; piece++)
@@ -490,7 +460,7 @@ static void run_block(void *context, int64_t task, int worker)
     own.inputs = own.scratch + (worker + 1) * worker_bytes(own.plan, &own.l) - own.l.v_bytes;
     for (int64_t i = 0; i < input_tasks(&own); i++)
         transform_input(&own, i, worker);
-    for (int64_t i = 0; i < own.l.parts; i++)
+    for (int64_t i = 0; i < own.l.outputs.parts; i++)
         multiply(&own, i, worker);
 }
 
@@ -504,25 +474,21 @@ static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *
     if (!scratch)
         return FC_NO_MEMORY;
     int64_t *offset = (int64_t *)(void *)scratch;
-    for (int64_t c = 0; c < l->channels; c++) {
-        offset[c] = c * l->width;
-        offset[l->channels + c] = c * (l->width - l->kernels->lanes);
-    }
-    j.offset[0] = offset;
-    j.offset[1] = offset + l->channels;
+    fc_winograd_offsets(&l->outputs, l->channels, offset);
+    j.offset = offset;
     j.inputs = scratch + l->offset_bytes;
     j.scratch = j.inputs + (plan->tile[WHOLE] ? 0 : l->v_bytes);
     if (plan->tile[SHARED]) {
         j.weights = j.scratch;
-        j.scratch += p->groups * l->parts * l->u_bytes;
-        fc_parallel(plan->threads, p->groups * l->parts, transform_shared, &j);
+        j.scratch += p->groups * l->outputs.parts * l->u_bytes;
+        fc_parallel(plan->threads, p->groups * l->outputs.parts, transform_shared, &j);
     }
     if (plan->tile[WHOLE])
         fc_parallel(plan->threads, p->groups * l->blocks, run_block, &j);
     for (j.g = 0; j.g < p->groups && !plan->tile[WHOLE]; j.g++)
         for (j.block = 0; j.block < l->blocks; j.block++) {
             fc_parallel(plan->threads, input_tasks(&j), transform_input, &j);
-            fc_parallel(plan->threads, l->parts, multiply, &j);
+            fc_parallel(plan->threads, l->outputs.parts, multiply, &j);
         }
     fc_arena_give();
     return FC_OK;

@@ -26,11 +26,12 @@
 #include "engine/output.h"
 #include "engine/weight_panel.h"
 #include "engine/weight_tiles.h"
+#include "engine/winograd_blocks.h"
 #include "engine/winograd_pieces.h"
 
 /* plan->tile: rows of tiles of a block; whether U is made once a call; whether a block is a task; m. */
 enum { ROWS, SHARED, WHOLE, EDGE };
-enum { POINTS = 6, STRIDE_MAX = 4, CHANNELS = 128, VECTORS = 3, TILES = 48, TILES_MIN = 16, TASK = 32 };
+enum { POINTS = 6, STRIDE_MAX = 4, CHANNELS = 128, TILES = 48, TILES_MIN = 16, TASK = 32 };
 enum { MULTIPLICATIONS_MIN = 2048, SHARED_BYTES = 8 << 20, V_BYTES = 384 << 10, V_BYTES_MAX = 6 << 20 };
 
 /* A phase of an axis: taps `tap`, tap + stride, ... */
@@ -61,26 +62,15 @@ typedef struct layout {
     fc_panel x;
     int64_t rows, blocks, tiles;        /* rows of tiles of all planes; blocks of a group; tiles of a block */
     int64_t inputs, channels;           /* channels in whole vectors; of a block of the sum */
-    int64_t vectors, parts, width;      /* of output channels: vectors, blocks of them, elements of the widest */
+    fc_winograd_blocks outputs;
     int64_t v_step, m_step, u_step;     /* elements from one frequency to the next */
     int64_t v_bytes, m_bytes, u_bytes, panel_bytes, temp_bytes, offset_bytes, taps_bytes;
 } layout;
 
-/* The problem from the side of what is read and what is written: an adjoint with its arrays and channels exchanged. */
+/* The problem from the side of what is read and what is written. */
 static fc_conv whole_of(const fc_conv_plan *plan)
 {
-    fc_conv p = plan->problem;
-    if (plan->direction == FC_FORWARD)
-        return p;
-    p.x = plan->problem.y;
-    p.y = plan->problem.x;
-    p.channels = plan->problem.out_channels;
-    p.out_channels = plan->problem.channels;
-    p.w.o = plan->problem.w.c;
-    p.w.c = plan->problem.w.o;
-    memcpy(p.window.in, plan->problem.window.out, sizeof p.window.in);
-    memcpy(p.window.out, plan->problem.window.in, sizeof p.window.out);
-    return p;
+    return plan->direction == FC_FORWARD ? plan->problem : fc_adjoint_whole(&plan->problem);
 }
 
 /* The taps of phase f.  Tap number u of them takes output o from position s (o + shift + u) + f; returns the shift. */
@@ -168,22 +158,18 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
     l.x = (fc_panel){.width = lanes, .fold = 1, .rows = l.h.step_in * l.h.m * rows + l.h.extra,
                      .pitch = fc_add(fc_mul(l.w.step_in * l.w.m, l.w.tiles), l.w.extra), .step = {1, 1}};
     l.channels = fc_weight_part(p->channels, CHANNELS);
-    l.vectors = fc_ceil_div(p->out_channels, lanes);
-    l.parts = fc_ceil_div(l.vectors, VECTORS);
-    if (!plan->tile[WHOLE]) /* as many for each thread */
-        l.parts = fc_min(l.vectors, fc_ceil_div(l.parts, plan->threads) * plan->threads);
-    l.width = fc_ceil_div(l.vectors, l.parts) * lanes;
+    l.outputs = fc_winograd_blocks_cut(kernels, p->out_channels, plan->tile[WHOLE] ? 1 : plan->threads);
     l.v_step = fc_add(fc_mul(l.tiles, l.inputs), STEP_PAD);
-    l.m_step = fc_add(fc_mul(l.tiles, l.width), STEP_PAD);
-    l.u_step = fc_add(fc_mul(plan->tile[SHARED] ? l.inputs : l.channels, l.width), STEP_PAD);
+    l.m_step = fc_add(fc_mul(l.tiles, l.outputs.width), STEP_PAD);
+    l.u_step = fc_add(fc_mul(plan->tile[SHARED] ? l.inputs : l.channels, l.outputs.width), STEP_PAD);
     l.v_bytes = fc_bytes(fc_mul(l.x_phases * l.frequencies, l.v_step), size);
     l.m_bytes = fc_bytes(fc_mul(l.y_phases * l.frequencies, l.m_step), size);
     l.u_bytes = fc_bytes(fc_mul((plan->tile[SHARED] ? l.phases : 1) * l.frequencies, l.u_step), size);
     fc_panel y = {.width = lanes, .fold = 1, .rows = l.h.step_out * l.h.m * rows, .pitch = fc_mul(l.w.step_out * l.w.m, l.w.tiles)};
     l.panel_bytes = fc_bytes(fc_max(fc_panel_elements(&l.x, l.x.rows), fc_panel_elements(&y, y.rows)), size);
     l.temp_bytes = fc_max(fc_panel_scratch(&l.x, size), l.panel_bytes);
-    l.offset_bytes = fc_bytes(2 * l.channels, sizeof(int64_t));
-    l.taps_bytes = fc_winograd_taps_bytes(w, l.width, size);
+    l.offset_bytes = fc_bytes(fc_add(2 * l.channels, l.tiles), sizeof(int64_t));
+    l.taps_bytes = fc_winograd_taps_bytes(w, l.outputs.width, size);
     return l;
 }
 
@@ -195,7 +181,7 @@ static int64_t worker_bytes(const fc_conv_plan *plan, const layout *l)
 
 static int64_t shared_bytes(const fc_conv_plan *plan, const layout *l)
 {
-    int64_t weights = plan->tile[SHARED] ? fc_mul(fc_mul(plan->problem.groups, l->parts), l->u_bytes) : 0;
+    int64_t weights = plan->tile[SHARED] ? fc_mul(fc_mul(plan->problem.groups, l->outputs.parts), l->u_bytes) : 0;
     return fc_add(fc_add(l->offset_bytes, plan->tile[WHOLE] ? 0 : l->v_bytes), weights);
 }
 
@@ -220,7 +206,7 @@ static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
 {
     plan->tile[ROWS] = plan->tile[SHARED] = plan->tile[WHOLE] = 1;
     layout l = lay_out(plan, p);
-    int shared = fc_mul(fc_mul(p->groups, l.parts), l.u_bytes) <= SHARED_BYTES;
+    int shared = fc_mul(fc_mul(p->groups, l.outputs.parts), l.u_bytes) <= SHARED_BYTES;
     int64_t v_bytes = fc_max(1, l.v_bytes);
     int64_t rows = fc_max(V_BYTES / v_bytes, fc_ceil_div(TILES, fc_max(1, l.w.tiles)));
     rows = fc_max(1, fc_min(l.rows, fc_min(shared ? rows : INT64_MAX, V_BYTES_MAX / v_bytes)));
@@ -241,11 +227,12 @@ static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
 static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout *l)
 {
     double groups = (double)p->groups, tiles = (double)l->blocks * (double)l->tiles, taps = (double)fc_taps(&p->window);
-    double inputs = (double)l->inputs, outputs = (double)(l->vectors * l->kernels->lanes);
+    double inputs = (double)l->inputs, outputs = (double)(l->outputs.vectors * l->kernels->lanes);
     double products = (double)(l->h.terms * l->w.terms);
     double points = l->x_phases > 1 ? products : (double)((l->h.end - l->h.begin) * (l->w.end - l->w.begin));
     double pixels = (double)(l->h.m * l->w.m) / 16, copy_in = p->x.c == 1 ? 0.5 : 0.8, copy_out = p->y.c == 1 ? 1.0 : 3.0;
-    double gemm = products * (double)l->blocks * fc_gemm_cost(l->kernels, l->tiles, l->vectors * l->kernels->lanes, l->inputs);
+    double block = fc_gemm_cost(l->kernels, l->tiles, l->outputs.vectors * l->kernels->lanes, l->inputs);
+    double gemm = products * (double)l->blocks * block;
     double patches = tiles * inputs * (2.7 * points / FREQUENCIES + copy_in * pixels * (double)l->x_phases);
     double sums = tiles * outputs * (double)l->y_phases * (2.5 * (double)l->frequencies / FREQUENCIES + copy_out * pixels);
     double pack = plan->tile[SHARED] ? 0.17 : 0.1 * (double)l->phases;
@@ -286,7 +273,8 @@ typedef struct job {
     layout l;
     const char *x, *w, *bias;
     char *y, *inputs, *weights, *scratch; /* V; shared U, or NULL; of the workers */
-    const int64_t *offset[2];             /* rows of U, for the widest blocks of output channels and those a vector narrower */
+    const int64_t *offset;                /* of the rows of U: fc_winograd_offsets */
+    const int64_t *place;                 /* of the tiles' rows of V, in bytes */
     int64_t g, block;                     /* under way */
 } job;
 
@@ -346,18 +334,6 @@ static void transform_input(void *context, int64_t task, int worker)
     }
 }
 
-/* A block of output channels: o ... o + outputs, in vectors of `width` elements together. */
-typedef struct part {
-    int64_t o, outputs, width;
-} part;
-
-static part part_at(const job *j, int64_t index)
-{
-    const layout *l = &j->l;
-    int64_t lanes = l->kernels->lanes, begin = l->vectors * index / l->parts, end = l->vectors * (index + 1) / l->parts;
-    return (part){begin * lanes, fc_min(j->problem.out_channels, end * lanes) - begin * lanes, (end - begin) * lanes};
-}
-
 /* A channel's row of U of one phase, from all its taps: those of an adjoint in reverse order. */
 static void transform_channel(const job *j, const phase *h, const phase *w, const char *taps, int64_t width, char *u)
 {
@@ -379,8 +355,8 @@ static void transform_channel(const job *j, const phase *h, const phase *w, cons
 }
 
 /* U of channels c ... c + channels, for one block of output channels and phases first ... end in order. */
-static void transform_weights(const job *j, int64_t g, const part *b, int64_t c, int64_t channels, int64_t first, int64_t end,
-                              char *u, char *taps)
+static void transform_weights(const job *j, int64_t g, const fc_winograd_part *b, int64_t c, int64_t channels, int64_t first,
+                              int64_t end, char *u, char *taps)
 {
     const fc_conv *p = &j->problem;
     const layout *l = &j->l;
@@ -402,33 +378,10 @@ static void transform_shared(void *context, int64_t task, int worker)
     const job *j = context;
     const layout *l = &j->l;
     int64_t pieces = fc_ceil_div(j->problem.channels, TASK), c = task % pieces * TASK, block = task / pieces;
-    part b = part_at(j, block % l->parts);
-    transform_weights(j, block / l->parts, &b, c, fc_min(TASK, j->problem.channels - c), 0, l->phases,
+    fc_winograd_part b = fc_winograd_part_at(&l->outputs, block % l->outputs.parts);
+    transform_weights(j, block / l->outputs.parts, &b, c, fc_min(TASK, j->problem.channels - c), 0, l->phases,
                       fc_at(j->weights, c * b.width, l->kernels->size) + block * l->u_bytes,
                       j->scratch + worker * worker_bytes(j->plan, l));
-}
-
-/* M += V U of some channels at one frequency, or M = 0 where there are none. */
-static void add_products(const job *j, const fc_gemm *gemm, int64_t width, int64_t terms, const char *v, const char *u, char *m,
-                         int add)
-{
-    const layout *l = &j->l;
-    int64_t size = l->kernels->size, vectors = width / l->kernels->lanes, c_offset[FC_MR_MAX];
-    int64_t tiles = fc_min(l->tiles, (l->rows - j->block * j->plan->tile[ROWS]) * l->w.tiles);
-    for (int i = 0; i < gemm->rows; i++)
-        c_offset[i] = i * width;
-    for (int64_t t = 0, rows; t < tiles; t += rows) {
-        rows = fc_min(gemm->rows, tiles - t);
-        const void *a[FC_MR_MAX];
-        for (int i = 0; i < rows; i++)
-            a[i] = fc_at(v, (t + i) * l->inputs, size);
-        for (int64_t done = 0, nv; done < vectors; done += nv) {
-            int64_t at = done * l->kernels->lanes;
-            nv = fc_gemm_next_strip(gemm->strip, vectors - done);
-            l->kernels->gemm[nv][rows](terms, a, NULL, fc_at(u, at, size), j->offset[width < l->width],
-                                       fc_at(m, t * width + at, size), c_offset, NULL, add);
-        }
-    }
 }
 
 /* Whether phase f has terms at a frequency. */
@@ -441,20 +394,21 @@ static int has_terms(const layout *l, int64_t f, int64_t frequency)
 
 /* The products of phases first ... end and channels c ... c + channels; U begins with the first of both.  What is first written
  * begins with zeros where there are no terms: forwards by the phase with the most taps, whose frequencies hold all others'. */
-static void add_phases(const job *j, const part *b, int64_t first, int64_t end, int64_t c, int64_t channels, const char *u, char *m)
+static void add_phases(const job *j, const fc_winograd_part *b, int64_t first, int64_t end, int64_t c, int64_t channels,
+                       const char *u, char *m)
 {
     const layout *l = &j->l;
     int64_t size = l->kernels->size, forward = l->x_phases > 1, next = l->frequencies;
-    fc_gemm gemm;
-    fc_gemm_plan(&gemm, l->kernels, l->tiles, b->width);
+    int64_t tiles = fc_min(l->tiles, (l->rows - j->block * j->plan->tile[ROWS]) * l->w.tiles);
+    fc_winograd_product product = fc_winograd_product_plan(&l->outputs, b, j->offset, l->channels, j->place, tiles);
     for (int64_t k = 0; k < l->frequencies; k++)
         for (int64_t i = first; i < end; i++) {
             int64_t f = l->order[i], inside = has_terms(l, f, k), add = c || (forward && i);
             if (inside || !add)
-                add_products(j, &gemm, b->width, inside ? channels : 0,
-                             fc_at(j->inputs, ((forward ? f * next : 0) + k) * l->v_step + c, size),
-                             fc_at(u, ((i - first) * next + k) * l->u_step, size),
-                             fc_at(m, ((forward ? 0 : f * next) + k) * l->m_step, size), add);
+                fc_winograd_product_run(&product, inside ? channels : 0,
+                                        fc_at(j->inputs, ((forward ? f * next : 0) + k) * l->v_step + c, size),
+                                        fc_at(u, ((i - first) * next + k) * l->u_step, size),
+                                        fc_at(m, ((forward ? 0 : f * next) + k) * l->m_step, size), add != 0);
         }
 }
 
@@ -517,13 +471,13 @@ static void multiply(void *context, int64_t task, int worker)
     int64_t size = l->kernels->size, lanes = l->kernels->lanes, row = 0, together = j->weights ? l->phases : 1;
     char *panel = j->scratch + worker * worker_bytes(j->plan, l), *m = panel + l->panel_bytes + l->temp_bytes;
     char *taps = m + l->m_bytes, *own = taps + l->taps_bytes;
-    part b = part_at(j, task);
+    fc_winograd_part b = fc_winograd_part_at(&l->outputs, task);
     for (int64_t i = 0; i < l->phases; i += together)
         for (int64_t c = 0, n; c < p->channels; c += n) {
             n = fc_min(l->channels, p->channels - c);
             const char *u = own;
             if (j->weights)
-                u = fc_at(j->weights, c * b.width, size) + (j->g * l->parts + task) * l->u_bytes;
+                u = fc_at(j->weights, c * b.width, size) + (j->g * l->outputs.parts + task) * l->u_bytes;
             else
                 transform_weights(j, j->g, &b, c, n, i, i + 1, own, taps);
             add_phases(j, &b, i, i + together, c, n, u, m);
@@ -546,7 +500,7 @@ static void run_block(void *context, int64_t task, int worker)
     own.inputs = own.scratch + (worker + 1) * worker_bytes(own.plan, &own.l) - own.l.v_bytes;
     for (int64_t i = 0; i < input_tasks(&own); i++)
         transform_input(&own, i, worker);
-    for (int64_t i = 0; i < own.l.parts; i++)
+    for (int64_t i = 0; i < own.l.outputs.parts; i++)
         multiply(&own, i, worker);
 }
 
@@ -561,25 +515,25 @@ static fc_status run_strided(const fc_conv_plan *plan, void *x, void *w, void *b
     if (!scratch)
         return FC_NO_MEMORY;
     int64_t *offset = (int64_t *)(void *)scratch;
-    for (int64_t c = 0; c < l->channels; c++) {
-        offset[c] = c * l->width;
-        offset[l->channels + c] = c * (l->width - l->kernels->lanes);
-    }
-    j.offset[0] = offset;
-    j.offset[1] = offset + l->channels;
+    fc_winograd_offsets(&l->outputs, l->channels, offset);
+    int64_t *place = offset + 2 * l->channels;
+    for (int64_t t = 0; t < l->tiles; t++)
+        place[t] = t * l->inputs * l->kernels->size;
+    j.offset = offset;
+    j.place = place;
     j.inputs = scratch + l->offset_bytes;
     j.scratch = j.inputs + (plan->tile[WHOLE] ? 0 : l->v_bytes);
     if (plan->tile[SHARED]) {
         j.weights = j.scratch;
-        j.scratch += p->groups * l->parts * l->u_bytes;
-        fc_parallel(plan->threads, p->groups * l->parts * fc_ceil_div(p->channels, TASK), transform_shared, &j);
+        j.scratch += p->groups * l->outputs.parts * l->u_bytes;
+        fc_parallel(plan->threads, p->groups * l->outputs.parts * fc_ceil_div(p->channels, TASK), transform_shared, &j);
     }
     if (plan->tile[WHOLE])
         fc_parallel(plan->threads, p->groups * l->blocks, run_block, &j);
     for (j.g = 0; j.g < p->groups && !plan->tile[WHOLE]; j.g++)
         for (j.block = 0; j.block < l->blocks; j.block++) {
             fc_parallel(plan->threads, input_tasks(&j), transform_input, &j);
-            fc_parallel(plan->threads, l->parts, multiply, &j);
+            fc_parallel(plan->threads, l->outputs.parts, multiply, &j);
         }
     fc_arena_give();
     return FC_OK;
