@@ -102,7 +102,7 @@ static inline int fc_is_far(const fc_conv *p, int64_t size)
 void fc_reference_row(const fc_conv *problem, const void *x, const void *w, const void *bias, void *y, int64_t o, int64_t plane,
                       int64_t oh, int64_t begin, int64_t end);
 
-/* An adjoint from the side of what it reads and writes: arrays, channels and sizes exchanged, the forward window's geometry kept. */
+/* An adjoint from the side of what it reads and writes: arrays, channels and sizes exchanged, the rest as it was. */
 fc_conv fc_adjoint_whole(const fc_conv *problem);
 /* The adjoint of a problem is a sum of forward problems over y, one per phase of the strides; see adjoint.c. */
 int64_t fc_adjoint_phases(const fc_conv *problem);
