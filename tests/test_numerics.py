@@ -304,11 +304,20 @@ def test_nonfinite_input_by_strided_winograd(case, value):
         np.testing.assert_array_equal(np.isnan(got), np.isnan(right))
 
 
+# Every m, kernels in pieces, each axis alone.
 WINOGRAD_GRADIENTS = {
     "batch": ConvCase((8, 64, 16, 16), (48, 64, 3, 3), padding=1),
     "wide": ConvCase((1, 32, 20, 300), (32, 32, 3, 3)),
     "dilated": ConvCase((2, 64, 30, 30), (64, 64, 3, 3), padding=2, dilation=2),
     "3d": ConvCase((1, 32, 5, 28, 28), (32, 32, 3, 3, 3), padding=1),
+    "2x2": ConvCase((2, 64, 33, 33), (64, 64, 2, 2)),
+    "4x4": ConvCase((4, 48, 20, 21), (64, 48, 4, 4), padding=1),
+    "5x5": ConvCase((8, 32, 14, 14), (64, 32, 5, 5), padding=2),
+    "7x7 dilated": ConvCase((2, 64, 29, 31), (50, 64, 7, 7), padding=6, dilation=(2, 1)),
+    "9x6": ConvCase((3, 33, 25, 26), (32, 33, 9, 6), padding=(4, 2)),
+    "row": ConvCase((4, 64, 17, 17), (64, 64, 1, 7), padding=(0, 3)),
+    "column": ConvCase((8, 96, 36, 9), (96, 96, 7, 1), padding=(3, 0)),
+    "sequence": ConvCase((2, 64, 1000), (64, 64, 3), padding=4, dilation=4),
 }
 
 
@@ -327,7 +336,14 @@ def test_weight_gradient_by_winograd(case, fill):
     assert fastconv.explain(conv, x.shape, shape, **case.options, direction="weight").algorithm == "winograd"
     w = np.zeros(shape)
     expected = torch_judge.conv_backward(grad.astype(np.float64), x.astype(np.float64), w, **case.options)[1]
-    assert error(gradient(x, shape, grad, **case.options), expected) < 2e-6
+    channels_last = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    for image in (x, channels_last):
+        results = []
+        for threads in (1, 2):
+            fastconv.set_num_threads(threads)
+            results.append(gradient(image, shape, grad, **case.options))
+        assert error(results[0], expected) < 2e-6
+        np.testing.assert_array_equal(*results)
 
 
 @pytest.mark.parametrize("value", NONFINITE)

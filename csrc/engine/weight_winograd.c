@@ -1,8 +1,12 @@
-/* The weight gradient by Winograd F(4x4, 3x3), read backwards: 36 products over tiles instead of 9 over 16 times as many
- * pixels, 4 times fewer multiplications.  float32, 3x3 (or KDx3x3), stride 1.
+/* The weight gradient by Winograd F(m x m, r x r), m + r = 7, read backwards, of any kernel; or F(m, r) of an axis alone.
+ * float32, stride 1.
  *
- *     V[f][t][c] = (B^T d B)_f of channel c, tile t          D[f][t][o] = (A dy A^T)_f of output channel o, tile t
- *     U[f][o][c] = sum_t D[f][t][o] V[f][t][c]                dW[o][c] = G^T U G
+ *     V[f][t][c] = (B^T d B)_f of channel c, patch t          D[f][t][o] = (A dy A^T)_f of output channel o, tile t
+ *     U[f][q][o][c] = sum_t D[f][t][o] V[f][t + q][c]         dW[o][c] of piece q = G^T U G
+ *
+ * A 3x3 kernel's tiles of 4x4 pixels take 36 products instead of 9 over 16 times as many pixels, a fourth of the
+ * multiplications; a longer kernel is cut into pieces, whose patches are those of tiles further right or below, as in
+ * winograd_channels.c: 5x5 takes 36 % of them, 7x7 27 %, 1x7 52 %.
  *
  * Lanes are channels: rows of tiles are copied as panels (pixels by channels), whose transforms need no shuffles.  A dilated
  * convolution is one per phase of the dilation, whose pixels stand that far apart in the same panel.
@@ -10,7 +14,7 @@
  *     for each chunk of the sum, group g, kd, block of channels, block of output channels        a task
  *         for each batch of rows of tiles of the chunk, in order
  *             transform the block's channels into V, its output channels into D
- *             for each f: gemm kernel over tiles of rows o, added to U
+ *             for each f, piece: gemm kernel over tiles of rows o, added to U
  *         transform U; store, or keep for the sum over the chunks
  *     add the chunks in order, store
  *
@@ -25,25 +29,29 @@
 #include "engine/weight_panel.h"
 #include "engine/weight_tiles.h"
 #include "engine/weights.h"
-#include "engine/winograd.h"
+#include "engine/winograd_pieces.h"
 
 enum { CHANNELS, OUTPUTS, ROWS, CHUNKS }; /* plan->tile: of a block; rows of tiles of a batch; parts of the sum */
-enum { TAPS = 9 };
 /* Channels and output channels of a block, tiles of a batch, tiles of a stripe.  Measured at 1 MiB and more of cache: batches
  * of 64 tiles x0.97, blocks of 128 x0.95, of 32 output channels x0.92; stripes of 16 tiles x0.92 at 64-64@224. */
-enum { BLOCK = 64, TILES = 32, COLUMNS = 64 };
-enum { TASKS_WANTED = 16, CHUNK_BYTES_MAX = 6 << 20, JOIN_ROWS = 16 };
+enum { BLOCK = 64, TILES = 64, COLUMNS = 64 };
+enum { TASKS_WANTED = 8, CHUNK_BYTES_MAX = 6 << 20, JOIN_ROWS = 16 };
 
 typedef struct layout {
     const fc_kernels *kernels;
+    const fc_winograd_channels_kernels *winograd;
+    int64_t edge; /* m */
+    fc_winograd_axis h, w;
+    int64_t frequencies, pieces, phases;  /* phases: of the dilation, of both axes */
     fc_panel x, y;
-    int64_t stripes, row_tiles, columns;  /* of a plane: stripes of columns, rows of tiles of each, tiles of such a row */
+    int64_t stripes, columns, v_columns;  /* of a plane; tiles of a row in each phase, and patches: those of the pieces too */
     int64_t row, rows;                    /* tiles of a row in all phases; rows of all stripes */
     int64_t batches, tiles;               /* of the sum; of a batch */
     int64_t channels, outputs;            /* of a block, in whole vectors */
     int64_t channel_blocks, output_blocks;
     int64_t v_step, d_step, u_step;       /* elements from one frequency to the next */
-    int64_t v_bytes, d_bytes, u_bytes, panel_bytes, temp_bytes, taps_bytes, offset_bytes;
+    int64_t taps;                         /* of a plane of the kernel */
+    int64_t v_bytes, d_bytes, u_bytes, panel_bytes, temp_bytes, taps_bytes, offset_bytes, place_bytes;
     int64_t sum_bytes;                    /* dW of a block: outputs, taps, channels */
 } layout;
 
@@ -52,46 +60,63 @@ static int64_t whole(int64_t count, int64_t lanes)
     return fc_ceil_div(count, lanes) * lanes;
 }
 
+static void lay_out_tiles(layout *l, const fc_conv_plan *plan)
+{
+    const fc_window *w = &plan->problem.window;
+    int64_t batch = plan->tile[ROWS], lanes = l->kernels->lanes;
+    l->edge = fc_winograd_edge(w);
+    l->h = fc_winograd_cut(w, 1, l->edge);
+    l->w = fc_winograd_cut(w, 2, l->edge);
+    l->winograd = &l->kernels->winograd_channels[l->h.points > 1 && l->w.points > 1];
+    l->frequencies = l->h.points * l->w.points;
+    l->pieces = fc_mul(l->h.pieces, l->w.pieces);
+    l->phases = fc_mul(l->h.d, l->w.d);
+    l->taps = fc_mul(w->kernel[1], w->kernel[2]);
+    l->columns = fc_weight_part(l->w.tiles, COLUMNS);
+    l->stripes = fc_ceil_div(l->w.tiles, l->columns);
+    l->v_columns = fc_add(l->columns, l->w.pieces - 1);
+    l->row = fc_mul(l->phases, l->columns);
+    l->rows = fc_mul(fc_mul(fc_mul(plan->problem.batch, w->out[0]), l->stripes), l->h.tiles);
+    l->batches = fc_ceil_div(l->rows, batch);
+    l->tiles = fc_mul(batch, l->row);
+    int64_t rows = fc_min(batch, l->h.tiles), high = fc_mul(l->h.m, fc_add(rows, l->h.pieces - 1)) + l->h.points - l->h.m;
+    l->x = (fc_panel){.width = lanes, .fold = 1, .rows = fc_mul(l->h.d, high),
+                      .pitch = fc_mul(l->w.d, fc_mul(l->w.m, l->v_columns) + l->w.points - l->w.m), .step = {1, 1}};
+    l->y = (fc_panel){.width = lanes, .fold = 1, .rows = fc_mul(l->h.d, l->h.m * rows),
+                      .pitch = fc_mul(l->w.d, l->w.m * l->columns), .step = {1, 1}};
+}
+
 static layout lay_out(const fc_conv_plan *plan)
 {
     const fc_conv *p = &plan->problem;
-    const fc_window *w = &p->window;
-    const fc_kernels *kernels = fc_dispatch(p->real);
-    const int64_t *tile = plan->tile, *d = w->dilation;
-    int64_t lanes = kernels->lanes, size = kernels->size;
-    layout l = {.kernels = kernels};
-    l.row_tiles = fc_ceil_div(w->out[1], fc_mul(4, d[1]));
-    int64_t columns = fc_ceil_div(w->out[2], fc_mul(4, d[2]));
-    l.columns = fc_weight_part(columns, COLUMNS);
-    l.stripes = fc_ceil_div(columns, l.columns);
-    l.row = fc_mul(fc_mul(d[1], d[2]), l.columns);
-    l.rows = fc_mul(fc_mul(fc_mul(p->batch, w->out[0]), l.stripes), l.row_tiles);
-    l.batches = fc_ceil_div(l.rows, tile[ROWS]);
-    l.tiles = fc_mul(tile[ROWS], l.row);
-    int64_t rows = fc_min(tile[ROWS], l.row_tiles);
-    l.x = (fc_panel){.width = lanes, .fold = 1, .rows = (4 * rows + 2) * d[1], .pitch = (4 * l.columns + 2) * d[2], .step = {1, 1}};
-    l.y = (fc_panel){.width = lanes, .fold = 1, .rows = 4 * rows * d[1], .pitch = 4 * l.columns * d[2], .step = {1, 1}};
+    const int64_t *tile = plan->tile;
+    layout l = {.kernels = fc_dispatch(p->real)};
+    int64_t lanes = l.kernels->lanes, size = l.kernels->size;
+    lay_out_tiles(&l, plan);
+    int64_t v_rows = fc_mul(fc_min(tile[ROWS], fc_winograd_stripes(tile[ROWS], l.h.tiles)), l.h.pieces - 1);
+    int64_t patches = fc_mul(fc_mul(fc_add(tile[ROWS], v_rows), l.phases), l.v_columns);
     l.channels = whole(tile[CHANNELS], lanes);
     l.outputs = whole(tile[OUTPUTS], lanes);
     l.channel_blocks = fc_ceil_div(p->channels, tile[CHANNELS]);
     l.output_blocks = fc_ceil_div(p->out_channels, tile[OUTPUTS]);
-    l.v_step = fc_add(fc_mul(l.tiles, l.channels), STEP_PAD);
+    l.v_step = fc_add(fc_mul(patches, l.channels), STEP_PAD);
     l.d_step = fc_add(fc_mul(l.tiles, l.outputs), STEP_PAD);
-    l.u_step = fc_add(fc_mul(tile[OUTPUTS], l.channels), STEP_PAD);
-    l.v_bytes = fc_bytes(fc_mul(FREQUENCIES, l.v_step), size);
-    l.d_bytes = fc_bytes(fc_mul(FREQUENCIES, l.d_step), size);
-    l.u_bytes = fc_bytes(fc_mul(FREQUENCIES, l.u_step), size);
-    l.panel_bytes = fc_bytes(fc_panel_elements(&l.x, l.x.rows), size);
+    l.u_step = fc_add(fc_mul(fc_mul(l.pieces, tile[OUTPUTS]), l.channels), STEP_PAD);
+    l.v_bytes = fc_bytes(fc_mul(l.frequencies, l.v_step), size);
+    l.d_bytes = fc_bytes(fc_mul(l.frequencies, l.d_step), size);
+    l.u_bytes = fc_bytes(fc_mul(l.frequencies, l.u_step), size);
+    l.panel_bytes = fc_bytes(fc_max(fc_panel_elements(&l.x, l.x.rows), fc_panel_elements(&l.y, l.y.rows)), size);
     l.temp_bytes = fc_max(fc_panel_scratch(&l.x, size), fc_panel_scratch(&l.y, size));
-    l.taps_bytes = fc_bytes(TAPS * l.channels, size);
-    l.offset_bytes = fc_bytes(2 * l.tiles, sizeof(int64_t));
-    l.sum_bytes = fc_bytes(fc_mul(tile[OUTPUTS], TAPS * l.channels), size);
+    l.taps_bytes = fc_bytes(fc_mul(l.taps, l.channels), size);
+    l.offset_bytes = l.place_bytes = fc_bytes(l.tiles, sizeof(int64_t));
+    l.sum_bytes = fc_bytes(fc_mul(tile[OUTPUTS], fc_mul(l.taps, l.channels)), size);
     return l;
 }
 
 static int64_t worker_bytes(const layout *l)
 {
-    return fc_add(fc_add(fc_add(l->v_bytes, l->d_bytes), fc_add(l->u_bytes, l->panel_bytes)), fc_add(l->temp_bytes, l->taps_bytes));
+    int64_t transformed = fc_add(fc_add(l->v_bytes, l->d_bytes), l->u_bytes), small = fc_add(l->taps_bytes, l->place_bytes);
+    return fc_add(fc_add(transformed, small), fc_add(l->panel_bytes, l->temp_bytes));
 }
 
 static int64_t blocks_of(const fc_conv *p, const layout *l)
@@ -99,6 +124,7 @@ static int64_t blocks_of(const fc_conv *p, const layout *l)
     return fc_mul(p->groups * p->window.kernel[0], l->channel_blocks * l->output_blocks);
 }
 
+/* U is as large as a block of 64 x 64 of a 3x3 kernel, with fewer rows where it has more frequencies and pieces. */
 static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
 {
     const fc_conv *p = &plan->problem;
@@ -107,22 +133,36 @@ static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
     layout l = lay_out(plan);
     tile[ROWS] = fc_weight_part(l.rows, TILES / fc_min(TILES, l.row));
     int64_t channels = tile[ROWS] == l.rows ? 2 * BLOCK : BLOCK;
+    int64_t outputs = fc_max(BLOCK / 4, fc_min(2 * BLOCK, FREQUENCIES * BLOCK / fc_mul(l.frequencies, l.pieces)));
     tile[CHANNELS] = fc_min(p->channels, whole(fc_weight_part(p->channels, channels), kernels->lanes));
-    tile[OUTPUTS] = fc_weight_part(p->out_channels, BLOCK);
+    tile[OUTPUTS] = fc_weight_part(p->out_channels, outputs);
     l = lay_out(plan);
     int64_t blocks = blocks_of(p, &l), room = CHUNK_BYTES_MAX / fc_max(1, fc_mul(blocks, l.sum_bytes));
     tile[CHUNKS] = fc_max(1, fc_min(fc_min(l.batches, room), fc_ceil_div(TASKS_WANTED, blocks)));
 }
 
+/* Relative to 'gemm', calibrated on Emerald Rapids, one thread: 128-128@16 b32 6.9 ms (gemm 15.5), 64-64@224 11.7 (24.0),
+ * 512-512@14 5.1 (6.5), 512-512@7 2.7 (2.4), 16-32@14 b32 0.42 (0.37). */
+static double estimate(const fc_conv_plan *plan, const layout *l)
+{
+    double blocks = (double)blocks_of(&plan->problem, l), tiles = (double)l->batches * (double)l->tiles;
+    double points = (double)l->frequencies / FREQUENCIES, pixels = (double)(l->h.m * l->w.m) / 16;
+    double patches = (double)l->x.rows * (double)l->v_columns / ((double)l->y.rows * (double)l->columns) * (double)l->h.m;
+    double terms = (double)l->batches * (double)(l->h.terms * l->w.terms);
+    double gemm = terms * fc_gemm_cost(l->kernels, plan->tile[OUTPUTS], l->channels, l->tiles);
+    double transforms = (2.0 * points + 0.5 * pixels) * tiles * (patches * (double)l->channels + (double)l->outputs);
+    double weights = 5.0 * points * (double)l->pieces * (double)l->channels * (double)l->outputs * (double)plan->tile[CHUNKS];
+    return 2000 + blocks * (1.1 * gemm + transforms + weights);
+}
+
 static const char *plan_winograd(fc_conv_plan *plan, double *cost)
 {
     const fc_conv *p = &plan->problem;
-    const fc_window *w = &p->window;
     const fc_kernels *kernels = fc_dispatch(p->real);
-    const char *reason = fc_winograd_refusal(plan);
+    const char *reason = fc_winograd_pieces_refusal(plan, &p->window);
     if (reason)
         return reason;
-    if (!fc_reduction(p) || !p->out_channels || !p->batch || !fc_outputs(w))
+    if (!fc_reduction(p) || !p->out_channels || !p->batch || !fc_outputs(&p->window))
         return "there is nothing to sum";
     if (!fc_weights_plan(p, kernels->size).in_place)
         return "the weight gradient's rows are not contiguous";
@@ -134,13 +174,7 @@ static const char *plan_winograd(fc_conv_plan *plan, double *cost)
         plan->scratch = fc_add(plan->scratch, fc_mul(tasks, l.sum_bytes));
     if (plan->scratch > fc_scratch_max(plan->threads))
         return "the transformed tiles exceed the scratch bound";
-    double blocks = (double)blocks_of(p, &l), tiles = (double)l.batches * (double)l.tiles;
-    double block = (double)l.channels * (double)l.outputs;
-    double gemm = FREQUENCIES * (double)l.batches * fc_gemm_cost(kernels, plan->tile[OUTPUTS], l.channels, l.tiles);
-    double transforms = 3.5 * tiles * (double)(l.channels + l.outputs) + 5.0 * block * (double)plan->tile[CHUNKS];
-    /* Relative to 'gemm', calibrated on Emerald Rapids, one thread: 128-128@16 b32 6.9 ms (gemm 15.5), 64-64@224 11.7 (24.0),
-     * 512-512@14 5.1 (6.5), 512-512@7 2.7 (2.4), 16-32@14 b32 0.42 (0.37). */
-    *cost = 2000 + blocks * (1.25 * gemm + transforms);
+    *cost = estimate(plan, &l);
     return NULL;
 }
 
@@ -172,108 +206,164 @@ static block block_at(const job *j, int64_t index)
     return b;
 }
 
-/* Rows tr ... tr + rows of tiles, from column tc on, of one plane of an image. */
+/* Rows tr ... tr + rows of tiles of a stripe of a plane, from its column tc on; tiles from `at` of the batch on, and patches from
+ * `v` of V on. */
 typedef struct segment {
-    int64_t n, od, tc, tr, rows;
+    int64_t n, od, tc, tr, rows, at, v;
 } segment;
 
-static segment segment_at(const job *j, int64_t row, int64_t rows)
-{
-    int64_t depth = j->plan->problem.window.out[0], stripe = row / j->l.row_tiles, plane = stripe / j->l.stripes;
-    segment s = {.n = plane / depth, .od = plane % depth, .tc = stripe % j->l.stripes * j->l.columns, .tr = row % j->l.row_tiles};
-    s.rows = fc_min(rows, j->l.row_tiles - s.tr);
-    return s;
-}
-
-
-/* Some channels of a segment, a vector of them at a time: packed, and transformed into dst. */
-static void transform_channels(const job *j, const fc_panel *panel, const segment *s, fc_panel_image image, int64_t ih, int64_t iw,
-                               fc_winograd_patches_kernel run, char *dst, int64_t step, int64_t next, char *scratch)
+/* The segment that begins with row `row` of the batch's; returns 0 after the last. */
+static int next_segment(const job *j, int64_t batch, int64_t *row, segment *s)
 {
     const layout *l = &j->l;
-    const int64_t *d = j->plan->problem.window.dilation, all[4] = {0, 6, 0, 6};
-    int64_t size = l->kernels->size, lanes = l->kernels->lanes, row = panel->pitch * lanes, channels = image.channels;
-    int64_t rows = (4 * s->rows + (panel == &l->x ? 2 : 0)) * d[1];
+    int64_t first = batch * j->plan->tile[ROWS], end = fc_min(l->rows, first + j->plan->tile[ROWS]), at = first + *row;
+    if (at >= end)
+        return 0;
+    int64_t stripe = at / l->h.tiles, plane = stripe / l->stripes, depth = j->plan->problem.window.out[0];
+    *s = (segment){.n = plane / depth, .od = plane % depth, .tc = stripe % l->stripes * l->columns, .tr = at % l->h.tiles};
+    s->rows = fc_min(end - at, l->h.tiles - s->tr);
+    s->at = *row * l->row;
+    s->v = (*row + (stripe - first / l->h.tiles) * (l->h.pieces - 1)) * l->phases * l->v_columns;
+    *row += s->rows;
+    return 1;
+}
+
+/* What differs between V and D: the transform, the panel it reads, and rows and tiles of a row. */
+typedef struct side {
+    fc_winograd_patches_kernel run;
+    const fc_panel *panel;
+    int64_t lines, rows, columns, step, next;
+} side;
+
+/* Some channels of a segment, a vector of them at a time: packed, and transformed into dst. */
+static void transform_channels(const job *j, const side *q, fc_panel_image image, int64_t ih, int64_t iw, char *dst, char *scratch)
+{
+    const layout *l = &j->l;
+    const int64_t used[4] = {0, fc_winograd_used(&l->h), 0, fc_winograd_used(&l->w)};
+    const int64_t line[4] = {0, 1, 0, l->w.points > 1 ? used[3] : used[1]};
+    int64_t size = l->kernels->size, lanes = l->kernels->lanes, row = q->panel->pitch * lanes, channels = image.channels;
+    int64_t down = l->h.d * row, right = l->w.d * lanes;
     const char *first = image.x;
     for (int64_t c = 0; c < channels; c += lanes) {
         image.channels = fc_min(lanes, channels - c);
         image.x = first ? fc_at(first, c * image.c, size) : NULL;
-        fc_panel_pack(panel, l->kernels, scratch, scratch + l->panel_bytes, &image, rows, ih, iw);
-        for (int64_t k = 0; k < s->rows * d[1] * d[2]; k++) { /* rows of tiles of a phase */
-            int64_t at = (k / (d[1] * d[2]) * 4 * d[1] + k / d[2] % d[1]) * row + k % d[2] * lanes;
-            run(fc_at(dst, k * l->columns * next + c, size), step, next, fc_at(scratch, at, size), d[1] * row, d[2] * lanes,
-                4 * d[2] * lanes, l->columns, all);
+        fc_panel_pack(q->panel, l->kernels, scratch, scratch + l->panel_bytes, &image, q->lines, ih, iw);
+        for (int64_t k = 0; k < q->rows * l->phases; k++) { /* rows of tiles of a phase */
+            int64_t at = k / l->phases * l->h.m * down + k % l->phases / l->w.d * row + k % l->w.d * lanes;
+            q->run(fc_at(dst, k * q->columns * q->next + c, size), q->step, q->next, fc_at(scratch, at, size), down,
+                   l->w.points > 1 ? right : down, l->w.m * right, q->columns, l->h.points > 1 && l->w.points > 1 ? used : line);
         }
     }
 }
 
-/* V and D of some neighbouring rows of tiles, from tile `at` of the batch on. */
-static void transform_segment(const job *j, const block *b, const segment *s, int64_t at, char *v, char *d, char *scratch)
+/* V and D of a segment. */
+static void transform_segment(const job *j, const block *b, const segment *s, char *v, char *d, char *scratch)
 {
     const fc_conv *p = &j->plan->problem;
     const fc_window *w = &p->window;
     const layout *l = &j->l;
-    int64_t size = l->kernels->size, ih = 4 * s->tr * w->dilation[1], iw = 4 * s->tc * w->dilation[2];
-    int64_t id = s->od * w->stride[0] + b->kd * w->dilation[0] - w->offset[0];
+    int64_t size = l->kernels->size, ih = l->h.d * l->h.m * s->tr, iw = l->w.d * l->w.m * s->tc;
+    int64_t id = s->od * w->stride[0] + b->kd * w->dilation[0] - w->offset[0], rows = s->rows + l->h.pieces - 1;
     fc_panel_image image = {.channels = b->channels, .c = p->x.c, .size = {w->in[1], w->in[2]}, .stride = {p->x.s[1], p->x.s[2]}};
+    side q = {l->winograd->input, &l->x, l->h.d * (l->h.m * rows + l->h.points - l->h.m), rows, l->v_columns, l->v_step,
+              l->channels};
     if (id >= 0 && id < w->in[0])
         image.x = fc_at(j->x, s->n * p->x.n + (b->g * p->channels + b->c) * p->x.c + id * p->x.s[0], size);
-    transform_channels(j, &l->x, s, image, ih - w->offset[1], iw - w->offset[2], l->kernels->winograd_channels[1].input,
-                       fc_at(v, at * l->channels, size), l->v_step, l->channels, scratch);
+    transform_channels(j, &q, image, ih - w->offset[1], iw - w->offset[2], fc_at(v, s->v * l->channels, size), scratch);
     image = (fc_panel_image){.channels = b->outputs, .c = p->y.c, .size = {w->out[1], w->out[2]}, .stride = {p->y.s[1], p->y.s[2]}};
+    q = (side){l->winograd->gradient[l->edge], &l->y, l->h.d * l->h.m * s->rows, s->rows, l->columns, l->d_step,
+               l->outputs};
     image.x = fc_at(j->y, s->n * p->y.n + (b->g * p->out_channels + b->o) * p->y.c + s->od * p->y.s[0], size);
-    transform_channels(j, &l->y, s, image, ih, iw, l->kernels->winograd_gradient.output, fc_at(d, at * l->outputs, size),
-                       l->d_step, l->outputs, scratch);
+    transform_channels(j, &q, image, ih, iw, fc_at(d, s->at * l->outputs, size), scratch);
 }
 
-static void add_products(const job *j, const block *b, int64_t tiles, const char *v, const char *d, char *u, int add)
+/* V and D of a batch, and where the patches of its tiles are in V.  Returns the number of tiles. */
+static int64_t transform_batch(const job *j, const block *b, int64_t batch, char *v, char *d, int64_t *place, char *scratch)
 {
     const layout *l = &j->l;
-    int64_t size = l->kernels->size, count = fc_ceil_div(b->outputs, j->gemm.rows);
+    int64_t row = 0;
+    for (segment s; next_segment(j, batch, &row, &s);) {
+        transform_segment(j, b, &s, v, d, scratch);
+        for (int64_t line = 0; line < s.rows * l->phases; line++)
+            for (int64_t t = 0; t < l->columns; t++)
+                place[s.at + line * l->columns + t] = (s.v + line * l->v_columns + t) * l->channels;
+    }
+    return row * l->row;
+}
+
+/* U of one frequency and piece, += D V. */
+static void add_product(const job *j, const fc_gemm *gemm, int64_t outputs, const char *d, const char *v, char *u, int add)
+{
+    int64_t size = j->l.kernels->size, width = j->l.channels;
+    for (int64_t o = 0; o < outputs; o += gemm->rows) {
+        const void *a[FC_MR_MAX];
+        int rows = (int)fc_min(gemm->rows, outputs - o);
+        for (int m = 0; m < rows; m++)
+            a[m] = fc_at(d, o + m, size);
+        fc_gemm_run(gemm, rows, a, v, fc_at(u, o * width, size), width, NULL, add);
+    }
+}
+
+static void add_products(const job *j, const block *b, int64_t tiles, const char *v, const int64_t *place, const char *d, char *u,
+                         int add)
+{
+    const layout *l = &j->l;
+    int64_t size = l->kernels->size, right = l->channels * size, down = l->phases * l->v_columns * right;
+    int64_t next = b->outputs * l->channels * size;
     fc_gemm gemm = j->gemm;
     gemm.k = tiles;
-    for (int f = 0; f < FREQUENCIES; f++)
-        for (int64_t i = 0; i < count; i++) {
-            int64_t o = b->outputs * i / count, rows = b->outputs * (i + 1) / count - o;
-            const void *a[FC_MR_MAX];
-            for (int64_t m = 0; m < rows; m++)
-                a[m] = fc_at(d, f * l->d_step + o + m, size);
-            fc_gemm_run(&gemm, (int)rows, a, fc_at(v, f * l->v_step, size), fc_at(u, f * l->u_step + o * l->channels, size),
-                        l->channels, NULL, add);
-        }
+    gemm.b_offset = place;
+    for (int64_t fh = 0; fh < l->h.points; fh++)
+        for (int64_t fw = 0; fw < l->w.points; fw++, v += l->v_step * size, d += l->d_step * size, u += l->u_step * size)
+            for (int64_t h = 0; h < l->h.pieces; h++)
+                for (int64_t w = 0; w < l->w.pieces; w++)
+                    if (fc_winograd_has_terms(&l->h, h, fh) && fc_winograd_has_terms(&l->w, w, fw))
+                        add_product(j, &gemm, b->outputs, d, v + h * down + w * right, u + (h * l->w.pieces + w) * next, add);
+}
+
+/* The taps of output channel `o` of a block from U, each a row of channels.  Returns whether all are finite. */
+static int transform_taps(const job *j, const block *b, int64_t o, const char *u, char *taps)
+{
+    const layout *l = &j->l;
+    int64_t size = l->kernels->size, across = l->channels, down = j->plan->problem.window.kernel[2] * across;
+    int along = l->w.points > 1, finite = 1;
+    for (int64_t piece = 0; piece < l->pieces; piece++) {
+        int64_t h = piece / l->w.pieces, w = piece % l->w.pieces;
+        int64_t rows = h + 1 < l->h.pieces ? l->h.m : l->h.last, columns = w + 1 < l->w.pieces ? l->w.m : l->w.last;
+        const int64_t count[2] = {along ? rows : 1, along ? columns : rows};
+        finite &= l->winograd->taps[l->edge](
+            fc_at(taps, h * l->h.m * down + w * l->w.m * across, size), down, along ? across : down,
+            fc_at(u, (piece * b->outputs + o) * l->channels, size), l->u_step, count, l->channels / l->kernels->lanes);
+    }
+    return finite;
 }
 
 static void store_taps(const job *j, const block *b, int64_t o, const char *taps)
 {
     const fc_conv *p = &j->plan->problem;
     int64_t row = fc_taps(&p->window), size = j->l.kernels->size;
-    void *w = fc_at(j->w, b->g * p->w.g + (b->o + o) * p->w.o + b->c * row + b->kd * TAPS, size);
-    j->l.kernels->transpose(w, row, taps, j->l.channels, TAPS, b->channels);
+    void *w = fc_at(j->w, b->g * p->w.g + (b->o + o) * p->w.o + b->c * row + b->kd * j->l.taps, size);
+    j->l.kernels->transpose(w, row, taps, j->l.channels, j->l.taps, b->channels);
 }
 
 static void run_task(void *context, int64_t task, int worker)
 {
     const job *j = context;
     const layout *l = &j->l;
-    int64_t chunks = j->plan->tile[CHUNKS], chunk = task % chunks, batch_rows = j->plan->tile[ROWS], size = l->kernels->size;
+    int64_t chunks = j->plan->tile[CHUNKS], chunk = task % chunks, size = l->kernels->size;
     block b = block_at(j, task / chunks);
     char *v = j->scratch + worker * worker_bytes(l), *d = v + l->v_bytes, *u = d + l->d_bytes, *taps = u + l->u_bytes;
-    int64_t first = l->batches * chunk / chunks, last = l->batches * (chunk + 1) / chunks;
-    for (int64_t batch = first; batch < last; batch++) {
-        int64_t begin = batch * batch_rows, end = fc_min(l->rows, begin + batch_rows);
-        for (int64_t row = begin; row < end;) {
-            segment s = segment_at(j, row, end - row);
-            transform_segment(j, &b, &s, (row - begin) * l->row, v, d, taps + l->taps_bytes);
-            row += s.rows;
-        }
-        add_products(j, &b, (end - begin) * l->row, v, d, u, batch > first);
+    int64_t *place = (int64_t *)(void *)(taps + l->taps_bytes), first = l->batches * chunk / chunks;
+    for (int64_t batch = first; batch < l->batches * (chunk + 1) / chunks; batch++) {
+        int64_t tiles = transform_batch(j, &b, batch, v, d, place, taps + l->taps_bytes + l->place_bytes);
+        add_products(j, &b, tiles, v, place, d, u, batch > first);
     }
     int finite = 1;
     char *sum = j->chunks ? j->chunks + task * l->sum_bytes : taps;
     for (int64_t o = 0; o < b.outputs; o++) {
-        finite &= l->kernels->winograd_gradient.weights(sum, l->channels, fc_at(u, o * l->channels, size), l->u_step, l->channels);
+        finite &= transform_taps(j, &b, o, u, sum);
         if (j->chunks)
-            sum += TAPS * l->channels * size;
+            sum += l->taps * l->channels * size;
         else
             store_taps(j, &b, o, sum);
     }
@@ -287,7 +377,7 @@ static void join_chunks(void *context, int64_t task, int worker)
     (void)worker;
     const job *j = context;
     int64_t pieces = fc_ceil_div(j->plan->tile[OUTPUTS], JOIN_ROWS), index = task / pieces, chunks = j->plan->tile[CHUNKS];
-    int64_t row = TAPS * j->l.channels, size = j->l.kernels->size;
+    int64_t row = j->l.taps * j->l.channels, size = j->l.kernels->size;
     block b = block_at(j, index);
     for (int64_t o = task % pieces * JOIN_ROWS, end = fc_min(b.outputs, o + JOIN_ROWS); o < end; o++) {
         char *sum = j->chunks + index * chunks * j->l.sum_bytes + o * row * size;
@@ -306,10 +396,8 @@ static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *
     if (!scratch)
         return FC_NO_MEMORY;
     int64_t *offset = (int64_t *)(void *)scratch;
-    for (int64_t t = 0; t < j.l.tiles; t++) {
+    for (int64_t t = 0; t < j.l.tiles; t++)
         offset[t] = t * j.l.outputs;
-        offset[j.l.tiles + t] = t * j.l.channels;
-    }
     scratch += j.l.offset_bytes;
     int64_t blocks = blocks_of(p, &j.l), tasks = blocks * plan->tile[CHUNKS];
     if (plan->tile[CHUNKS] > 1) {
@@ -320,7 +408,6 @@ static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *
     fc_weight_gemm_plan(&j.gemm, j.l.kernels, plan->tile[OUTPUTS], j.l.channels);
     j.gemm.gather = 1;
     j.gemm.a_offset = offset;
-    j.gemm.b_offset = offset + j.l.tiles;
     fc_parallel(plan->threads, tasks, run_task, &j);
     if (j.chunks)
         fc_parallel(plan->threads, blocks * fc_ceil_div(plan->tile[OUTPUTS], JOIN_ROWS), join_chunks, &j);

@@ -191,12 +191,28 @@ static layout choose_tile(fc_conv_plan *plan, const fc_kernels *kernels, int64_t
     return l;
 }
 
+/* Why F(4x4, 3x3) does not serve the problem, or NULL. */
+static const char *refusal(const fc_conv_plan *plan)
+{
+    const fc_window *w = &plan->problem.window;
+    const char *reason = fc_winograd_precision_refusal(plan);
+    if (reason)
+        return reason;
+    if (w->kernel[1] != 3 || w->kernel[2] != 3)
+        return "the kernel is not 3x3";
+    if (w->stride[1] != 1 || w->stride[2] != 1)
+        return "the stride is not 1";
+    if (w->dilation[1] > w->out[1] || w->dilation[2] > w->out[2])
+        return "the dilation exceeds the output";
+    return NULL;
+}
+
 static const char *plan_winograd(fc_conv_plan *plan, double *cost)
 {
     const fc_conv *p = &plan->problem;
     const fc_window *w = &p->window;
     const fc_kernels *kernels = fc_dispatch(p->real);
-    const char *reason = fc_winograd_refusal(plan);
+    const char *reason = refusal(plan);
     if (reason)
         return reason;
     if (w->kernel[0] > 1 && p->channels % kernels->lanes)

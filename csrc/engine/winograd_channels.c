@@ -42,7 +42,7 @@
 /* plan->tile: rows of tiles of a block; whether U is made once a call; whether a block is a task; m. */
 enum { ROWS, SHARED, WHOLE, EDGE };
 enum { CHANNELS = 128 };
-enum { MULTIPLICATIONS_MIN = 1024, SHARED_BYTES = 8 << 20, V_BYTES = 384 << 10, V_BYTES_MAX = 6 << 20, TILES = 48 };
+enum { SHARED_BYTES = 8 << 20, V_BYTES = 384 << 10, V_BYTES_MAX = 6 << 20, TILES = 48 };
 
 typedef struct layout {
     const fc_kernels *kernels;
@@ -83,12 +83,6 @@ static fc_conv image_of(const fc_conv *p)
     return q;
 }
 
-/* Stripes that `rows` neighbouring rows of tiles can belong to. */
-static int64_t stripes_of(int64_t rows, int64_t row_tiles)
-{
-    return fc_ceil_div(rows - 1, row_tiles) + 1;
-}
-
 /* Rows whose V would leave the cache are cut into stripes: 3x3 48-48@4x4000 from 4.1 to 2.4 ms. */
 static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
 {
@@ -109,7 +103,7 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
     l.rows = fc_mul(fc_mul(fc_mul(p->batch, w->out[0]), l.stripes), l.h.tiles);
     l.blocks = fc_ceil_div(l.rows, rows);
     l.tiles = fc_mul(fc_mul(rows, l.phases), l.columns);
-    int64_t v_rows = fc_add(rows, fc_mul(fc_min(rows, stripes_of(rows, l.h.tiles)), l.h.pieces - 1));
+    int64_t v_rows = fc_add(rows, fc_mul(fc_min(rows, fc_winograd_stripes(rows, l.h.tiles)), l.h.pieces - 1));
     rows = fc_add(fc_min(rows, l.h.tiles), l.h.pieces - 1);
     l.x = (fc_panel){.width = lanes, .fold = 1, .rows = fc_mul(l.h.d, l.h.m * rows + l.h.points - l.h.m),
                      .pitch = fc_mul(l.w.d, l.w.m * l.v_columns + l.w.points - l.w.m), .step = {1, 1}};
@@ -180,20 +174,12 @@ static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout 
 
 static const char *plan_winograd(fc_conv_plan *plan, double *cost)
 {
-    const char *reason = fc_winograd_precision_refusal(plan);
-    if (reason)
-        return reason;
-    if (plan->multiplications < MULTIPLICATIONS_MIN) /* where even a plan takes as long as the sums */
-        return "the problem is too small to transform";
     const fc_conv problem = image_of(&plan->problem), *p = &problem;
     const fc_window *w = &p->window;
     const fc_kernels *kernels = fc_dispatch(p->real);
-    if (w->stride[1] != 1 || w->stride[2] != 1)
-        return "the stride is not 1";
-    if ((w->kernel[1] > 1 && w->dilation[1] > w->out[1]) || (w->kernel[2] > 1 && w->dilation[2] > w->out[2]))
-        return "the dilation exceeds the output";
-    if (w->kernel[1] == 1 && w->kernel[2] == 1)
-        return "the kernel has one tap";
+    const char *reason = fc_winograd_pieces_refusal(plan, w);
+    if (reason)
+        return reason;
     if (w->kernel[0] > 1 && p->channels % kernels->lanes)
         return "the kernel is deep and the channels are no whole vectors";
     if (!fc_reduction(p))

@@ -10,7 +10,22 @@
  */
 #include "engine/winograd_pieces.h"
 
-enum { TAPS = 7, TAPS_MAX = 256 }; /* m + r; taps that are gathered together */
+enum { TAPS = 7, TAPS_MAX = 256, MULTIPLICATIONS_MIN = 1024 }; /* m + r; taps that are gathered together */
+
+const char *fc_winograd_pieces_refusal(const fc_conv_plan *plan, const fc_window *w)
+{
+    if (fc_winograd_precision_refusal(plan))
+        return fc_winograd_precision_refusal(plan);
+    if (plan->multiplications < MULTIPLICATIONS_MIN) /* where even a plan takes as long as the sums */
+        return "the problem is too small to transform";
+    if (w->stride[1] != 1 || w->stride[2] != 1)
+        return "the stride is not 1";
+    if ((w->kernel[1] > 1 && w->dilation[1] > w->out[1]) || (w->kernel[2] > 1 && w->dilation[2] > w->out[2]))
+        return "the dilation exceeds the output";
+    if (w->kernel[1] == 1 && w->kernel[2] == 1)
+        return "the kernel has one tap";
+    return NULL;
+}
 
 fc_winograd_axis fc_winograd_cut(const fc_window *w, int axis, int64_t m)
 {

@@ -20,12 +20,21 @@ static inline int fc_winograd_has_terms(const fc_winograd_axis *a, int64_t piece
     return point < a->points - 1 || taps > a->points - a->m;
 }
 
+/* Stripes, of so many rows of tiles each, that `rows` neighbouring ones can belong to. */
+static inline int64_t fc_winograd_stripes(int64_t rows, int64_t row_tiles)
+{
+    return fc_ceil_div(rows - 1, row_tiles) + 1;
+}
+
 /* Points at which some piece has a term. */
 static inline int64_t fc_winograd_used(const fc_winograd_axis *a)
 {
     int64_t last = a->points - 1;
     return last + (fc_winograd_has_terms(a, 0, last) || fc_winograd_has_terms(a, a->pieces - 1, last));
 }
+
+/* Why no tiles serve the problem, or NULL. */
+const char *fc_winograd_pieces_refusal(const fc_conv_plan *plan, const fc_window *window);
 
 fc_winograd_axis fc_winograd_cut(const fc_window *window, int axis, int64_t m);
 

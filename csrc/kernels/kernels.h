@@ -241,7 +241,11 @@ typedef struct fc_winograd_kernels {
  *           zero whatever the taps are left alone: i = 0 if box[0] > 0, i = 5 if box[1] < r, and j likewise
  * outputs:  pixel (i, j), i, j < m, of tile t < tiles, the vector at y + i * row + j * pixel + t * tile, becomes
  *           (A^T M A)_ij + the vector at init, clamped to bounds[0] ... bounds[1]; M_f is at src + f * step + t * next; by m.
- *           0 if any of them is not finite before it is clamped */
+ *           0 if any of them is not finite before it is clamped
+ * gradient: like input, (A y A^T)_f of the m x m pixels of each tile of the output's gradient; by m
+ * taps:     tap (i, j), i < count[0], j < count[1], of r x r, the vector at taps + i * row + j * pixel + k * lanes, k < vectors,
+ *           becomes (G^T U G)_ij, U_f at src + f * step + k * lanes; by m.  What stands at i = 5 does not matter if
+ *           count[0] < r, nor at j = 5 if count[1] < r.  0 if any of these taps is not finite */
 enum { FC_WINOGRAD_TILE_MAX = 5 };
 typedef void (*fc_winograd_weights_kernel)(void *dst, int64_t step, const void *taps, int64_t row, int64_t pixel,
                                            const int64_t *box, int64_t vectors);
@@ -249,21 +253,15 @@ typedef int (*fc_winograd_outputs_kernel)(void *y, int64_t row, int64_t pixel, i
                                           int64_t next, const void *init, const double *bounds, int64_t tiles);
 typedef void (*fc_winograd_patches_kernel)(void *dst, int64_t step, int64_t next, const void *x, int64_t row, int64_t pixel,
                                            int64_t tile, int64_t tiles, const int64_t *points);
+typedef int (*fc_winograd_taps_kernel)(void *taps, int64_t row, int64_t pixel, const void *src, int64_t step,
+                                       const int64_t *count, int64_t vectors);
 typedef struct fc_winograd_channels_kernels {
     fc_winograd_patches_kernel input;
     fc_winograd_weights_kernel weights[FC_WINOGRAD_TILE_MAX + 1];
     fc_winograd_outputs_kernel outputs[FC_WINOGRAD_TILE_MAX + 1];
+    fc_winograd_patches_kernel gradient[FC_WINOGRAD_TILE_MAX + 1];
+    fc_winograd_taps_kernel taps[FC_WINOGRAD_TILE_MAX + 1];
 } fc_winograd_channels_kernels;
-
-/* The weight gradient of F(4x4, 3x3), beside the input's transform above (NULL for float64).
- *
- * output:   like that input, A d A^T of the 4x4 pixels of each tile of the output's gradient
- * weights:  dst[3 i + j][c], rows dst_row apart: (G^T u G)_{ij}, u_f = src[f * step + c], c < count, a multiple of the lanes;
- *           0 if any of them is not finite */
-typedef struct fc_winograd_gradient_kernels {
-    fc_winograd_patches_kernel output;
-    int (*weights)(void *dst, int64_t dst_row, const void *src, int64_t step, int64_t count);
-} fc_winograd_gradient_kernels;
 
 /* Elementwise: one pass over contiguous memory, any count; dst may be gradient, and no other array.
  *
@@ -313,7 +311,6 @@ typedef struct fc_kernels {
     fc_transpose_rows_kernel transpose_rows;
     fc_sum_row_kernel sum_row;
     fc_dot_kernel dot;
-    fc_winograd_gradient_kernels winograd_gradient;
     fc_winograd_channels_kernels winograd_channels[2]; /* of one axis, of both */
     fc_winograd_kernels winograd[2]; /* cells of a vector of pixels, and of half a one */
     fc_pool_kernels pool;

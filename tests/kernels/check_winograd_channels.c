@@ -76,7 +76,7 @@ static int has_channels(subject *s)
         const fc_winograd_channels_kernels *w = &s->kernels->winograd_channels[axes - 1];
         int there = w->input != NULL;
         for (int m = EDGE_MIN; m <= EDGE_MAX; m++)
-            if (!w->weights[m] != !there || !w->outputs[m] != !there)
+            if (!w->weights[m] != !there || !w->outputs[m] != !there || !w->gradient[m] != !there || !w->taps[m] != !there)
                 fail("tiles of %d: some kernels are missing", m);
         if (there != (s->type == FLOAT32))
             fail("the kernels are %s", there ? "there for float64" : "missing");
@@ -235,58 +235,55 @@ void check_winograd_channels_outputs(subject *s)
 }
 
 /* The weight gradient's transforms of the output and of the weights, adjoints of those above. */
-
-static int has_gradient(subject *s)
+void check_winograd_channels_gradient(subject *s)
 {
-    const fc_winograd_gradient_kernels *w = &s->kernels->winograd_gradient;
-    if (s->type == FLOAT64 ? w->output || w->weights : !w->output || !w->weights)
-        fail("the kernels are %s", s->type == FLOAT64 ? "there for float64" : "missing");
-    s->cases += s->type == FLOAT64;
-    return s->type == FLOAT32;
-}
-
-void check_winograd_gradient_output(subject *s)
-{
-    matrix m;
-    powers_of(m, 4);
-    for (int i = 0; has_gradient(s) && i < 200; i++)
-        patch_case(s, s->kernels->winograd_gradient.output, m, 2, 4, i % 2);
-}
-
-/* Now and then one frequency of one channel is not finite: the kernel must say so. */
-static void gradient_weights_case(subject *s, int at_end)
-{
-    int64_t count = s->kernels->lanes * random_integer(1, 3), step = count + random_integer(0, 3);
-    int64_t row = count + random_integer(0, 3);
-    int spoilt = random_integer(0, 3) == 0;
-    matrix g, adjoint;
-    weights_of(g, 3);
-    transpose(adjoint, g);
-    describe("%lld channels%s", (long long)count, spoilt ? ", not finite" : "");
-    array *src = array_random(FLOAT32, 35 * step + count, at_end), *dst = array_take(FLOAT32, 8 * row + count, at_end);
-    if (spoilt)
-        array_put(src, random_integer(0, 35) * step + random_integer(0, count - 1), CHOOSE(0, 1) ? NAN : INFINITY);
-    array_lock(src);
-    array_watch(dst);
-    for (int64_t c = 0; c < count; c++) {
-        double u[36], bound;
-        for (int f = 0; f < 36; f++)
-            u[f] = array_get(src, f * step + c);
-        for (int t = 0; t < 9; t++) {
-            double want = transformed(adjoint, 2, POINTS, t / 3, t % 3, u, &bound);
-            array_expect(dst, t * row + c, want, spoilt ? INFINITY : bound);
-        }
+    for (int i = 0; has_channels(s) && i < 400; i++) {
+        int edge = EDGE_MIN + i / 4 % (EDGE_MAX - EDGE_MIN + 1), axes = 1 + i / 2 % 2;
+        matrix m;
+        powers_of(m, edge);
+        patch_case(s, s->kernels->winograd_channels[axes - 1].gradient[edge], m, axes, edge, i % 2);
     }
-    int finite = s->kernels->winograd_gradient.weights(dst->data, row, src->data, step, count);
+}
+
+/* Now and then one frequency of one channel is not finite: the kernel must say so, unless it does not matter. */
+static void taps_case(subject *s, int axes, int edge, int at_end)
+{
+    int taps = 7 - edge, frequencies = axes == 1 ? POINTS : POINTS * POINTS, end = POINTS - 1;
+    int64_t lanes = s->kernels->lanes, vectors = random_integer(1, 3), width = vectors * lanes;
+    const int64_t count[2] = {axes == 1 ? 1 : random_integer(1, taps), random_integer(1, taps)};
+    int64_t pixel = width + random_integer(0, 3), row = count[1] * pixel + random_integer(0, 3);
+    int64_t step = width + random_integer(0, 3);
+    int bad = random_integer(0, 3) ? -1 : (int)random_integer(0, frequencies - 1);
+    int idle = (axes == 2 && count[0] < taps && bad / POINTS == end) || (count[1] < taps && bad % POINTS == end);
+    matrix g, adjoint;
+    weights_of(g, taps);
+    transpose(adjoint, g);
+    describe("%lld x %lld of %d taps, %lld vectors%s", (long long)count[0], (long long)count[1], taps, (long long)vectors,
+             bad < 0 ? "" : idle ? ", not finite where that does not matter" : ", not finite");
+    array *src = array_random(FLOAT32, (frequencies - 1) * step + width, at_end);
+    array *dst = array_take(FLOAT32, (count[0] - 1) * row + (count[1] - 1) * pixel + width, at_end);
+    array_watch(dst);
+    for (int64_t c = 0; c < width; c++)
+        for (int64_t t = 0; t < count[0] * count[1]; t++) {
+            double u[POINTS * POINTS], bound, want;
+            for (int f = 0; f < frequencies; f++)
+                u[f] = array_get(src, f * step + c);
+            want = transformed(adjoint, axes, POINTS, (int)(t / count[1]), (int)(t % count[1]), u, &bound);
+            array_expect(dst, t / count[1] * row + t % count[1] * pixel + c, want, bad < 0 || idle ? bound : INFINITY);
+        }
+    if (bad >= 0)
+        array_put(src, bad * step + random_integer(0, width - 1), CHOOSE(0, 1) ? NAN : INFINITY);
+    array_lock(src);
+    int finite = s->kernels->winograd_channels[axes - 1].taps[edge](dst->data, row, pixel, src->data, step, count, vectors);
     array_check(dst, "dst");
-    if ((finite == 0) != spoilt)
+    if ((finite == 0) != (bad >= 0 && !idle))
         fail("returned %d", finite);
     arrays_reset();
     s->cases++;
 }
 
-void check_winograd_gradient_weights(subject *s)
+void check_winograd_channels_taps(subject *s)
 {
-    for (int i = 0; has_gradient(s) && i < 200; i++)
-        gradient_weights_case(s, i % 2);
+    for (int i = 0; has_channels(s) && i < 600; i++)
+        taps_case(s, 1 + i / 2 % 2, EDGE_MIN + i / 4 % (EDGE_MAX - EDGE_MIN + 1), i % 2);
 }
