@@ -60,11 +60,11 @@ static int64_t whole(int64_t count, int64_t lanes)
     return fc_ceil_div(count, lanes) * lanes;
 }
 
-static void lay_out_tiles(layout *l, const fc_conv_plan *plan)
+static void lay_out_tiles(layout *l, const fc_conv_plan *plan, int64_t edge)
 {
     const fc_window *w = &plan->problem.window;
     int64_t batch = plan->tile[ROWS], lanes = l->kernels->lanes;
-    l->edge = fc_winograd_edge(w);
+    l->edge = edge;
     l->h = fc_winograd_cut(w, 1, l->edge);
     l->w = fc_winograd_cut(w, 2, l->edge);
     l->winograd = &l->kernels->winograd_channels[l->h.points > 1 && l->w.points > 1];
@@ -86,13 +86,13 @@ static void lay_out_tiles(layout *l, const fc_conv_plan *plan)
                       .pitch = fc_mul(l->w.d, l->w.m * l->columns), .step = {1, 1}};
 }
 
-static layout lay_out(const fc_conv_plan *plan)
+static layout lay_out(const fc_conv_plan *plan, int64_t edge)
 {
     const fc_conv *p = &plan->problem;
     const int64_t *tile = plan->tile;
     layout l = {.kernels = fc_dispatch(p->real)};
     int64_t lanes = l.kernels->lanes, size = l.kernels->size;
-    lay_out_tiles(&l, plan);
+    lay_out_tiles(&l, plan, edge);
     int64_t v_rows = fc_mul(fc_min(tile[ROWS], fc_winograd_stripes(tile[ROWS], l.h.tiles)), l.h.pieces - 1);
     int64_t patches = fc_mul(fc_mul(fc_add(tile[ROWS], v_rows), l.phases), l.v_columns);
     l.channels = whole(tile[CHANNELS], lanes);
@@ -125,20 +125,21 @@ static int64_t blocks_of(const fc_conv *p, const layout *l)
 }
 
 /* U is as large as a block of 64 x 64 of a 3x3 kernel, with fewer rows where it has more frequencies and pieces. */
-static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
+static layout choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
 {
     const fc_conv *p = &plan->problem;
-    int64_t *tile = plan->tile;
+    int64_t *tile = plan->tile, edge = fc_winograd_edge(&p->window);
     tile[ROWS] = tile[CHUNKS] = tile[CHANNELS] = tile[OUTPUTS] = 1;
-    layout l = lay_out(plan);
+    layout l = lay_out(plan, edge);
     tile[ROWS] = fc_weight_part(l.rows, TILES / fc_min(TILES, l.row));
     int64_t channels = tile[ROWS] == l.rows ? 2 * BLOCK : BLOCK;
     int64_t outputs = fc_max(BLOCK / 4, fc_min(2 * BLOCK, FREQUENCIES * BLOCK / fc_mul(l.frequencies, l.pieces)));
     tile[CHANNELS] = fc_min(p->channels, whole(fc_weight_part(p->channels, channels), kernels->lanes));
     tile[OUTPUTS] = fc_weight_part(p->out_channels, outputs);
-    l = lay_out(plan);
+    l = lay_out(plan, edge);
     int64_t blocks = blocks_of(p, &l), room = CHUNK_BYTES_MAX / fc_max(1, fc_mul(blocks, l.sum_bytes));
     tile[CHUNKS] = fc_max(1, fc_min(fc_min(l.batches, room), fc_ceil_div(TASKS_WANTED, blocks)));
+    return l;
 }
 
 /* Relative to 'gemm', calibrated on Emerald Rapids, one thread: 128-128@16 b32 6.9 ms (gemm 15.5), 64-64@224 11.7 (24.0),
@@ -166,8 +167,7 @@ static const char *plan_winograd(fc_conv_plan *plan, double *cost)
         return "there is nothing to sum";
     if (!fc_weights_plan(p, kernels->size).in_place)
         return "the weight gradient's rows are not contiguous";
-    choose_tile(plan, kernels);
-    layout l = lay_out(plan);
+    layout l = choose_tile(plan, kernels);
     int64_t tasks = fc_mul(blocks_of(p, &l), plan->tile[CHUNKS]);
     plan->scratch = fc_add(l.offset_bytes, fc_mul(plan->threads, worker_bytes(&l)));
     if (plan->tile[CHUNKS] > 1)
@@ -391,7 +391,7 @@ static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *
 {
     const fc_conv *p = &plan->problem;
     _Atomic int spoilt = 0;
-    job j = {.plan = plan, .l = lay_out(plan), .x = x, .y = y, .w = w, .spoilt = &spoilt};
+    job j = {.plan = plan, .l = lay_out(plan, fc_winograd_edge(&p->window)), .x = x, .y = y, .w = w, .spoilt = &spoilt};
     char *scratch = fc_arena_take(plan->scratch);
     if (!scratch)
         return FC_NO_MEMORY;
