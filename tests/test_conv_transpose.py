@@ -8,6 +8,7 @@ from hypothesis import given
 from reference import assert_close
 from shapes import DTYPES, SEEDS, TRANSPOSE_CASES, TransposeCase, eighths, normal, transpose_cases
 
+import fastconv
 from fastconv import functional as F
 
 CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -148,3 +149,29 @@ def test_adjoint_identity(case, seed):
     scale = np.linalg.norm(y) * np.linalg.norm(grad)
     assert_close(np.vdot(x, gradients.input), np.vdot(y, grad), scale)
     assert_close(np.vdot(w, gradients.weight), np.vdot(y, grad), scale)
+
+
+# Windows that tile the image: one product for all phases, of each image or of all.
+TILING = {
+    "1d": TransposeCase((3, 32, 50), (32, 3, 20), stride=20),
+    "2d": TransposeCase((2, 64, 5, 6), (64, 3, 8, 8), stride=8),
+    "3d groups": TransposeCase((2, 64, 3, 4, 5), (64, 2, 4, 4, 4), stride=4, groups=2),
+    "one axis": TransposeCase((2, 64, 9, 12), (64, 3, 1, 16), stride=(1, 16)),
+    "image by image": TransposeCase((9, 64, 14, 14), (64, 3, 16, 16), stride=16),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", TILING.values(), ids=TILING)
+def test_windows_that_tile_the_image(case, dtype):
+    x, w, b = case._replace(dtype=dtype).arrays(normal)
+    told = fastconv.explain(CONV_TRANSPOSE[case.axes], x, w, **case.options)
+    assert told.algorithm == "im2col"
+    channels_last = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    for image, bias in [(x, b), (channels_last, None)]:
+        results = []
+        for threads in (1, 2):
+            fastconv.set_num_threads(threads)
+            results.append(CONV_TRANSPOSE[case.axes](image, w, bias, **case.options))
+        assert_close(results[0], torch_judge.conv_transpose(*doubles([image, w, bias]), **case.options))
+        np.testing.assert_array_equal(*results)
