@@ -11,8 +11,8 @@
  *
  * Scratch: the product's own, the bias of each column, T.
  *
- * Emerald Rapids, one core, against one phase after the other: 16x16s16 3-768@224, input gradient, 12.2 to 2.05 ms; transposed 8x8s8
- * 256-21@16 6.5 to 2.1, 4x4s4 64-3@56 0.59 to 0.24.
+ * Emerald Rapids, one core, against one phase after the other: 16x16s16 3-768@224, input gradient, 12.2 to 2.05 ms; transposed
+ * 8x8s8 256-21@16 6.5 to 2.1, 4x4s4 64-3@56 0.59 to 0.24.
  */
 #include "engine/weights.h"
 
