@@ -20,6 +20,9 @@ static inline int64_t fc_scratch_max(int threads)
 /* Per worker, what a block of B should take so that it stays in a second-level cache of 1 MiB beside the rest. */
 enum { FC_BLOCK_BYTES = 384 << 10, FC_FAR_BYTES = 3 << 20 };
 
+/* An output of more bytes is better written past the caches (sweep.c). */
+enum { FC_PAST_BYTES = 8 << 20 };
+
 /* Nanoseconds below which no more drivers are asked: their plans, 100 ns each, would cost more than the best of them could save.
  * 3x3 over 7x7 takes 1.0 us a call instead of 2.0, its input gradient, whose plan is kept besides, 1.8 instead of 3.7. */
 enum { FC_ENOUGH = 450 };

@@ -14,9 +14,8 @@
  * 3-32@32 b32 727 -> 533 us, conv1 of ResNet 1691 -> 1507; not beyond 2 FC_KC terms, for a row's part of B leaves the first-level
  * cache then (5x5 64@28 1.18, 1.84 ms by rows).
  *
- * A 1x1 whose arrays are far (fc_is_far) fetches the next band, or strip, by software, a few lines before each product:
- * 8x128-128@56 9.6, now 7.3 ms; 8x256-64@56 11.8, 10.7; 16x64-64@56 7.3, 5.8.  Fetching inside the microkernel, a line a term:
- * the same there, and 3-11 % slower wherever the cache has all.
+ * A 1x1 whose arrays are far (fc_is_far) fetches the next band, or strip, by software, a few lines before each product
+ * (8x128-128@56 9.6, now 7.3 ms; 8x256-64@56 11.8, 10.7; 16x64-64@56 7.3, 5.8); a sweep in the kernel, see there.
  *
  * Scratch: the offsets of k, the weights where they are not rows in memory; per worker a band (about FC_BLOCK_BYTES) and a
  * tile's rows of output, unless y can be written in place, or a sweep's strip.
@@ -92,6 +91,7 @@ static layout lay_out(const fc_conv_plan *plan)
     int64_t terms = flat && plan->precision == FC_PRECISION_HIGH ? 2 * FC_KC : fc_gemm_block(plan);
     l.far = l.source.in_place && fc_taps(&p->window) == 1 && fc_is_far(p, kernels->size);
     l.sweep = (fc_sweep){.kernels = kernels, .k = l.k, .terms = terms, .b_far = l.far, .c_far = l.far || plan->y_far};
+    l.sweep.c_past = l.far && !p->bounds.on && fc_bytes(p->groups * p->out_channels * fc_pixels(p), kernels->size) > FC_PAST_BYTES;
     if (l.swept && !l.by_row)
         l.tile_bytes = fc_sweep_bytes(&l.sweep);
     else if (!l.swept && !l.in_place)
@@ -105,8 +105,10 @@ static int64_t flat_columns(const fc_conv *p, const fc_kernels *kernels, const f
 {
     int64_t positions = fc_source_columns(source, p->window.out[1], p->window.out[2]), lanes = kernels->lanes;
     positions -= last_positions(p, kernels, positions);
-    int64_t most = fc_max(1, 2 * FC_BLOCK_BYTES / kernels->size / lanes / fc_max(1, p->channels));
     int64_t vectors = fc_ceil_div(positions, lanes);
+    int64_t most = vectors; /* a sweep needs no bands */
+    if (!fc_sweep_pays(p, kernels))
+        most = fc_max(1, 2 * FC_BLOCK_BYTES / kernels->size / lanes / fc_max(1, p->channels));
     int64_t columns = fc_ceil_div(vectors, fc_max(bands, fc_ceil_div(vectors, most))), strip = kernels->nv;
     columns = (columns > 2 * strip ? fc_min(vectors, fc_ceil_div(columns, strip) * strip) : columns) * lanes; /* whole strips */
     while (positions % columns && positions % columns < lanes && columns < positions)
@@ -229,7 +231,8 @@ static void sweep_piece(const job *j, const piece *t, char *scratch)
     sweep.b_offset = j->l.by_row ? j->gemm.b_offset : NULL;
     for (int64_t r = 0; r < t->rows; r += step) {
         char *y = fc_at(t->y, r * t->part.y.s[1], size);
-        fc_sweep_run(&sweep, t->columns, t->summed, t->w, fc_at(t->b, r * j->l.source.pitch, size), y, t->bias, scratch);
+        fc_sweep_run(&sweep, t->columns, t->summed, t->w, fc_at(t->b, r * j->l.source.pitch, size), t->next, y, t->bias,
+                     scratch);
         for (int64_t o = 0; o < t->outputs; o++)
             fc_output_clamp(&t->part, kernels, fc_at(y, o * t->part.y.c, size), t->columns);
     }

@@ -19,8 +19,16 @@
  *
  * A strip that few tiles share is not copied, for the copy takes as long as a tile: GFLOPS copied and not, B in the second-level
  * cache, 16 rows of 256 terms 112, 160; 32 136, 167; 64 151, 167; 128 of 128 terms 157, 167; 256 of 256 166, 170, but 111, 107
- * while another thread shares the core.  Rows that begin inside a cache line: 16 rows 107, 129; 32 108, 104; 64 148, 139.  What is
- * read in place is not fetched ahead too: CP r16 256@56 494 to 454 us.
+ * while another thread shares the core.  Rows that begin inside a cache line: 16 rows 107, 129; 32 108, 104; 64 148, 139.  What up to
+ * three tiles read in place is not fetched ahead too: CP r16 256@56 494 to 454 us.
+ *
+ * Far arrays, 64-64@56 b16 (12.8 MB each; sums alone 2.4 ms, a copy 1.1-2.2, by strips without fetching ahead 3.8), best and lower
+ * quartile beside a busy hyperthread: nothing fetched 5.5, 6.7 ms; bursts of B and C before each product 3.6, 5.0; B and C in the
+ * kernel, a line a term 3.0-3.2, 4.3; B in the kernel, C past the caches 2.7, 3.9, misaligned B copied 2.9, 4.1.  The stores past
+ * the caches spare reading C from memory before it is overwritten.  Where each layer reads what the last one wrote they still gain
+ * at 12.8 MB (4.4 to 4.1) and nothing at 3.2 MB, hence FC_PAST_BYTES.  Tried: bands of 2, 4, 8 strips fetched row by row (2 %
+ * better than strip by strip without stores past the caches), every second line (the hardware fetches no pairs: 9 ms), two strips
+ * ahead (the same), huge pages (the same), copying the next strip inside the kernel too (3-5 %, two panels, not worth its code).
  */
 #include "engine/sweep.h"
 
@@ -77,63 +85,95 @@ static tail take_tail(const fc_sweep *s, int64_t columns, const void *b, void *c
     return t;
 }
 
-/* Whether few tiles share a strip, so that copying it would cost more than reading it where it stands.  From far away it is read
- * once, and what follows fetched meanwhile: the input gradient of 64-64@56 b16 8.0 ms in place, 5.6 copied. */
-static int reads_in_place(const fc_sweep *s, const void *b)
+/* `nv` vectors of columns. */
+typedef struct strip {
+    int nv, in_place;
+    const char *b, *next; /* the next strip of B, fetched meanwhile where B is far; or NULL */
+    char *c;
+    const tail *last; /* the last columns, summed while the rows of A are near; or NULL */
+} strip;
+
+/* What a strip fetches and how it writes. */
+typedef struct far {
+    int64_t lines; /* of a row of the next strip */
+    int by_term;   /* the kernel fetches one a term: tile i those of number i */
+    int past;      /* the kernel writes C past the caches */
+    fc_ahead b_ahead, c_ahead;
+} far;
+
+static far plan_far(const fc_sweep *s, const strip *t, int64_t tiles, int64_t terms)
 {
-    int aligned = !s->b_far && !(((uintptr_t)b | (uintptr_t)(s->b_row * s->kernels->size)) % FC_ALIGN);
-    return fc_ceil_div(s->rows, s->kernels->mr[s->kernels->nv]) <= (aligned ? ALIGNED_TILES : TILES);
+    int64_t size = s->kernels->size, bytes = t->nv * s->kernels->lanes * size;
+    int there = s->kernels->gemm_far[t->nv][1] != NULL;
+    far f = {.lines = fc_ceil_div((int64_t)((uintptr_t)t->next % FC_ALIGN) + bytes, FC_ALIGN)};
+    f.by_term = there && s->b_far && t->next && tiles >= f.lines;
+    f.past = there && s->c_past && terms >= s->k && !(((uintptr_t)t->c | (uintptr_t)(s->c_row * size)) % FC_ALIGN);
+    int64_t lines = 1 + bytes / FC_ALIGN;
+    f.b_ahead = (fc_ahead){t->next, s->b_row * size, 0, lines, 0};
+    f.c_ahead = (fc_ahead){t->c + bytes, s->c_row * size, s->c_far && !f.past ? s->rows : 0, lines, 0};
+    return f;
 }
 
-/* One strip: `nv` vectors of columns from b and c on; and the last columns, while the rows of A are near. */
-static void run_strip(const fc_sweep *s, int nv, const void *a, const void *b, void *c, const void *init, const tail *last,
-                      int in_place, int64_t *b_offset)
+static void run_strip(const fc_sweep *s, const strip *t, const void *a, const void *init, int64_t *b_offset)
 {
     const fc_kernels *kernels = s->kernels;
-    int64_t size = kernels->size, width = nv * kernels->lanes, tiles = fc_ceil_div(s->rows, kernels->mr[nv]);
+    int64_t size = kernels->size, width = t->nv * kernels->lanes, tiles = fc_ceil_div(s->rows, kernels->mr[t->nv]);
     int64_t most = fc_gemm_terms(kernels, s->k, s->terms), c_offset[FC_MR_MAX];
-    int64_t lines = 1 + width * size / FC_ALIGN;
     void *panel = b_offset + s->terms;
-    fc_ahead c_ahead = {fc_at(c, width, size), s->c_row * size, s->c_far ? s->rows : 0, lines, 0};
+    far f = plan_far(s, t, tiles, most);
     for (int m = 0; m < FC_MR_MAX; m++)
         c_offset[m] = m * s->c_row;
     for (int64_t i = 0; i < most && !s->b_offset; i++)
-        b_offset[i] = i * (in_place ? s->b_row : width);
+        b_offset[i] = i * (t->in_place ? s->b_row : width);
     for (int64_t k = 0; k < s->k; k += most) {
         int64_t terms = fc_min(most, s->k - k);
         const int64_t *offset = s->b_offset ? s->b_offset + k : b_offset;
-        const void *block = s->b_offset ? b : fc_at(b, k * s->b_row, size);
-        if (!s->b_offset && !in_place) {
-            kernels->copy_vectors(panel, width, block, s->b_row, nv, terms);
+        const void *block = s->b_offset ? t->b : fc_at(t->b, k * s->b_row, size);
+        if (!s->b_offset && !t->in_place) {
+            kernels->copy_vectors(panel, width, block, s->b_row, t->nv, terms);
             block = panel;
         }
-        fc_ahead b_ahead = {fc_at(b, k * s->b_row + width, size), s->b_row * size, s->b_far && !in_place ? terms : 0, lines, 0};
-        for (int64_t t = 0; t < tiles; t++) {
-            int64_t o = s->rows * t / tiles, mr = s->rows * (t + 1) / tiles - o;
+        f.b_ahead.at = t->next + k * s->b_row * size;
+        f.b_ahead.rows = s->b_far && t->next && !f.by_term && !t->in_place ? terms : 0;
+        for (int64_t i = 0; i < tiles; i++) {
+            int64_t o = s->rows * i / tiles, mr = s->rows * (i + 1) / tiles - o;
             const void *row[FC_MR_MAX], *start = init ? fc_at(init, o, size) : NULL;
             for (int64_t m = 0; m < mr; m++)
                 row[m] = fc_at(a, (o + m) * s->a_row + k, size);
-            fc_fetch(&b_ahead, fc_ceil_div(terms, tiles) * lines);
-            fc_fetch(&c_ahead, mr * lines);
-            kernels->gemm[nv][mr](terms, row, NULL, block, offset, fc_at(c, o * s->c_row, size), c_offset, start, k > 0);
-            if (last)
-                kernels->dots(terms, row[0], s->a_row, fc_at(last->b, k, size), last->row, fc_at(last->c, o * s->c_row, size),
-                              s->c_row, start, k > 0, mr, last->columns);
+            char *c = fc_at(t->c, o * s->c_row, size);
+            fc_fetch(&f.b_ahead, fc_ceil_div(terms, tiles) * f.b_ahead.lines);
+            fc_fetch(&f.c_ahead, mr * f.c_ahead.lines);
+            int fetches = f.by_term && i < f.lines;
+            if (fetches || f.past)
+                kernels->gemm_far[t->nv][mr](terms, row, block, offset, c, c_offset, start, k > 0,
+                                             fetches ? f.b_ahead.at + i * FC_ALIGN : NULL, s->b_row, f.past);
+            else
+                kernels->gemm[t->nv][mr](terms, row, NULL, block, offset, c, c_offset, start, k > 0);
+            if (t->last)
+                kernels->dots(terms, row[0], s->a_row, fc_at(t->last->b, k, size), t->last->row,
+                              fc_at(t->last->c, o * s->c_row, size), s->c_row, start, k > 0, mr, t->last->columns);
         }
     }
 }
 
-void fc_sweep_run(const fc_sweep *s, int64_t columns, int64_t last, const void *a, const void *b, void *c, const void *init,
-                  void *scratch)
+void fc_sweep_run(const fc_sweep *s, int64_t columns, int64_t last, const void *a, const void *b, const void *next, void *c,
+                  const void *init, void *scratch)
 {
     int64_t size = s->kernels->size, lanes = s->kernels->lanes, whole = columns - last, vectors = fc_ceil_div(whole, lanes);
-    int in_place = reads_in_place(s, b), strip = in_place ? s->kernels->nv : fc_gemm_packed_strip(s->kernels);
+    int64_t tiles = fc_ceil_div(s->rows, s->kernels->mr[s->kernels->nv]);
+    int aligned = !(((uintptr_t)b | (uintptr_t)(s->b_row * size)) % FC_ALIGN), few = tiles <= TILES;
+    int in_place = few || (aligned && tiles <= ALIGNED_TILES);
+    int most = few || (in_place && !s->b_far) ? s->kernels->nv : fc_gemm_packed_strip(s->kernels);
     tail rest = take_tail(s, last, fc_at(b, whole, size), fc_at(c, whole, size), (char *)scratch + strip_bytes(s));
     for (int64_t done = 0, nv; done < vectors; done += nv) {
-        nv = fc_gemm_next_strip(strip, vectors - done);
+        nv = fc_gemm_next_strip(most, vectors - done);
         nv = nv * lanes > whole ? 1 : nv;
         int64_t at = fc_min(done * lanes, whole - nv * lanes);
-        run_strip(s, (int)nv, a, fc_at(b, at, size), fc_at(c, at, size), init, last && !done ? &rest : NULL, in_place,
-                  scratch);
+        strip t = {(int)nv, in_place, fc_at(b, at, size), next, fc_at(c, at, size), last && !done ? &rest : NULL};
+        if (done + nv < vectors)
+            t.next = t.b + nv * lanes * size;
+        run_strip(s, &t, a, init, scratch);
     }
+    if (s->c_past)
+        __sync_synchronize();
 }

@@ -18,15 +18,16 @@ typedef struct fc_sweep {
     int64_t a_row, b_row, c_row; /* elements between rows */
     const int64_t *b_offset;     /* of B's rows, where they are near and read in place; else NULL */
     int b_far, c_far;            /* in no cache: the next strip is fetched while one is summed */
+    int c_past;                  /* so large that it is written past the caches where its rows are whole cache lines */
 } fc_sweep;
 
 /* How many of the last columns are better summed so: always the same, since the order of their sums is another. */
 int64_t fc_sweep_last(const fc_kernels *kernels, int64_t columns);
 
-/* `last` of the columns are summed over k, and at least a vector is not; `scratch` takes fc_sweep_bytes(), or is not used where
- * B is read in place and `last` is 0. */
-void fc_sweep_run(const fc_sweep *sweep, int64_t columns, int64_t last, const void *a, const void *b, void *c, const void *init,
-                  void *scratch);
+/* `last` of the columns are summed over k, and at least a vector is not; `next` is the B of the product after this, or NULL;
+ * `scratch` takes fc_sweep_bytes(), or is not used where B is read in place and `last` is 0. */
+void fc_sweep_run(const fc_sweep *sweep, int64_t columns, int64_t last, const void *a, const void *b, const void *next, void *c,
+                  const void *init, void *scratch);
 
 int64_t fc_sweep_bytes(const fc_sweep *sweep);
 

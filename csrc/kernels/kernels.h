@@ -24,6 +24,15 @@ typedef void (*fc_gemm_kernel)(int64_t k, const void *const *a, const int64_t *a
                                const int64_t *b_offset, void *c, const int64_t *c_offset, const void *init, int add);
 typedef fc_gemm_kernel fc_gemm_kernels[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* [nv][mr]; NULL above the most rows */
 
+/* gemm_far:  gemm where what follows is in no cache: with every term i the line at ahead + i * ahead_step, any address, is fetched
+ * to the second-level cache.  past: C, whose rows all begin at multiples of a vector's bytes, is written past the caches, and
+ * nothing is added to it; then ahead may be NULL, and a barrier (__sync_synchronize) stands before others may read C.  Only at the
+ * vectors of a packed strip: four where six rows go with them, else the table's nv. */
+typedef void (*fc_gemm_far_kernel)(int64_t k, const void *const *a, const void *b, const int64_t *b_offset, void *c,
+                                   const int64_t *c_offset, const void *init, int add, const void *ahead, int64_t ahead_step,
+                                   int past);
+typedef fc_gemm_far_kernel fc_gemm_far_kernels[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* [nv][mr]; NULL where there is none */
+
 /* dots:  C[m][n] = init[m] + sum_{k < K} A[m][k] * B[n][k],   m < rows, n < columns           (add: C[m][n] += the sum)
  *
  * Rows of A, B and C begin a_row, b_row and c_row apart; B is followed by zeros up to whole vectors of k.  Each element is summed
@@ -293,6 +302,7 @@ typedef struct fc_kernels {
     int mr[FC_NV_MAX + 1];            /* the most rows of gemm at nv vectors (mr[0] is unused) */
     int nv;                           /* the preferred number of vectors of a gemm tile */
     fc_gemm_kernels gemm, gemm_gather;
+    fc_gemm_far_kernels gemm_far;
     fc_dots_kernel dots;
     fc_stencil_kernel stencil;
     fc_correlate_kernel correlate;

@@ -34,6 +34,7 @@ typedef real vu __attribute__((vector_size(VECTOR_BYTES), aligned(REAL_BITS / 8)
 
 #define load NAME(load)
 #define store NAME(store)
+#define stream NAME(stream)
 #define splat NAME(splat)
 #define copy NAME(copy)
 #define copy_ends NAME(copy_ends)
@@ -46,6 +47,25 @@ INLINE v load(const real *p)
 INLINE void store(real *p, v x)
 {
     *(vu *)p = x;
+}
+
+/* To a multiple of the vector's bytes, past the caches where the compiler can say so. */
+INLINE void stream(real *p, v x)
+{
+#if defined(__clang__)
+    __builtin_nontemporal_store(x, (v *)p);
+#elif defined(__x86_64__)
+    typedef long long words __attribute__((vector_size(VECTOR_BYTES)));
+#if VECTOR_BYTES == 64
+    __builtin_ia32_movntdq512((words *)p, (words)x);
+#elif VECTOR_BYTES == 32
+    __builtin_ia32_movntdq256((words *)p, (words)x);
+#else
+    __builtin_ia32_movntdq((words *)p, (words)x);
+#endif
+#else
+    *(v *)p = x;
+#endif
 }
 
 INLINE v splat(real s)

@@ -1,6 +1,6 @@
-/* gemm and gemm_gather: every [nv][mr] of a table; dots.
+/* gemm, gemm_gather and gemm_far: every [nv][mr] of a table; dots.
  *
- * The contract of the first two fixes the order of the sum and its rounding, so the expected values are exact, and variants that
+ * The contract of the first three fixes the order of the sum and its rounding, so the expected values are exact, and variants that
  * all meet them agree bit by bit.
  */
 #include <math.h>
@@ -9,6 +9,7 @@
 #include "check_kernels.h"
 
 typedef enum start { ZERO, INIT, ADD, STARTS } start;
+typedef enum family { PLAIN, GATHER, FAR, PAST } family; /* PAST: gemm_far, C past the caches */
 
 /* This file is compiled with -ffp-contract=off: what is written is what is rounded. */
 static double multiply_add(element type, int fused, double a, double b, double c)
@@ -58,10 +59,12 @@ static void guard(array *a, array *b, array *init, array *c, start how)
 }
 
 /* One product, all arrays as short as the contract allows. */
-static void one(subject *s, int gather, int nv, int mr, int64_t k, start how, int at_end, int fused)
+static void one(subject *s, family f, int nv, int mr, int64_t k, start how, int at_end, int fused)
 {
     const fc_kernels *kernels = s->kernels;
-    int64_t n = nv * kernels->lanes, gap = random_integer(0, 5), row = gather ? 2 * k + 3 : k + gap, c_row = n + gap;
+    int gather = f == GATHER;
+    int64_t n = nv * kernels->lanes, gap = random_integer(0, 5), row = gather ? 2 * k + 3 : k + gap;
+    int64_t c_row = n + (f == PAST ? kernels->lanes : 1) * gap;
     /* Now and then sums of denormal numbers, which must not be flushed. */
     double scale = random_integer(0, 7) ? 1 : s->type == FLOAT32 ? 0x1p-70 : 0x1p-520;
     int64_t a_offset[64] = {0}, b_offset[64] = {0}, c_offset[FC_MR_MAX];
@@ -94,44 +97,68 @@ static void one(subject *s, int gather, int nv, int mr, int64_t k, start how, in
                                    array_get(b, b_offset[i] + origin * (n - 1) + j), sum);
             array_expect(c, c_offset[m] + j, add(s->type, sum, old), 0);
         }
-    (gather ? kernels->gemm_gather : kernels->gemm)[nv][mr](
-        k, rows, gather ? a_offset : NULL, b->data + origin * (n - 1) * element_size(s->type), b_offset, c->data, c_offset,
-        how == INIT || (how == ADD && random_integer(0, 1)) ? init->data : NULL, how == ADD);
+    const void *from = b->data + origin * (n - 1) * element_size(s->type);
+    const void *begin = how == INIT || (how == ADD && random_integer(0, 1)) ? init->data : NULL;
+    if (f >= FAR) /* what it fetches may lie anywhere */
+        kernels->gemm_far[nv][mr](k, rows, from, b_offset, c->data, c_offset, begin, how == ADD,
+                                  f == PAST && random_integer(0, 1) ? NULL : b->data, random_integer(-9999, 9999), f == PAST);
+    else
+        (gather ? kernels->gemm_gather : kernels->gemm)[nv][mr](k, rows, gather ? a_offset : NULL, from, b_offset, c->data,
+                                                                c_offset, begin, how == ADD);
+    __sync_synchronize();
     array_check(c, "c");
     arrays_reset();
     s->cases++;
 }
 
-static void check_family(subject *s, int gather)
+static void check_variant(subject *s, family f, int nv, int mr, int fused)
 {
     static const int64_t lengths[] = {0, 1, 2, 7, 33};
+    for (int i = 0; i < 5; i++)
+        for (start how = ZERO; how < (f == PAST ? ADD : STARTS); how++)
+            for (int at_end = 0; at_end < 2; at_end++)
+                one(s, f, nv, mr, lengths[i], how, at_end, fused);
+}
+
+static int has(const fc_kernels *kernels, family f, int nv, int mr)
+{
+    return f == PLAIN ? kernels->gemm[nv][mr] != NULL : f == GATHER ? kernels->gemm_gather[nv][mr] != NULL
+                                                                  : kernels->gemm_far[nv][mr] != NULL;
+}
+
+static void check_family(subject *s, family f)
+{
     const fc_kernels *kernels = s->kernels;
-    const fc_gemm_kernels *family = gather ? &kernels->gemm_gather : &kernels->gemm;
-    int fused = fuses(s);
+    int fused = fuses(s), packed = kernels->mr[4] >= 6 ? 4 : kernels->nv;
     if (kernels->nv < 1 || kernels->nv > FC_NV_MAX || kernels->lanes > FC_LANES_MAX)
         fail("the table's tile is %d vectors of %lld lanes", kernels->nv, (long long)kernels->lanes);
     for (int nv = 1; nv <= FC_NV_MAX; nv++) {
+        int most = f >= FAR && nv != packed ? 0 : kernels->mr[nv];
         if (kernels->mr[nv] < 1 || kernels->mr[nv] > FC_MR_MAX)
             fail("the table has %d rows at %d vectors", kernels->mr[nv], nv);
         for (int mr = 1; mr <= FC_MR_MAX; mr++) {
-            if (!(*family)[nv][mr] != (mr > kernels->mr[nv]))
-                fail("variant %dx%d is %s, at most %d rows", mr, nv, (*family)[nv][mr] ? "there" : "missing", kernels->mr[nv]);
-            for (int i = 0; mr <= kernels->mr[nv] && i < 5; i++)
-                for (start how = ZERO; how < STARTS; how++)
-                    for (int at_end = 0; at_end < 2; at_end++)
-                        one(s, gather, nv, mr, lengths[i], how, at_end, fused);
+            if (has(kernels, f, nv, mr) != (mr <= most))
+                fail("variant %dx%d is %s, at most %d rows", mr, nv, mr > most ? "there" : "missing", most);
+            if (mr <= most)
+                check_variant(s, f, nv, mr, fused);
         }
     }
 }
 
 void check_gemm(subject *s)
 {
-    check_family(s, 0);
+    check_family(s, PLAIN);
 }
 
 void check_gemm_gather(subject *s)
 {
-    check_family(s, 1);
+    check_family(s, GATHER);
+}
+
+void check_gemm_far(subject *s)
+{
+    check_family(s, FAR);
+    check_family(s, PAST);
 }
 
 /* As short as the contract allows: B has zeros up to whole vectors, the rows of A end with their last term. */

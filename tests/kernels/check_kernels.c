@@ -16,6 +16,7 @@ static const struct row {
 } rows[] = {
     {"gemm", check_gemm},
     {"gemm_gather", check_gemm_gather},
+    {"gemm_far", check_gemm_far},
     {"dots", check_dots},
     {"stencil", check_stencil},
     {"correlate", check_correlate},
