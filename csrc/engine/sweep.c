@@ -19,8 +19,8 @@
  *
  * A strip that few tiles share is not copied, for the copy takes as long as a tile: GFLOPS copied and not, B in the second-level
  * cache, 16 rows of 256 terms 112, 160; 32 136, 167; 64 151, 167; 128 of 128 terms 157, 167; 256 of 256 166, 170, but 111, 107
- * while another thread shares the core.  Rows that begin inside a cache line: 16 rows 107, 129; 32 108, 104; 64 148, 139.  What up to
- * three tiles read in place is not fetched ahead too: CP r16 256@56 494 to 454 us.
+ * while another thread shares the core.  Rows that begin inside a cache line: 16 rows 107, 129; 32 108, 104; 64 148, 139.  What
+ * up to three tiles read in place is not fetched ahead too: CP r16 256@56 494 to 454 us.
  *
  * Far arrays, 64-64@56 b16 (12.8 MB each; sums alone 2.4 ms, a copy 1.1-2.2, by strips without fetching ahead 3.8), best and lower
  * quartile beside a busy hyperthread: nothing fetched 5.5, 6.7 ms; bursts of B and C before each product 3.6, 5.0; B and C in the
