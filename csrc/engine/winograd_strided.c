@@ -179,9 +179,15 @@ static int64_t worker_bytes(const fc_conv_plan *plan, const layout *l)
     return fc_add(fc_add(l->panel_bytes, l->temp_bytes), fc_add(fc_add(l->m_bytes, l->taps_bytes), own));
 }
 
+/* Bytes of U of all blocks of output channels. */
+static int64_t all_weights(const fc_conv *p, const layout *l)
+{
+    return fc_mul(fc_mul(p->groups, l->outputs.parts), l->u_bytes);
+}
+
 static int64_t shared_bytes(const fc_conv_plan *plan, const layout *l)
 {
-    int64_t weights = plan->tile[SHARED] ? fc_mul(fc_mul(plan->problem.groups, l->outputs.parts), l->u_bytes) : 0;
+    int64_t weights = plan->tile[SHARED] ? all_weights(&plan->problem, l) : 0;
     return fc_add(fc_add(l->offset_bytes, plan->tile[WHOLE] ? 0 : l->v_bytes), weights);
 }
 
@@ -208,7 +214,7 @@ static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
 {
     plan->tile[ROWS] = plan->tile[SHARED] = plan->tile[WHOLE] = 1;
     layout l = lay_out(plan, p);
-    int64_t u_bytes = fc_mul(fc_mul(p->groups, l.outputs.parts), l.u_bytes), v_bytes = fc_max(1, l.v_bytes);
+    int64_t u_bytes = all_weights(p, &l), v_bytes = fc_max(1, l.v_bytes);
     int once = l.x_phases > 1 && u_bytes > FC_FAR_BYTES && fc_mul(l.rows, v_bytes) <= FC_FAR_BYTES;
     int shared = u_bytes <= SHARED_BYTES && !once;
     int64_t rows = fc_max(V_BYTES / v_bytes, fc_ceil_div(TILES, fc_max(1, l.w.tiles)));
@@ -226,7 +232,8 @@ static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
 
 /* In the unit of channels.c's, which takes 1.75 of it for a nanosecond where this was fitted (Emerald Rapids, 33 problems).  One
  * thread, us, channels and this: 4x4s2 128-256@16 b8 3700, 2570; 64-128@32 445, 400; 5x5s2 64-64@64 b4 5890, 4200, its gradient
- * 8100, 4250; 7x7s2 32-96@24 b8 2150, 1100; 3x3s2 64-128@28 b8 2050, 2740; 256-512@8 4x4s2 b8 6560, 6820. */
+ * 8100, 4250; 7x7s2 32-96@24 b8 2150, 1100; 3x3s2 64-128@28 b8 2050, 2740; 256-512@8 4x4s2 b8 6560, 6820.  A shared U beyond the second-level
+ * cache is read anew for every block, 17 GB/s: upsample 128-64@14 b8 3300, 3900, priced before as 0.94 of channels.c. */
 static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout *l)
 {
     double groups = (double)p->groups, tiles = (double)l->blocks * (double)l->tiles, taps = (double)fc_taps(&p->window);
@@ -239,8 +246,9 @@ static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout 
     double patches = tiles * inputs * (2.7 * points / FREQUENCIES + copy_in * pixels * (double)l->x_phases);
     double sums = tiles * outputs * (double)l->y_phases * (2.5 * (double)l->frequencies / FREQUENCIES + copy_out * pixels);
     double pack = plan->tile[SHARED] ? 0.17 : 0.1 * (double)l->phases;
-    double weights = inputs * outputs * (2.0 * products / FREQUENCIES + taps * pack);
-    return 2000 + groups * (1.4 * gemm + patches + sums + weights * (plan->tile[SHARED] ? 1 : (double)l->blocks));
+    double weights = inputs * outputs * (2.0 * products / FREQUENCIES + taps * pack), blocks = (double)l->blocks;
+    double far = plan->tile[SHARED] && all_weights(p, l) > FC_FAR_BYTES ? 0.12 * inputs * outputs * products * blocks : 0;
+    return 2000 + groups * (1.4 * gemm + patches + sums + far + weights * (plan->tile[SHARED] ? 1 : blocks));
 }
 
 static const char *plan_strided(fc_conv_plan *plan, double *cost)
