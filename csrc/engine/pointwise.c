@@ -23,9 +23,10 @@
  * transposes (that, this): 512-512@14 0.71, 0.83, 1024-256@14 0.70, 0.84, 320-1280@7 0.55, 0.70, 512-2048@7 0.54, 0.71.  Planes
  * with strides (that, this): 256-512@56 0.66, 0.72, 512-1024@28 0.57, 0.77, 1024-2048@14 0.44, 0.61; gradients (`channels.c`,
  * this) 0.61, 0.63; 0.54, 0.62; 0.37, 0.55.  Not planes forwards without strides, where weights are rows already: 512-512@14
- * 0.83, 0.82, 320-1280@7 0.76, 0.67.  Tried: fetching the next block of weights (as fast); blocks of 64 terms and of 192 (2 and
- * 4 % slower); 256 or 1024 KiB of pixels (as fast); a plane's pixels read where they stand instead of transposed (512-512@14
- * 0.74).
+ * 0.83, 0.82, 320-1280@7 0.76, 0.67.  The next block of weights whose rows are outputs is fetched by the kernel: gradients of
+ * 320-1280@7 0.73 to 0.78, of 512-2048@7 0.66 to 0.70, channels last 0.70 to 0.76, of others as fast; of those to transpose it gains
+ * nothing.  Tried: blocks of 64 terms and of 192 (2 and 4 % slower); 256 or 1024 KiB of pixels (as fast); a plane's pixels read where
+ * they stand instead of transposed (512-512@14 0.74).
  */
 #include "engine/gemm.h"
 #include "engine/output.h"
@@ -248,11 +249,14 @@ static void store_strip(const job *j, const block *b, int64_t o, int64_t width)
     }
 }
 
-/* All terms of `nv` vectors of outputs from o on, of all pixels of the block. */
+/* All terms of `nv` vectors of outputs from o on, of all pixels of the block.  Where rows of weights are outputs, those of the next
+ * block are fetched meanwhile, a line a term. */
 static void run_strip(const job *j, const block *b, int64_t o, int nv)
 {
+    const fc_conv *p = &j->plan->problem;
     const fc_kernels *kernels = j->l.kernels;
     int64_t size = kernels->size, width = nv * kernels->lanes, tiles = fc_ceil_div(b->pixels, kernels->mr[nv]);
+    const char *w = fc_at(j->w, b->g * p->w.g, size);
     char *y = j->l.y_in_place ? fc_at(b->y, o, size) : b->strip;
     for (int64_t i = 0; i < j->l.terms; i++)
         b->b_offset[i] = i * width;
@@ -260,20 +264,25 @@ static void run_strip(const job *j, const block *b, int64_t o, int nv)
         b->y_at[i] = i * width;
     if (j->bias)
         begin_strip(j, b, y, o, width);
+    int64_t lines = p->w.o == 1 && kernels->gemm_far[nv][1] ? 1 + width * size / FC_ALIGN : 0;
     for (int64_t c = 0; c < j->l.k; c += j->l.terms) {
-        int64_t terms = fc_min(j->l.terms, j->l.k - c);
+        int64_t terms = fc_min(j->l.terms, j->l.k - c), next = c + terms < j->l.k ? o + (c + terms) * p->w.c : o + width;
         pack(j, b, o, width, c, terms);
         for (int64_t t = 0; t < tiles; t++) {
             int64_t from = b->pixels * t / tiles, rows = b->pixels * (t + 1) / tiles - from;
             const void *a[FC_MR_MAX];
             for (int64_t m = 0; m < rows; m++)
                 a[m] = fc_at(b->x, b->x_at[from + m] + c, size);
-            kernels->gemm[nv][rows](terms, a, NULL, b->panel, b->b_offset, y, b->y_at + from, NULL, c || j->bias);
+            if (t < lines)
+                kernels->gemm_far[nv][rows](terms, a, b->panel, b->b_offset, y, b->y_at + from, NULL, c || j->bias,
+                                            w + next * size + t * FC_ALIGN, p->w.c, 0);
+            else
+                kernels->gemm[nv][rows](terms, a, NULL, b->panel, b->b_offset, y, b->y_at + from, NULL, c || j->bias);
         }
     }
-    if (j->plan->problem.bounds.on)
+    if (p->bounds.on)
         for (int64_t i = 0; i < b->pixels; i++)
-            fc_output_clamp(&j->plan->problem, kernels, fc_at(y, b->y_at[i], size), width);
+            fc_output_clamp(p, kernels, fc_at(y, b->y_at[i], size), width);
     if (!j->l.y_in_place)
         store_strip(j, b, o, width);
 }
