@@ -30,6 +30,7 @@
 
 enum { ROWS, OUTPUTS, CHUNKS }; /* plan->tile: output rows of a unit, output channels of a block, parts of the sum */
 enum { TASKS_WANTED = 16, CHUNK_BYTES_MAX = 8 << 20, UNIT_PIXELS = 2048, UNIT_BYTES = 256 << 10 };
+enum { COPY_TILES = 3, FAR_ROW = 2048 }; /* copies_strips */
 enum { BLOCK_BYTES = 28 << 10 }; /* a strip's block of dY, which stays in a first-level cache of 32 KiB */
 
 typedef struct layout {
@@ -37,7 +38,7 @@ typedef struct layout {
     int64_t rows, width;               /* of a chunk's sums: all channels and taps; output channels, in whole vectors */
     int64_t output_blocks, strip;      /* vectors of a strip */
     int64_t bands, units, pixels;      /* of a plane, of the sum; of a unit */
-    int64_t terms;                     /* pixels of a block of the sum, at most */
+    int64_t terms, panel;              /* pixels of a block of the sum, at most; channels of a strip of it */
     int64_t band_rows, pitch;          /* of the input behind a unit */
     int64_t channel, plane, row, pixel; /* strides of A */
     int x_in_place, y_in_place, interleaved; /* interleaved: a copy's channels are neighbours, as the image's */
@@ -86,7 +87,8 @@ static layout lay_out(const fc_conv_plan *plan)
     lay_out_input(&l, p, plan->tile[ROWS]);
     l.tap_bytes = fc_bytes(l.rows, sizeof(int64_t));
     l.place_bytes = fc_bytes(l.pixels, sizeof(int64_t));
-    l.gradient_bytes = l.y_in_place ? 0 : fc_bytes(l.terms * l.width, size);
+    l.panel = fc_min(l.strip * lanes, l.width);
+    l.gradient_bytes = fc_bytes(l.terms * (l.y_in_place ? l.panel : l.width), size);
     l.sum_bytes = fc_bytes(fc_mul(l.rows, l.width), size);
     return l;
 }
@@ -127,7 +129,7 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
     layout l = lay_out(plan);
     double blocks = (double)p->groups * (double)l.output_blocks, units = (double)l.units, pixels = (double)l.pixels;
     int64_t tasks = fc_mul(p->groups * l.output_blocks, plan->tile[CHUNKS]);
-    plan->scratch = fc_add(l.tap_bytes, fc_add(2 * l.place_bytes, fc_mul(tasks, l.sum_bytes)));
+    plan->scratch = fc_add(l.tap_bytes, fc_add(3 * l.place_bytes, fc_mul(tasks, l.sum_bytes)));
     plan->scratch = fc_add(plan->scratch, fc_mul(plan->threads, fc_add(l.band_bytes, l.gradient_bytes)));
     if (plan->scratch > fc_scratch_max(plan->threads))
         return "a band of the input, or the sums, exceed the scratch bound";
@@ -156,6 +158,8 @@ typedef struct job {
     const fc_conv_plan *plan;
     layout l;
     int64_t *tap, *place, *line; /* where a tap of a channel stands in A; a unit's pixels in A, and in B */
+    int64_t *copy;               /* where a block's pixels stand in a strip's copy */
+    int copies;                  /* strips of dY that are in place but not aligned */
     const char *x, *y;
     char *w, *chunks, *workers;
 } job;
@@ -210,24 +214,31 @@ static void turn_gradient(const job *j, const unit *u, int64_t first, int64_t co
 }
 
 /* Pixels first ... first + count of a unit, added to a chunk's sums; `b` is the first of them. */
-static void add_pixels(const job *j, const unit *u, const char *a, const char *b, int64_t first, int64_t count, char *sum, int add)
+static void add_pixels(const job *j, const unit *u, const char *a, const char *b, int64_t first, int64_t count, char *sum, int add,
+                       char *panel)
 {
     const layout *l = &j->l;
     const fc_kernels *kernels = l->kernels;
     int64_t size = kernels->size, vectors = fc_ceil_div(u->outputs, kernels->lanes), c_offset[FC_MR_MAX];
     const int64_t *place = j->place + first, *line = j->line + (l->y_in_place ? first : 0);
+    const int64_t *b_offset = j->copies ? j->copy : line;
     for (int m = 0; m < FC_MR_MAX; m++)
         c_offset[m] = m * l->width;
     for (int64_t done = 0, nv; done < vectors; done += nv) {
         nv = fc_gemm_next_strip((int)l->strip, vectors - done);
         int64_t tiles = fc_ceil_div(l->rows, kernels->mr[nv]), at = done * kernels->lanes;
+        const char *strip = fc_at(b, at, size);
+        if (j->copies) {
+            kernels->copy_vectors(panel, l->panel, fc_at(strip, line[0], size), j->plan->problem.y.s[2], (int)nv, count);
+            strip = panel;
+        }
         for (int64_t t = 0; t < tiles; t++) {
             int64_t from = l->rows * t / tiles, rows = l->rows * (t + 1) / tiles - from;
             const void *row[FC_MR_MAX];
             for (int64_t m = 0; m < rows; m++)
                 row[m] = fc_at(a, j->tap[from + m], size);
-            kernels->gemm_gather[nv][rows](count, row, place, fc_at(b, at, size), line, fc_at(sum, from * l->width + at, size),
-                                           c_offset, NULL, add);
+            kernels->gemm_gather[nv][rows](count, row, place, strip, b_offset, fc_at(sum, from * l->width + at, size), c_offset,
+                                           NULL, add);
         }
     }
 }
@@ -252,7 +263,8 @@ static void add_unit(const job *j, const unit *u, char *scratch, char *sum, int 
         int64_t first = pixels * i / blocks, count = pixels * (i + 1) / blocks - first;
         if (!l->y_in_place)
             turn_gradient(j, u, first, count, gradient);
-        add_pixels(j, u, a, l->y_in_place ? fc_at(j->y, at, size) : gradient, first, count, sum, add || i);
+        add_pixels(j, u, a, l->y_in_place ? fc_at(j->y, at, size) : gradient, first, count, sum, add || i,
+                   gradient);
     }
 }
 
@@ -266,7 +278,8 @@ static void run_task(void *context, int64_t task, int worker)
     char *scratch = j->workers + worker * (l->band_bytes + l->gradient_bytes);
     unit u = {.g = block / l->output_blocks, .o = block % l->output_blocks * tile[OUTPUTS]};
     u.outputs = fc_min(tile[OUTPUTS], p->out_channels - u.o);
-    memset(scratch + l->band_bytes, 0, (size_t)l->gradient_bytes); /* lanes beyond the last channel */
+    if (!l->y_in_place)
+        memset(scratch + l->band_bytes, 0, (size_t)l->gradient_bytes); /* lanes beyond the last channel */
     for (int64_t i = begin; i < l->units * (chunk + 1) / tile[CHUNKS]; i++) {
         u.oh = i % l->bands * tile[ROWS];
         u.od = i / l->bands % out[0];
@@ -293,6 +306,19 @@ static void join_chunks(void *context, int64_t task, int worker)
                           fc_min(j->plan->tile[OUTPUTS], p->out_channels - o));
 }
 
+/* Whether each of several strips of dY, in place, is copied once instead of read by more than a few tiles: across cache lines, or
+ * from rows so far apart that they take each other's place in the first-level cache.  Part of what the kernel alone reaches, in
+ * place and copied: rows that begin inside a cache line 64-256@56 0.67, 0.75, 512-512@14 0.60, 0.72; at its beginning 0.76, 0.70;
+ * 0.78, 0.82.  One strip of 64 channels 0.70, 0.68. */
+static int copies_strips(const fc_conv *p, const layout *l, const void *y)
+{
+    const fc_kernels *kernels = l->kernels;
+    int64_t pixel = p->y.s[2] * kernels->size;
+    int follow = p->window.out[1] == 1 || p->y.s[1] == p->window.out[2] * p->y.s[2];
+    int slow = ((uintptr_t)y | (uintptr_t)pixel) % FC_ALIGN || pixel >= FAR_ROW;
+    return l->y_in_place && l->width > l->panel && follow && slow && fc_ceil_div(l->rows, kernels->mr[kernels->nv]) > COPY_TILES;
+}
+
 static void fill_tables(const job *j)
 {
     const fc_conv *p = &j->plan->problem;
@@ -309,6 +335,8 @@ static void fill_tables(const job *j)
         j->place[i] = r * w->stride[1] * l->row + q * w->stride[2] * l->pixel;
         j->line[i] = l->y_in_place ? r * p->y.s[1] + q * p->y.s[2] : i * l->width;
     }
+    for (int64_t i = 0; i < l->terms; i++)
+        j->copy[i] = i * l->panel;
 }
 
 static fc_status run_channels(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
@@ -321,7 +349,9 @@ static fc_status run_channels(const fc_conv_plan *plan, void *x, void *w, void *
     j.tap = (int64_t *)(void *)scratch;
     j.place = (int64_t *)(void *)(scratch + j.l.tap_bytes);
     j.line = (int64_t *)(void *)(scratch + j.l.tap_bytes + j.l.place_bytes);
-    j.chunks = scratch + j.l.tap_bytes + 2 * j.l.place_bytes;
+    j.copy = (int64_t *)(void *)(scratch + j.l.tap_bytes + 2 * j.l.place_bytes);
+    j.chunks = scratch + j.l.tap_bytes + 3 * j.l.place_bytes;
+    j.copies = copies_strips(&plan->problem, &j.l, y);
     int64_t blocks = plan->problem.groups * j.l.output_blocks, tasks = blocks * plan->tile[CHUNKS];
     j.workers = j.chunks + tasks * j.l.sum_bytes;
     fill_tables(&j);

@@ -232,8 +232,9 @@ static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
 
 /* In the unit of channels.c's, which takes 1.75 of it for a nanosecond where this was fitted (Emerald Rapids, 33 problems).  One
  * thread, us, channels and this: 4x4s2 128-256@16 b8 3700, 2570; 64-128@32 445, 400; 5x5s2 64-64@64 b4 5890, 4200, its gradient
- * 8100, 4250; 7x7s2 32-96@24 b8 2150, 1100; 3x3s2 64-128@28 b8 2050, 2740; 256-512@8 4x4s2 b8 6560, 6820.  A shared U beyond the second-level
- * cache is read anew for every block, 17 GB/s: upsample 128-64@14 b8 3300, 3900, priced before as 0.94 of channels.c. */
+ * 8100, 4250; 7x7s2 32-96@24 b8 2150, 1100; 3x3s2 64-128@28 b8 2050, 2740; 256-512@8 4x4s2 b8 6560, 6820.  A shared U beyond
+ * the second-level cache is read anew for every block, 17 GB/s: upsample 128-64@14 b8 3300, 3900, priced before as 0.94 of
+ * channels.c. */
 static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout *l)
 {
     double groups = (double)p->groups, tiles = (double)l->blocks * (double)l->tiles, taps = (double)fc_taps(&p->window);
