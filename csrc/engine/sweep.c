@@ -108,9 +108,8 @@ static far plan_far(const fc_sweep *s, const strip *t, int64_t tiles, int64_t te
     far f = {.lines = fc_ceil_div((int64_t)((uintptr_t)t->next % FC_ALIGN) + bytes, FC_ALIGN)};
     f.by_term = there && s->b_far && t->next && tiles >= f.lines;
     f.past = there && s->c_past && terms >= s->k && !(((uintptr_t)t->c | (uintptr_t)(s->c_row * size)) % FC_ALIGN);
-    int64_t lines = 1 + bytes / FC_ALIGN;
-    f.b_ahead = (fc_ahead){t->next, s->b_row * size, 0, lines, 0};
-    f.c_ahead = (fc_ahead){t->c + bytes, s->c_row * size, s->c_far && !f.past ? s->rows : 0, lines, 0};
+    f.b_ahead = (fc_ahead){.row = s->b_row * size, .lines = 1 + bytes / FC_ALIGN};
+    f.c_ahead = (fc_ahead){t->c + bytes, s->c_row * size, s->c_far && !f.past ? s->rows : 0, f.b_ahead.lines, 0};
     return f;
 }
 
@@ -133,8 +132,11 @@ static void run_strip(const fc_sweep *s, const strip *t, const void *a, const vo
             kernels->copy_vectors(panel, width, block, s->b_row, t->nv, terms);
             block = panel;
         }
-        f.b_ahead.at = t->next + k * s->b_row * size;
-        f.b_ahead.rows = s->b_far && t->next && !f.by_term && !t->in_place ? terms : 0;
+        if (s->b_far && t->next) {
+            f.b_ahead.at = t->next + k * s->b_row * size;
+            f.b_ahead.rows = f.by_term || t->in_place ? 0 : terms;
+            f.b_ahead.line = 0;
+        }
         for (int64_t i = 0; i < tiles; i++) {
             int64_t o = s->rows * i / tiles, mr = s->rows * (i + 1) / tiles - o;
             const void *row[FC_MR_MAX], *start = init ? fc_at(init, o, size) : NULL;

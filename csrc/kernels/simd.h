@@ -64,7 +64,7 @@ INLINE void stream(real *p, v x)
     __builtin_ia32_movntdq((words *)p, (words)x);
 #endif
 #else
-    *(v *)p = x;
+    store(p, x);
 #endif
 }
 
