@@ -7,19 +7,19 @@
  * Outputs narrower than a vector, or not neighbours in memory, go through a worker's tile.  Dilated rows are `dilation`
  * interleaved images.  Windows that the kernels do not know are the stencil driver's.
  *
- * The commonest window, 3 x 3 at stride 1 in an image without gaps, takes pieces of the plane as one row (flat.h) instead of a
- * table: separable 256@28 b8 7.3 to 6.6 ms, its gradients 18.7 to 16.5.
+ * The commonest window, 3 x 3 at stride 1 in an image without gaps, needs no table, and the next plane is fetched meanwhile:
+ * hardware does not follow from one channel to the next (256@28 b8 72 to 46 us a band of 16 rows).
  *
  * Scratch: weights as rows, a row of zeros or masks; per worker a table, rows copied and a tile.
  */
 #include "engine/depthwise.h"
 
-#include "engine/flat.h"
+#include "engine/gemm.h"
 #include "engine/output.h"
 #include "engine/weights.h"
 
 enum { ROWS, UNITS };                                      /* plan->tile: rows of a band, units of a task */
-enum { ROWS_MAX = 128, BAND_BYTES = 64 << 10, COPY_ELEMENTS = 448, TASK_NS = 4000 }; /* a few microseconds are worth claiming */
+enum { ROWS_MAX = 128, BAND_BYTES = 64 << 10, TASK_NS = 4000 }; /* a few microseconds are worth claiming */
 
 const char *fc_depthwise_refusal(const fc_conv *p)
 {
@@ -33,6 +33,16 @@ const char *fc_depthwise_refusal(const fc_conv *p)
     if (w->stride[1] > 1 && w->dilation[1] > 1)
         return "both a stride and a dilation";
     return NULL;
+}
+
+int fc_depthwise_is_flat(const fc_conv *p)
+{
+    const fc_window *w = &p->window;
+    for (int i = 0; i < FC_AXES; i++)
+        if (w->stride[i] != 1 || w->kernel[i] != (i ? 3 : 1) || (i && w->dilation[i] != 1))
+            return 0;
+    return w->in[0] == 1 && w->out[0] == 1 && !w->offset[0] && w->in[2] == w->out[2] && w->offset[2] == 1 &&
+           fc_depthwise_has_flat_rows(&p->x, w->in[1], w->in[2]);
 }
 
 fc_depthwise fc_depthwise_plan(const fc_conv *p, const fc_kernels *kernels, int64_t rows)
@@ -78,10 +88,10 @@ void fc_depthwise_take(const fc_depthwise *d, const fc_conv *p, const fc_kernels
 typedef struct layout {
     const fc_kernels *kernels;
     fc_depthwise input;
-    fc_flat plane; /* where it serves, instead of tables */
     fc_weights weights;
     int64_t units, tile_row, tile_bytes, shared_bytes, worker_bytes;
     int in_place, flat; /* y is written directly; a tile is one contiguous piece of it */
+    int whole;          /* planes, instead of tables */
 } layout;
 
 static layout lay_out(const fc_conv_plan *plan)
@@ -100,12 +110,11 @@ static layout lay_out(const fc_conv_plan *plan)
                                                                    kernels->size)));
     l.worker_bytes = fc_add(fc_add(l.input.table_bytes, l.input.copy_bytes), l.tile_bytes);
     l.shared_bytes = l.input.shared_bytes;
-    l.plane = fc_flat_plan(p, kernels, COPY_ELEMENTS);
-    if (l.plane.width) {
-        l.in_place = fc_flat_rows(&p->y, p->window.out[1], width);
-        l.tile_bytes = l.in_place ? l.plane.least_bytes : fc_bytes(fc_max(rows, l.plane.least) * width, kernels->size);
-        l.worker_bytes = l.plane.copy_bytes + l.tile_bytes;
-        l.shared_bytes = l.plane.table_bytes;
+    l.whole = fc_depthwise_is_flat(p);
+    if (l.whole) {
+        l.in_place = fc_depthwise_has_flat_rows(&p->y, p->window.out[1], width);
+        l.worker_bytes = l.tile_bytes = l.in_place ? 0 : fc_bytes(fc_mul(rows, width), kernels->size);
+        l.shared_bytes = 0;
     }
     return l;
 }
@@ -143,8 +152,8 @@ static const char *plan_depthwise(fc_conv_plan *plan, double *cost)
     double stored = l.in_place ? 0 : outputs * rows * (double)l.tile_row * (l.flat ? 1 : p->y.s[2] == 1 ? 2 : 20);
     double unit = 30 + outputs * (10 + vectors * (1 + pass * taps * (double)p->window.stride[2])) +
                   (p->x.s[2] == 1 ? 0.03 : 0.3) * bytes * copied + 0.03 * bytes * stored;
-    if (l.plane.width)
-        unit = 10 + outputs * (5 + 1.6 * rows * (double)p->window.out[2] / (double)l.kernels->lanes) + 0.03 * bytes * stored;
+    if (l.whole)
+        unit = 10 + outputs * (5 + 0.9 * vectors) + 0.03 * bytes * stored;
     *cost = 300 + (double)l.units * unit + 0.3 * (double)l.weights.bytes;
     int64_t shared = fc_max(1, l.units / (4 * plan->threads));
     plan->tile[UNITS] = fc_max(1, fc_min(shared, (int64_t)(TASK_NS / unit)));
@@ -181,29 +190,37 @@ static void run_channel(const job *j, const void *const *table, void *tile, int6
         fc_output_store(p, kernels, y, tile, rows, l->tile_row);
 }
 
-/* Output rows oh ... end of group g of image n, the plane piece by piece. */
-static void run_plane(const job *j, int64_t n, int64_t g, int64_t oh, int64_t end, char *scratch)
+/* `rows` output rows from oh on of group g of image n. */
+static void run_plane(const job *j, int64_t n, int64_t g, int64_t oh, int64_t rows, void *tile)
 {
     const layout *l = &j->l;
     const fc_conv *p = &j->plan->problem;
-    const fc_flat *plane = &l->plane;
-    int64_t size = l->kernels->size;
-    char *tile = scratch + plane->copy_bytes;
-    for (int64_t rows; oh < end; oh += rows) {
-        fc_flat_piece piece = fc_flat_take(plane, l->kernels, fc_at(j->x, n * p->x.n + g * p->x.c, size), oh, end, scratch);
-        int64_t count = (rows = piece.rows) * plane->width;
-        for (int64_t m = 0; m < p->out_channels; m++) {
-            int64_t o = g * p->out_channels + m;
-            char *y = fc_at(j->y, n * p->y.n + o * p->y.c + oh * p->y.s[1], size);
-            char *out = l->in_place && count == piece.count ? y : tile;
-            l->kernels->depthwise_flat(fc_at(j->w, g * l->weights.g + m * l->weights.o, size),
-                                       j->bias ? fc_at(j->bias, o, size) : NULL, piece.x, plane->width, plane->inside, out,
-                                       piece.count);
-            fc_output_clamp(p, l->kernels, out, count);
-            if (out == tile)
-                fc_output_store(p, l->kernels, y, tile, rows, plane->width);
-        }
+    const fc_window *w = &p->window;
+    const fc_kernels *kernels = l->kernels;
+    int64_t size = kernels->size;
+    for (int64_t m = 0; m < p->out_channels; m++) {
+        int64_t o = g * p->out_channels + m;
+        char *y = fc_at(j->y, n * p->y.n + o * p->y.c + oh * p->y.s[1], size), *out = l->in_place ? y : tile;
+        kernels->depthwise_flat(fc_at(j->w, g * l->weights.g + m * l->weights.o, size),
+                                j->bias ? fc_at(j->bias, o, size) : NULL, fc_at(j->x, n * p->x.n + g * p->x.c, size), w->in[1],
+                                w->in[2], oh - w->offset[1], out, rows);
+        fc_output_clamp(p, kernels, out, rows * w->out[2]);
+        if (!l->in_place)
+            fc_output_store(p, kernels, y, tile, rows, w->out[2]);
     }
+}
+
+/* What a unit is going to read of its plane. */
+static void fetch_plane(const job *j, int64_t unit)
+{
+    const fc_conv *p = &j->plan->problem;
+    const fc_window *w = &p->window;
+    int64_t bands = j->l.input.bands, rows = j->l.input.rows, g = unit / bands % p->groups, n = unit / bands / p->groups;
+    int64_t top = unit % bands * rows - w->offset[1], first = fc_max(0, fc_min(top, w->in[1]));
+    int64_t count = fc_max(0, fc_min(top + rows + 2, w->in[1]) - first) * w->in[2] * j->l.kernels->size;
+    fc_ahead ahead = {fc_at(j->x, n * p->x.n + g * p->x.c + first * w->in[2], j->l.kernels->size), 0, 1,
+                      fc_ceil_div(count, FC_ALIGN), 0};
+    fc_fetch(&ahead, ahead.lines);
 }
 
 static void run_unit(const job *j, int64_t unit, char *scratch)
@@ -213,8 +230,10 @@ static void run_unit(const job *j, int64_t unit, char *scratch)
     int64_t size = l->kernels->size, band = unit % l->input.bands, od = unit / l->input.bands % p->window.out[0];
     int64_t image = unit / l->input.bands / p->window.out[0], g = image % p->groups, n = image / p->groups;
     int64_t oh = band * l->input.rows, rows = fc_min(l->input.rows, p->window.out[1] - oh);
-    if (l->plane.width) {
-        run_plane(j, n, g, oh, oh + rows, scratch);
+    if (l->whole) {
+        if (unit + 1 < l->units)
+            fetch_plane(j, unit + 1);
+        run_plane(j, n, g, oh, rows, scratch);
         return;
     }
     const void **table = (const void **)(void *)scratch;
@@ -243,9 +262,7 @@ static fc_status run_depthwise(const fc_conv_plan *plan, void *x, void *w, void 
     char *scratch = fc_arena_take(plan->scratch);
     if (!scratch)
         return FC_NO_MEMORY;
-    if (j.l.plane.width)
-        fc_flat_share(&j.l.plane, j.l.kernels, scratch);
-    else
+    if (!j.l.whole)
         j.zero = fc_depthwise_share(&j.l.input, p, j.l.kernels->size, scratch);
     scratch += j.l.shared_bytes;
     j.w = fc_weights_take(&j.l.weights, p, j.l.kernels, plan->threads, scratch, w);

@@ -16,6 +16,16 @@ typedef struct fc_depthwise {
 /* NULL, or why no kernel serves the window. */
 const char *fc_depthwise_refusal(const fc_conv *problem);
 
+/* Whether an array's rows follow each other without gaps, `width` elements each, in an image of `height`. */
+static inline int fc_depthwise_has_flat_rows(const fc_array_strides *s, int64_t height, int64_t width)
+{
+    return (s->s[2] == 1 || width == 1) && (s->s[1] == width || height == 1);
+}
+
+/* Whether the window is 3 x 3 at stride 1, the columns padded by one, and x without gaps: the kernels depthwise_flat and
+ * depthwise_flat_weight, which read it in place. */
+int fc_depthwise_is_flat(const fc_conv *problem);
+
 /* A table for bands of at most `rows` output rows. */
 fc_depthwise fc_depthwise_plan(const fc_conv *problem, const fc_kernels *kernels, int64_t rows);
 

@@ -12,22 +12,19 @@
  * product of matrices (weight_gemm.c) does less per tap, but wants whole vectors of output channels: 32 groups of 4 over 56x56
  * took 4.6 ms there.
  *
- * Where both images are planes of flat.h, pieces of them as one row take the place of the tables.
+ * 3 x 3 taps at stride 1 in images without gaps need no tables.
  */
 #include "engine/depthwise.h"
-#include "engine/flat.h"
 #include "engine/weight_sums.h"
 
-#include <string.h>
-
 enum { ROWS, CHUNKS, GROUPS }; /* plan->tile; channels of a task */
-enum { BAND_OUTPUTS = 16 << 10, COPY_ELEMENTS = 1024, CHUNKS_WANTED = 8, TASK_NS = 4000 };
+enum { BAND_OUTPUTS = 16 << 10, CHUNKS_WANTED = 8, TASK_NS = 4000 };
 
 typedef struct layout {
     const fc_kernels *kernels;
     fc_depthwise input;
     fc_rows gradient;
-    fc_flat plane;        /* where it serves */
+    int whole;            /* planes, instead of tables */
     int64_t units, count; /* bands of all images; sums of a group */
     int64_t sum_bytes, table_bytes, shared_bytes, worker_bytes;
 } layout;
@@ -48,12 +45,9 @@ static layout lay_out(const fc_conv_plan *plan)
     l.table_bytes = fc_arena_round(rows * (int64_t)sizeof(void *));
     l.worker_bytes = fc_add(fc_add(l.input.table_bytes, l.input.copy_bytes), fc_add(l.table_bytes, l.gradient.bytes));
     l.shared_bytes = l.input.shared_bytes;
-    if (fc_flat_rows(&p->y, w->out[1], w->out[2]))
-        l.plane = fc_flat_plan(p, kernels, COPY_ELEMENTS);
-    if (l.plane.width) {
-        l.worker_bytes = l.plane.copy_bytes + l.plane.least_bytes;
-        l.shared_bytes = l.plane.table_bytes;
-    }
+    l.whole = fc_depthwise_is_flat(p) && fc_depthwise_has_flat_rows(&p->y, w->out[1], w->out[2]);
+    if (l.whole)
+        l.worker_bytes = l.shared_bytes = 0;
     return l;
 }
 
@@ -83,8 +77,8 @@ static const char *plan_depthwise(fc_conv_plan *plan, double *cost)
                   (p->x.s[2] == 1 ? 0.015 : 0.3) * bytes * copied;
     if (w->stride[2] == 2 && w->kernel[1] == 3 && w->kernel[2] == 3 && w->dilation[2] == 1 && w->kernel[0] == 1)
         unit = 40 + m * (40 + 4 * vectors); /* 64@112 in bands of 14 rows 27 us, 128@56 41; planes 68, 49 */
-    if (l.plane.width)
-        unit = 15 + m * (20 + 1.6 * rows * (double)w->out[2] / (double)l.kernels->lanes);
+    if (l.whole)
+        unit = 15 + m * (15 + 0.9 * vectors);
     unit *= (double)p->channels * (p->channels > 1 ? 1.35 : 1.0); /* each reads dY anew: 3-32@32 b32 720 us, not 520 */
     *cost = 400 + (double)p->groups * ((double)l.units * unit + 2 * (double)l.count);
     double task = unit * (double)(l.units / plan->tile[CHUNKS]);
@@ -101,31 +95,17 @@ typedef struct job {
     double *sums;
 } job;
 
-/* Output rows oh ... end of image n, the plane piece by piece. */
-static void add_plane(const job *j, int64_t n, int64_t g, int64_t oh, int64_t end, double *sum, char *scratch)
+/* `rows` output rows from oh on of image n. */
+static void add_plane(const job *j, int64_t n, int64_t g, int64_t oh, int64_t rows, double *sum)
 {
     const fc_conv *p = &j->plan->problem;
-    const fc_flat *plane = &j->l.plane;
+    const fc_window *w = &p->window;
     const fc_kernels *kernels = j->l.kernels;
-    int64_t size = kernels->size;
-    char *copy = scratch + plane->copy_bytes;
-    for (int64_t c = 0; c < p->channels; c++, sum += p->out_channels * fc_taps(&p->window)) {
-        const void *x = fc_at(j->x, n * p->x.n + (g * p->channels + c) * p->x.c, size);
-        for (int64_t row = oh, rows; row < end; row += rows) {
-            fc_flat_piece piece = fc_flat_take(plane, kernels, x, row, end, scratch);
-            rows = piece.rows;
-            for (int64_t m = 0; m < p->out_channels; m++) {
-                const char *y = fc_at(j->y, n * p->y.n + (g * p->out_channels + m) * p->y.c + row * p->y.s[1], size);
-                int64_t count = rows * plane->width;
-                if (count < piece.count) {
-                    memcpy(copy, y, (size_t)(count * size));
-                    memset(fc_at(copy, count, size), 0, (size_t)((piece.count - count) * size));
-                    y = copy;
-                }
-                kernels->depthwise_flat_weight(sum + m * fc_taps(&p->window), piece.x, plane->width, plane->inside, y,
-                                               piece.count);
-            }
-        }
+    for (int64_t i = 0; i < p->channels * p->out_channels; i++, sum += fc_taps(w)) {
+        int64_t c = g * p->channels + i / p->out_channels, m = g * p->out_channels + i % p->out_channels;
+        kernels->depthwise_flat_weight(sum, fc_at(j->x, n * p->x.n + c * p->x.c, kernels->size), w->in[1], w->in[2],
+                                       oh - w->offset[1], fc_at(j->y, n * p->y.n + m * p->y.c + oh * p->y.s[1], kernels->size),
+                                       rows);
     }
 }
 
@@ -137,8 +117,8 @@ static void add_unit(const job *j, int64_t g, int64_t unit, double *sum, char *s
     int64_t size = l->kernels->size, band = unit % l->input.bands, od = unit / l->input.bands % p->window.out[0];
     int64_t n = unit / l->input.bands / p->window.out[0], oh = band * l->input.rows;
     int64_t rows = fc_min(l->input.rows, p->window.out[1] - oh);
-    if (l->plane.width) {
-        add_plane(j, n, g, oh, oh + rows, sum, scratch);
+    if (l->whole) {
+        add_plane(j, n, g, oh, rows, sum);
         return;
     }
     const void **table = (const void **)(void *)scratch;
@@ -181,9 +161,7 @@ static fc_status run_depthwise(const fc_conv_plan *plan, void *x, void *w, void 
     char *scratch = fc_arena_take(plan->scratch);
     if (!scratch)
         return FC_NO_MEMORY;
-    if (j.l.plane.width)
-        fc_flat_share(&j.l.plane, j.l.kernels, scratch);
-    else
+    if (!j.l.whole)
         j.zero = fc_depthwise_share(&j.l.input, p, j.l.kernels->size, scratch);
     j.sums = (double *)(void *)(scratch + j.l.shared_bytes);
     j.scratch = scratch + j.l.shared_bytes + j.l.sum_bytes;

@@ -87,18 +87,17 @@ typedef void (*fc_planes_stencil_kernel)(int64_t lines, const int64_t *offset, c
 typedef void (*fc_planes_correlate_kernel)(void *sum, int64_t taps, const int64_t *offset, const void *x, int64_t x_step,
                                            int64_t x_row, const void *y, int64_t y_step, int64_t y_row, int64_t rows,
                                            int64_t count);
-/* depthwise for 3 x 3 taps at stride 1 over rows of `width` elements without gaps, the columns padded by one: a plane as one row.
+/* depthwise for 3 x 3 taps at stride 1 over a plane of height x width elements without gaps, the columns padded by one:
  *
- * depthwise_flat:         y[j] = init + sum_{kh, kw} w[3 kh + kw] * x[kh * width + j + kw - 1],   j < count
- * depthwise_flat_weight:  sum[3 kh + kw] += sum_j gradient[j] * x[kh * width + j + kw - 1]
+ * depthwise_flat:         y[r][q] = init + sum_{kh, kw} w[3 kh + kw] * x(row + r + kh, q + kw - 1),   r < rows, q < width
+ * depthwise_flat_weight:  sum[3 kh + kw] += sum_{r, q} gradient[r][q] * x(row + r + kh, q + kw - 1)
  *
- * without the terms kw = 0 of a row's first element and kw = 2 of its last.  `count` is whole rows and at least a vector; x has two
- * rows more; nothing beyond is read or written.  `inside`, integers as wide as the real type: element i < 2 width + lanes has all
- * bits set, but none where i + 1 is a multiple of width. */
-typedef void (*fc_depthwise_flat_kernel)(const void *w, const void *init, const void *x, int64_t width, const void *inside,
-                                         void *y, int64_t count);
-typedef void (*fc_depthwise_flat_weight_kernel)(double *sum, const void *x, int64_t width, const void *inside,
-                                                const void *gradient, int64_t count);
+ * without the terms that lie outside of x; rows of y and gradient have no gaps either.  Nothing beyond any of them is read or
+ * written; rows is at least 1, row any. */
+typedef void (*fc_depthwise_flat_kernel)(const void *w, const void *init, const void *x, int64_t height, int64_t width,
+                                         int64_t row, void *y, int64_t rows);
+typedef void (*fc_depthwise_flat_weight_kernel)(double *sum, const void *x, int64_t height, int64_t width, int64_t row,
+                                                const void *gradient, int64_t rows);
 
 /* gather_row:  dst[j] = x[first + j * step] where 0 <= first + j * step < size, else fill;   j < count.
  * Element i of x stands at x + i * x_stride.  The one place where padding, strides and row ends are solved.  A NULL x is

@@ -144,30 +144,33 @@ void check_depthwise_weight(subject *s)
 }
 
 typedef struct plane {
-    int64_t width, rows, count, spoilt; /* spoilt: the element of x that is infinite, or -1 */
-    array *x, *inside;
+    int64_t height, width, row, rows, count, spoilt; /* count: of outputs; spoilt: the element of x that is infinite, or -1 */
+    array *x;
 } plane;
 
 static plane plane_take(subject *s, int at_end)
 {
     int64_t lanes = s->kernels->lanes;
-    plane p = {.width = random_integer(0, 3) ? random_integer(1, 3 * lanes) : random_integer(1, 9), .spoilt = -1};
-    p.rows = (lanes + p.width - 1) / p.width + random_integer(0, 6);
+    plane p = {.height = random_integer(1, 9), .width = random_integer(1, (random_integer(0, 3) ? 10 : 2) * lanes), .spoilt = -1};
+    p.rows = random_integer(1, 9);
+    p.row = random_integer(-3, p.height);
     p.count = p.rows * p.width;
-    p.x = array_random(s->type, (p.rows + 2) * p.width, at_end);
-    p.inside = array_take(s->index_type, 2 * p.width + lanes, at_end);
-    for (int64_t i = 0; i < p.inside->count; i++)
-        array_put(p.inside, i, (i + 1) % p.width ? -1 : 0);
-    describe("width=%lld rows=%lld at the %s of a page", (long long)p.width, (long long)p.rows, at_end ? "end" : "beginning");
-    array_lock(p.inside);
+    p.x = array_random(s->type, p.height * p.width, at_end);
+    if (random_integer(0, 1)) { /* what stands beside the plane is not multiplied by zero */
+        p.spoilt = random_integer(0, p.height - 1) * p.width + random_integer(0, 1) * (p.width - 1);
+        array_put(p.x, p.spoilt, INFINITY);
+    }
+    array_lock(p.x);
+    describe("height=%lld width=%lld row=%lld rows=%lld at the %s of a page", (long long)p.height, (long long)p.width,
+             (long long)p.row, (long long)p.rows, at_end ? "end" : "beginning");
     return p;
 }
 
-/* The element of x behind tap t of output j, or -1 where that lies beside the row. */
+/* The element of x behind tap t of output j, or -1 where that lies beside the plane. */
 static int64_t plane_element(const plane *p, int64_t j, int64_t t)
 {
-    int64_t column = j % p->width + t % 3 - 1;
-    return column < 0 || column >= p->width ? -1 : (j / p->width + t / 3) * p->width + column;
+    int64_t row = p->row + j / p->width + t / 3, column = j % p->width + t % 3 - 1;
+    return row < 0 || row >= p->height || column < 0 || column >= p->width ? -1 : row * p->width + column;
 }
 
 static void flat_case(subject *s, int at_end)
@@ -176,11 +179,6 @@ static void flat_case(subject *s, int at_end)
     array *w = array_random(s->type, 9, at_end), *init = array_random(s->type, 1, at_end);
     array *y = array_take(s->type, p.count, at_end);
     int with_init = (int)random_integer(0, 1);
-    if (random_integer(0, 1)) { /* what stands beside a row is not multiplied by zero */
-        p.spoilt = random_integer(0, p.rows + 1) * p.width + random_integer(0, 1) * (p.width - 1);
-        array_put(p.x, p.spoilt, INFINITY);
-    }
-    array_lock(p.x);
     array_lock(w);
     array_lock(init);
     array_watch(y);
@@ -195,7 +193,7 @@ static void flat_case(subject *s, int at_end)
         }
         array_expect(y, j, sum, touched ? INFINITY : 20 * value_epsilon(s->type) * magnitude);
     }
-    s->kernels->depthwise_flat(w->data, with_init ? init->data : NULL, p.x->data, p.width, p.inside->data, y->data, p.count);
+    s->kernels->depthwise_flat(w->data, with_init ? init->data : NULL, p.x->data, p.height, p.width, p.row, y->data, p.rows);
     array_check(y, "y");
     arrays_reset();
     s->cases++;
@@ -205,20 +203,21 @@ static void flat_weight_case(subject *s, int at_end)
 {
     plane p = plane_take(s, at_end);
     array *g = array_random(s->type, p.count, at_end), *sum = array_random(FLOAT64, 9, at_end);
-    array_lock(p.x);
     array_lock(g);
     array_watch(sum);
     for (int64_t t = 0; t < 9; t++) {
-        double total = array_get(sum, t), magnitude = fabs(total);
+        double total = array_get(sum, t), magnitude = fabs(total), touched = 0;
         for (int64_t j = 0; j < p.count; j++) {
             int64_t at = plane_element(&p, j, t);
-            double term = at < 0 ? 0 : array_get(g, j) * array_get(p.x, at);
+            touched += at >= 0 && at == p.spoilt;
+            double term = at < 0 || at == p.spoilt ? 0 : array_get(g, j) * array_get(p.x, at);
             total += term;
             magnitude += fabs(term);
         }
-        array_expect(sum, t, total, 2 * value_epsilon(s->type) * (double)(p.count + 2) * magnitude);
+        array_expect(sum, t, total,
+                     touched ? INFINITY : 2 * value_epsilon(s->type) * (double)(p.count + 2) * magnitude);
     }
-    s->kernels->depthwise_flat_weight((double *)(void *)sum->data, p.x->data, p.width, p.inside->data, g->data, p.count);
+    s->kernels->depthwise_flat_weight((double *)(void *)sum->data, p.x->data, p.height, p.width, p.row, g->data, p.rows);
     array_check(sum, "sum");
     arrays_reset();
     s->cases++;
