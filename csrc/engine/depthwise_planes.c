@@ -241,7 +241,8 @@ static void run_phase(const job *j, const band *b, int i, const char *w, const v
     }
 }
 
-static void run_outputs(const job *j, const band *b, int64_t n, int64_t g, int64_t count, char *scratch)
+/* held: the group whose weights, if they are of one output, the worker has from the unit before. */
+static void run_outputs(const job *j, const band *b, int64_t n, int64_t g, int64_t count, char *scratch, int64_t *held)
 {
     static const double zero = 0;
     const layout *l = &j->l;
@@ -251,10 +252,12 @@ static void run_outputs(const job *j, const band *b, int64_t n, int64_t g, int64
     char *init = fc_at(scratch, l->taps * lanes, size), *tile = scratch + l->weight_bytes, *y = tile + l->x_bytes;
     for (int64_t m = 0; m < outputs; m++) {
         const char *w = scratch;
-        fc_planes_weights_take(&j->weights, l->kernels, j->from, j->weight_place, fc_at(j->w, g * p->w.g + m * p->w.o, size),
-                               p->w.g, count, scratch);
-        if (j->bias)
+        if (outputs > 1 || g != *held)
+            fc_planes_weights_take(&j->weights, l->kernels, j->from, j->weight_place, fc_at(j->w, g * p->w.g + m * p->w.o, size),
+                                   p->w.g, count, scratch);
+        if (j->bias && (outputs > 1 || g != *held))
             l->kernels->gather_row(init, lanes, fc_at(j->bias, g * outputs + m, size), outputs, 0, 1, count, &zero);
+        *held = g;
         for (int i = 0; i < l->phases.count; w = fc_at(w, fc_taps(&l->phases.phase[i].problem.window) * lanes, size), i++)
             run_phase(j, b, i, w, j->bias ? init : NULL, tile, y);
         fc_output_clamp(p, l->kernels, y, rows * columns * lanes);
@@ -271,7 +274,7 @@ static void run_task(void *context, int64_t task, int worker)
     const layout *l = &j->l;
     const fc_conv *p = &l->phases.whole;
     int64_t units = j->plan->tile[UNITS], size = l->kernels->size, lanes = l->kernels->lanes;
-    int64_t of_image = l->bands[0] * l->bands[1] * l->bands[2];
+    int64_t of_image = l->bands[0] * l->bands[1] * l->bands[2], held = -1;
     char *scratch = j->scratch + worker * l->worker_bytes;
     for (int64_t unit = task * units; unit < fc_min((task + 1) * units, l->units); unit++) {
         int64_t image = unit / of_image, n = image % p->batch, g = image / p->batch, at = unit % of_image;
@@ -285,7 +288,7 @@ static void run_task(void *context, int64_t task, int worker)
         band b = find_band(j, at);
         fc_planes_take(&l->planes, l->kernels, j->place, &b.seen, fc_at(j->x, n * p->x.n + g * p->x.c, size), count,
                        scratch + l->weight_bytes);
-        run_outputs(j, &b, n, g, count, scratch);
+        run_outputs(j, &b, n, g, count, scratch, &held);
     }
 }
 
