@@ -10,7 +10,7 @@
  * The commonest window, 3 x 3 at stride 1 in an image without gaps, needs no table, and the next plane is fetched meanwhile:
  * hardware does not follow from one channel to the next (256@28 b8 72 to 46 us a band of 16 rows).
  *
- * Scratch: weights as rows, a row of zeros or masks; per worker a table, rows copied and a tile.
+ * Scratch: weights as rows, a row of zeros; per worker a table, rows copied and a tile.
  */
 #include "engine/depthwise.h"
 
