@@ -8,7 +8,8 @@
  * interleaved images.  Windows that the kernels do not know are the stencil driver's.
  *
  * The commonest window, 3 x 3 at stride 1 in an image without gaps, needs no table, and the next plane is fetched meanwhile:
- * hardware does not follow from one channel to the next (256@28 b8 72 to 46 us a band of 16 rows).
+ * hardware does not follow from one channel to the next (256@28 b8 72 to 46 us a band of 16 rows).  What it is going to write, or
+ * both images of the weight gradient, fetched too: nothing.
  *
  * Scratch: weights as rows, a row of zeros; per worker a table, rows copied and a tile.
  */
