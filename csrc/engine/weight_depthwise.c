@@ -12,7 +12,8 @@
  * product of matrices (weight_gemm.c) does less per tap, but wants whole vectors of output channels: 32 groups of 4 over 56x56
  * took 4.6 ms there.
  *
- * 3 x 3 taps at stride 1 in images without gaps need no tables.
+ * 3 x 3 taps at stride 1 in images without gaps need no tables.  In bands of 4096 outputs, which stay in the first-level cache:
+ * 32@112 0.88 of the speed, with AVX2 0.94.
  */
 #include "engine/depthwise.h"
 #include "engine/weight_sums.h"
