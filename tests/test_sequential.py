@@ -60,6 +60,49 @@ def test_chain_shows_the_very_arrays_of_its_layers(rng):
         assert missing not in net.params
 
 
+def evaluating_net(**seed):
+    block = nn.Residual({"conv": nn.Conv2d(4, 4, 3, padding=1, **seed), "norm": nn.BatchNorm2d(4)}, downsample=nn.Conv2d(4, 4, 1, **seed))
+    return nn.Sequential(nn.Conv2d(2, 4, 3, **seed), nn.ReLU(), nn.Sequential(block, nn.ReLU()), nn.Dropout(0.5, seed=1),
+                         nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4, 3, **seed))
+
+
+@pytest.mark.parametrize("of", ["the chain", "a part of it"])
+def test_backward_after_evaluation_applies_the_layers_again(of, rng):
+    """A chain that evaluates keeps its input only; a layer in training mode anywhere in it, and it keeps what each layer did."""
+    net, x = evaluating_net(seed=0), normal(rng, (3, 2, 4, 4), np.float32)
+    net(x)    # other running statistics than the first ones, and leftovers of a pass that must not come back
+    twin = copy.deepcopy(net)
+    (net if of == "the chain" else net[2]).eval()
+    twin.eval()
+    for layer in twin._all_layers():    # chains that keep everything
+        layer.training = isinstance(layer, nn.Sequential)
+    if of == "a part of it":
+        net[3].eval()
+        net[4].train()
+    y, expected = net(x), twin(x)
+    np.testing.assert_array_equal(y, expected)
+    assert net[2][0]["conv"]._saved is None and (net[0]._saved is None) == (of == "the chain")
+    g = normal(rng, y.shape, np.float32)
+    net.train()    # as a validation step between a forward and its backward pass might
+    np.testing.assert_array_equal(net.backward(g), twin.backward(g))
+    assert all(layer.training for layer in net._all_layers())
+    for name, gradient in twin.grads.items():
+        np.testing.assert_array_equal(net.grads[name], gradient, err_msg=name)
+
+
+def test_what_evaluation_kept_is_not_pickled_nor_needed(rng):
+    net = evaluating_net(seed=0).eval()
+    x = normal(rng, (3, 2, 4, 4), np.float32)
+    y = net(x)
+    again = pickle.loads(pickle.dumps(net))
+    with pytest.raises(RuntimeError, match="before forward"):
+        again.backward(y)
+    np.testing.assert_array_equal(again(x), y)
+    with pytest.raises(RuntimeError, match="before forward"):
+        net[0].backward(y)    # alone, it has nothing
+    assert [row.output_size for row in nn.summary(net, (2, 4, 4)).rows][-2:] == [(4,), (3,)]
+
+
 def test_chain_modes_and_sequence():
     net = chain()
     assert net.eval() is net and not net.training and not any(layer.training for layer in (*net, net[1][1]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
 from itertools import zip_longest
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -97,6 +97,8 @@ class Sequential(Layer):
     ['0.weight', '0.bias', '4.weight', '4.bias']
     """
 
+    _input: np.ndarray | None = None  # the last one, if it was evaluated
+
     def __init__(self, *layers: Layer | Mapping[str, Layer]) -> None:
         super().__init__()
         named = layers[0] if len(layers) == 1 and isinstance(layers[0], Mapping) else dict(_numbered(layers))
@@ -161,17 +163,52 @@ class Sequential(Layer):
         ndarray
             What the last layer returns.
         """
+        self._input = None
+        if not self._keeps or not self._evaluates():
+            return self._apply(input)
+        self._keeps = False
+        try:
+            y = self._apply(input)
+        finally:
+            self._keeps = True
+        self._input = input
+        return y
+
+    def _apply(self, input: np.ndarray) -> np.ndarray:
+        """The layers in order, which keep what this one keeps."""
         chain = self._chain()
         free, limits = False, None
         for layer, following in zip_longest(chain, chain[1:]):
             layer._may_overwrite, layer._is_limited = free, limits is not None
             layer._limits = limits = following._bounds() if following is not None and layer._can_limit else None
+            layer._keeps = self._keeps
             try:
                 input = layer.forward(input)
             finally:
-                layer._may_overwrite, layer._is_limited, layer._limits = False, False, None
+                layer._may_overwrite, layer._is_limited, layer._limits, layer._keeps = False, False, None, True
             free = layer._output_is_free
         return input
+
+    def _apply_again(self) -> None:
+        """What the layers did not keep when they evaluated the last input."""
+        if self._input is None:
+            return
+        input, self._input = self._input, None
+        modes = [(layer, layer.training) for layer in self._all_layers()]
+        self.eval()
+        try:
+            self._apply(input)
+        finally:
+            for layer, training in modes:
+                layer.training = training
+
+    def _all_layers(self) -> Iterator[Layer]:
+        yield self
+        for layer in self.children.values():
+            yield from layer._all_layers()
+
+    def _evaluates(self) -> bool:
+        return not self.training and all(layer._evaluates() for layer in self.children.values())
 
     def backward(self, grad_output: np.ndarray, *, input_gradient: bool = True) -> np.ndarray | None:
         """Propagate a gradient from the last layer to the first and overwrite every layer's `grads`.
@@ -187,6 +224,7 @@ class Sequential(Layer):
         -------
         ndarray of the input's shape and dtype, or None if `input_gradient` is False
         """
+        self._apply_again()
         chain = self._chain()
         first = 0 if input_gradient else next((i for i, layer in enumerate(chain) if layer.params), len(chain))
         free = False
@@ -199,6 +237,9 @@ class Sequential(Layer):
                 layer._may_overwrite = False
             free = layer._gradient_is_free
         return grad_output if input_gradient else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_input": None}
 
     def train(self, mode: bool = True) -> Self:
         """Switch all layers to training mode (or to evaluation if `mode` is False); returns the chain itself."""
@@ -287,11 +328,18 @@ class Residual(Sequential):
     def _chain(self) -> list[Layer]:
         return [layer for name, layer in self.children.items() if name != "downsample"]
 
-    def forward(self, input: np.ndarray) -> np.ndarray:
-        """``f(input) + s(input)``; see `Sequential.forward`."""
+    def _apply(self, input: np.ndarray) -> np.ndarray:
+        """``f(input) + s(input)``."""
         limits = self._limits
-        y = super().forward(input)
-        around = self.children["downsample"].forward(input) if "downsample" in self.children else np.asarray(input)
+        y = super()._apply(input)
+        around = np.asarray(input)
+        if "downsample" in self.children:
+            downsample = self.children["downsample"]
+            downsample._keeps = self._keeps
+            try:
+                around = downsample.forward(input)
+            finally:
+                downsample._keeps = True
         if y.shape != around.shape:
             raise ValueError(
                 f"the layers of Residual and its downsample must agree in shape, got {y.shape} and {around.shape} "
@@ -304,6 +352,7 @@ class Residual(Sequential):
 
     def backward(self, grad_output: np.ndarray, *, input_gradient: bool = True) -> np.ndarray | None:
         """The sum of both ways' gradients; see `Sequential.backward`."""
+        self._apply_again()
         grad_input = super().backward(grad_output, input_gradient=input_gradient)
         around = np.asarray(grad_output)
         if "downsample" in self.children:

@@ -74,6 +74,8 @@ class Layer:
     _can_limit = False
     _limits: tuple[float, float] | None = None
     _is_limited = False
+    # Whether what `backward` needs is remembered; a chain that evaluates would rather compute it again.
+    _keeps = True
 
     def __init__(self, dtype: DTypeLike | None = None) -> None:
         self.params: MutableMapping[str, np.ndarray] = {}
@@ -126,8 +128,9 @@ class Layer:
         if x.dtype not in _REAL:
             raise TypeError(f"input of {type(self).__name__} must be float32 or float64, got {x.dtype}")
         self._saved = self._output = None  # the memory of the last pass serves this one
-        y, self._saved = self._forward(x)
-        self._output = y.shape, y.dtype
+        y, saved = self._forward(x)
+        if self._keeps:
+            self._saved, self._output = saved, (y.shape, y.dtype)
         return y
 
     def __call__(self, input: np.ndarray) -> np.ndarray:
@@ -177,8 +180,20 @@ class Layer:
         return self
 
     def eval(self) -> Self:
-        """Switch to evaluation mode: dropout off, running statistics used and left alone; returns the layer itself."""
+        """Switch to evaluation mode: dropout off, running statistics used and left alone; returns the layer itself.
+
+        A chain in this mode keeps nothing but its input, so that the memory of a layer's output soon serves another's;
+        its `backward`, which works all the same, first applies the layers once more.
+        """
         return self.train(False)
+
+    def _all_layers(self) -> Iterator[Layer]:
+        """Itself and, in a chain, the layers and chains in it."""
+        yield self
+
+    def _evaluates(self) -> bool:
+        """Whether it is in evaluation mode, with all layers in it."""
+        return not self.training
 
     def _leaves(self) -> Iterator[tuple[str, Layer]]:
         """The layers that are no chains of others, with their names: for a single layer itself, without a name."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
+from .containers import Sequential
 from .layer import Layer
 
 
@@ -81,11 +82,11 @@ def summary(net: Layer, input_size: tuple[int, ...], dtype: DTypeLike = None) ->
     if dtype is None:
         dtype = next((value.dtype for value in net.params.values()), np.float32)
     leaves = list(net._leaves())
-    modes = [(layer, layer.training) for _, layer in leaves]
+    modes = [(layer, layer.training) for layer in net._all_layers()]
     rows = []
     try:
-        for layer, _ in modes:
-            layer.training = False
+        for layer, _ in modes:  # chains that do not evaluate keep what their layers return
+            layer.training = isinstance(layer, Sequential)
         net.forward(np.zeros((1, *input_size), dtype))
         for name, layer in leaves:
             count = sum(value.size for value in layer.params.values())
