@@ -141,6 +141,31 @@ fc_status fc_chain_plan_make(fc_chain_plan *plan, const fc_chain *problem, int g
 /* Forward: writes arrays->y.  Backward: reads it, the gradient, and writes those of `gradients` that were planned. */
 fc_status fc_chain_execute(const fc_chain_plan *plan, const fc_chain_arrays *arrays, const fc_chain_arrays *gradients);
 
+/* Inverted residuals, for inference: two mixes of channels and a filter between them in one call.
+ *
+ *     u[n, m] = limit(first_bias[m] + sum_c first[c, m] x[n, c])
+ *     t[n, m, p] = limit(filter_bias[m] + sum_k filter[m, k] u[n, m, p * stride + k * dilation - offset])
+ *     y[n, o, p] = last_bias[o] + sum_m last[m, o] t[n, m, p]
+ *
+ * with u zero outside its bounds, which are x's, and limits on both sides of zero.  The first axis of the window is of size 1.
+ * FC_REFUSED: where `middle` is no multiple of a vector, rows of x have gaps between their elements or those of y anywhere, or a
+ * row of `middle` channels is too much for scratch. */
+typedef struct fc_bottleneck {
+    fc_real real;
+    int64_t batch, channels, middle, out_channels;
+    fc_window window;
+    fc_array_strides x, y;
+    fc_bounds bounds;
+} fc_bottleneck;
+
+/* first (channels, middle), filter (middle, KH, KW), last (middle, out_channels) without gaps; biases may be NULL. */
+typedef struct fc_bottleneck_arrays {
+    const void *x, *first, *first_bias, *filter, *filter_bias, *last, *last_bias;
+    void *y;
+} fc_bottleneck_arrays;
+
+fc_status fc_bottleneck_run(const fc_bottleneck *problem, const fc_bottleneck_arrays *arrays);
+
 /* Pooling:  y[n, c, p] = the maximum or the mean of x[n, c, p * stride + k * dilation - offset] over the taps k inside x.
  *
  * Adaptive: stop p of an axis covers floor(p in / out) up to ceil((p + 1) in / out) instead, and the window's kernel, stride,

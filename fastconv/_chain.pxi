@@ -113,6 +113,56 @@ def chain_backward(cnp.ndarray grad_output, cnp.ndarray input, axes, first, filt
     return d_input, d_first, d_filters, d_last
 
 
+cdef bint holds(object array, int kind, tuple shape):
+    """Whether it is an array of these numbers, in C order and aligned."""
+    if not isinstance(array, np.ndarray) or array.shape != shape:
+        return False
+    cdef cnp.ndarray a = array
+    return cnp.PyArray_TYPE(a) == kind and cnp.PyArray_ISCARRAY_RO(a)
+
+
+def bottleneck(cnp.ndarray input, axes, first, first_bias, filter, filter_bias, last, last_bias, bounds):
+    """An inverted residual's output, a new array without gaps, or None where arrays do not fit or the engine refuses it.
+
+    `first` (channels, middle), `filter` (middle, 1, KH, KW), `last` (middle, out_channels); biases may be None.
+    """
+    cdef Image x, y
+    cdef fc_chain c
+    cdef fc_bottleneck p
+    cdef fc_bottleneck_arrays arrays
+    cdef fc_status status
+    cdef int64_t size[5]
+    cdef int i
+    input = read_array(input, "input")
+    view_image(input, 2, &x)
+    middle, outputs, kernel = len(filter), last.shape[-1], (axes[0][1], axes[1][1])
+    if not (holds(first, x.kind, (x.size[1], middle)) and holds(filter, x.kind, (middle, 1, *kernel))
+            and holds(last, x.kind, (middle, outputs))):
+        return None
+    for bias, count in ((first_bias, middle), (filter_bias, middle), (last_bias, outputs)):
+        if bias is not None and not holds(bias, x.kind, (count,)):
+            return None
+    read_chain(axes, x.size[0], x.size[1], middle, outputs, True, False, input.dtype, &c)
+    p.real, p.batch, p.channels = c.real, c.batch, c.channels
+    p.middle, p.out_channels, p.window, p.x, p.bounds = c.middle, c.out_channels, c.window, x.stride, read_bounds(bounds)
+    size[0], size[1] = p.batch, p.out_channels
+    for i in range(3):
+        size[2 + i] = p.window.out[i]
+    output = new_image(size, 2, x.kind, x.batched, False)
+    view_image(output, 2, &y)
+    p.y = y.stride
+    arrays.x, arrays.y = x.data, y.data
+    arrays.first, arrays.first_bias = data_or_null(first), data_or_null(first_bias)
+    arrays.filter, arrays.filter_bias = data_or_null(filter), data_or_null(filter_bias)
+    arrays.last, arrays.last_bias = data_or_null(last), data_or_null(last_bias)
+    with nogil:
+        status = fc_bottleneck_run(&p, &arrays)
+    if status == FC_REFUSED:
+        return None
+    raise_status(status)
+    return output
+
+
 def channel_sums(cnp.ndarray array):
     """The sum of each channel of (N, C, *spatial)."""
     cdef Image image

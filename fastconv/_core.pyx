@@ -127,6 +127,29 @@ cdef extern from "fastconv.h" nogil:
     fc_status fc_chain_plan_make(fc_chain_plan *plan, const fc_chain *problem, int gradients, fc_precision precision)
     fc_status fc_chain_execute(const fc_chain_plan *plan, const fc_chain_arrays *arrays, const fc_chain_arrays *gradients)
 
+    ctypedef struct fc_bottleneck:
+        fc_real real
+        int64_t batch
+        int64_t channels
+        int64_t middle
+        int64_t out_channels
+        fc_window window
+        fc_array_strides x
+        fc_array_strides y
+        fc_bounds bounds
+
+    ctypedef struct fc_bottleneck_arrays:
+        const void *x
+        const void *first
+        const void *first_bias
+        const void *filter
+        const void *filter_bias
+        const void *last
+        const void *last_bias
+        void *y
+
+    fc_status fc_bottleneck_run(const fc_bottleneck *problem, const fc_bottleneck_arrays *arrays)
+
     ctypedef struct fc_conv_option:
         const char *name
         const char *reason

@@ -101,9 +101,10 @@ cdef int read_norm(cnp.ndarray x, mean, variance, weight, bias, double eps, bint
     return 0
 
 
-def batch_norm(x, mean, variance, weight, bias, double eps, bint from_batch):
+def batch_norm(x, mean, variance, weight, bias, double eps, bint from_batch, bint in_place=False):
     """y for x (N, C, pixels); with `from_batch`, `mean` and `variance` are written, else read."""
-    cdef cnp.ndarray rows = contiguous(x, "x"), y = new_like(rows)
+    cdef cnp.ndarray rows = contiguous(x, "x")
+    cdef cnp.ndarray y = rows if in_place else new_like(rows)
     cdef fc_batch_norm problem
     read_norm(rows, mean, variance, weight, bias, eps, from_batch, &problem)
     with nogil:

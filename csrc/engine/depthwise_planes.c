@@ -231,13 +231,15 @@ static void run_phase(const job *j, const band *b, int i, const char *w, const v
     if (!count[0] || !count[1] || !count[2])
         return;
     int64_t row = l->planes.columns * lanes, columns = b->end[2] - b->first[2];
+    double bounds[2];
+    fc_output_bounds(&l->phases.whole, bounds);
     const void *x = fc_at(tile, at[0] * l->planes.rows * row + at[1] * row + at[2] * lanes, size);
     int64_t to = phase->first[2] + first[2] * phase->step[2] - b->first[2];
     for (int64_t r = 0; r < count[1]; r++) {
         int64_t oh = phase->first[1] + (first[1] + r) * phase->step[1] - b->first[1];
         l->kernels->planes_stencil(j->lines[i].count, j->lines[i].offset, j->lines[i].run, w, init,
                                    fc_at(x, r * win->stride[1] * row, size), win->stride[2] * lanes,
-                                   fc_at(y, (oh * columns + to) * lanes, size), phase->step[2] * lanes, count[2]);
+                                   fc_at(y, (oh * columns + to) * lanes, size), phase->step[2] * lanes, count[2], bounds);
     }
 }
 
@@ -260,7 +262,6 @@ static void run_outputs(const job *j, const band *b, int64_t n, int64_t g, int64
         *held = g;
         for (int i = 0; i < l->phases.count; w = fc_at(w, fc_taps(&l->phases.phase[i].problem.window) * lanes, size), i++)
             run_phase(j, b, i, w, j->bias ? init : NULL, tile, y);
-        fc_output_clamp(p, l->kernels, y, rows * columns * lanes);
         int64_t to = n * p->y.n + (g * outputs + m) * p->y.c;
         for (int i = 0; i < FC_AXES; i++)
             to += b->first[i] * p->y.s[i];

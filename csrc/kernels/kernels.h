@@ -79,11 +79,12 @@ typedef void (*fc_depthwise_weight_kernel)(const fc_depthwise_window *window, do
  * offsets and steps count reals:
  *
  * planes_stencil:    y[q * y_step] = init + sum_{l < lines, k < run[l]} w[t] * x[offset[l] + (q + k) * x_step],  q < count,
- *                    t = 0, 1, ... in the order of l, then k; init may be NULL (zeros), lines 0
+ *                    t = 0, 1, ... in the order of l, then k; init may be NULL (zeros), lines 0; clamped to bounds[0] ... bounds[1]
  * planes_correlate:  sum[t] += sum_{r < rows, q < count} x[r * x_row + q * x_step + offset[t]] * y[r * y_row + q * y_step],
  *                    t < taps */
 typedef void (*fc_planes_stencil_kernel)(int64_t lines, const int64_t *offset, const int64_t *run, const void *w, const void *init,
-                                         const void *x, int64_t x_step, void *y, int64_t y_step, int64_t count);
+                                         const void *x, int64_t x_step, void *y, int64_t y_step, int64_t count,
+                                         const double *bounds);
 typedef void (*fc_planes_correlate_kernel)(void *sum, int64_t taps, const int64_t *offset, const void *x, int64_t x_step,
                                            int64_t x_row, const void *y, int64_t y_step, int64_t y_row, int64_t rows,
                                            int64_t count);

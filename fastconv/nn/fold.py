@@ -6,6 +6,7 @@ import copy
 
 import numpy as np
 
+from .bottleneck import find_bottleneck
 from .containers import Sequential
 from .convolution import _Convolution, _ConvNd
 from .layer import Layer
@@ -19,6 +20,10 @@ def fold_batch_norm(net: Layer) -> Layer:
     After `eval`, batch normalisation is ``y = s (x - mean) + bias`` with ``s = weight / sqrt(var + eps)``, and behind a
     convolution or dense layer ``x = W * u + b`` that is the layer ``y = (s W) * u + s (b - mean) + bias``. So it costs
     nothing. Where something else stands in front (ReLU, pooling), it stays.
+
+    A chain that then is an inverted residual (a 1x1 convolution, ReLU6 or ReLU, a depthwise one, the same again, a 1x1
+    one) is applied in one call, whose intermediate results stay in the processor's cache; so its output may differ by
+    rounding from that of its layers. Its 1x1 weights, the same numbers, get another order in memory.
 
     Parameters
     ----------
@@ -71,6 +76,8 @@ def _fold_chain(net: Layer) -> None:
             _fold(before, norm)
             del net.children[name]
             following.remove(norm)
+    if type(net) is Sequential:
+        find_bottleneck(net)
 
 
 def _takes(before: Layer | None, norm: _BatchNorm) -> bool:

@@ -71,7 +71,9 @@ class _BatchNorm(Layer):
             mean, var = np.empty(self.num_features), np.empty(self.num_features)
         else:
             mean, var = (self.buffers[name].astype(np.float64) for name in ("running_mean", "running_var"))
-        y = _core.batch_norm(rows, mean, var, self._per_channel("weight", 1), self._per_channel("bias", 0), self.eps, from_batch)
+        weight, bias = self._per_channel("weight", 1), self._per_channel("bias", 0)
+        in_place = self._may_overwrite and not self._keeps
+        y = _core.batch_norm(rows, mean, var, weight, bias, self.eps, from_batch, in_place)
         if self.training and self.track_running_stats:
             self._follow(mean, var, count)
         return _shaped_as(y, x.shape), (rows, mean, var, from_batch)

@@ -29,6 +29,7 @@ class _Pool(Layer):
     _axes: int
     _function: Callable[..., np.ndarray]
     _gradient: Callable[..., np.ndarray]
+    _output_is_free = True
     _gradient_is_free = True
 
 

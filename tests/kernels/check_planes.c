@@ -14,7 +14,8 @@ static void stencil_case(subject *s, int64_t count, int at_end)
 {
     int64_t lanes = s->kernels->lanes, lines = random_integer(0, LINES_MAX), terms = 0, reach = 0;
     int64_t offset[LINES_MAX], run[LINES_MAX], x_step = random_integer(1, 3) * lanes, y_step = random_integer(1, 3) * lanes;
-    int with_init = (int)random_integer(0, 1);
+    int with_init = (int)random_integer(0, 1), limited = (int)random_integer(0, 1);
+    double bounds[2] = {limited ? -0.5 : -INFINITY, limited ? 1 : INFINITY};
     for (int64_t l = 0; l < lines; l++) {
         offset[l] = random_integer(0, 40);
         run[l] = random_integer(1, RUN_MAX);
@@ -22,8 +23,8 @@ static void stencil_case(subject *s, int64_t count, int at_end)
         int64_t end = offset[l] + (count - 1 + run[l] - 1) * x_step + lanes;
         reach = count && end > reach ? end : reach;
     }
-    describe("count=%lld lines=%lld terms=%lld steps=%lld, %lld init=%d at the %s of a page", (long long)count, (long long)lines,
-             (long long)terms, (long long)x_step, (long long)y_step, with_init, at_end ? "end" : "beginning");
+    describe("count=%lld lines=%lld terms=%lld steps=%lld, %lld init=%d limited=%d at the %s of a page", (long long)count, (long long)lines,
+             (long long)terms, (long long)x_step, (long long)y_step, with_init, limited, at_end ? "end" : "beginning");
     array *x = array_random(s->type, reach, at_end), *w = array_random(s->type, terms * lanes, at_end);
     array *init = array_random(s->type, lanes, at_end), *y = array_take(s->type, count ? (count - 1) * y_step + lanes : 0, at_end);
     array_lock(x);
@@ -39,9 +40,10 @@ static void stencil_case(subject *s, int64_t count, int at_end)
                 sum += product;
                 magnitude += fabs(product);
             }
+        sum = fmin(fmax(sum, bounds[0]), bounds[1]);
         array_expect(y, q * y_step + lane, sum, 2 * value_epsilon(s->type) * (double)(terms + 1) * magnitude);
     }
-    s->kernels->planes_stencil(lines, offset, run, w->data, with_init ? init->data : NULL, x->data, x_step, y->data, y_step, count);
+    s->kernels->planes_stencil(lines, offset, run, w->data, with_init ? init->data : NULL, x->data, x_step, y->data, y_step, count, bounds);
     array_check(y, "y");
     arrays_reset();
     s->cases++;
