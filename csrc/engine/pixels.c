@@ -100,15 +100,18 @@ static layout lay_out(const fc_conv_plan *plan)
     return l;
 }
 
-/* Bands of a flat plane in whole vectors, at least one in the last, which takes the plane's last positions too. */
-static int64_t flat_columns(const fc_conv *p, const fc_kernels *kernels, const fc_source *source, int64_t bands)
+/* Bands of a flat plane in whole vectors, at least one in the last, which takes the plane's last positions too.  A sweep needs none
+ * for the cache, only for the threads: so many `tasks` of four vectors at least. */
+static int64_t flat_columns(const fc_conv *p, const fc_kernels *kernels, const fc_source *source, int64_t bands, int64_t tasks)
 {
     int64_t positions = fc_source_columns(source, p->window.out[1], p->window.out[2]), lanes = kernels->lanes;
     positions -= last_positions(p, kernels, positions);
     int64_t vectors = fc_ceil_div(positions, lanes);
-    int64_t most = vectors; /* a sweep needs no bands */
-    if (!fc_sweep_pays(p, kernels))
-        most = fc_max(1, 2 * FC_BLOCK_BYTES / kernels->size / lanes / fc_max(1, p->channels));
+    int64_t most = fc_max(1, 2 * FC_BLOCK_BYTES / kernels->size / lanes / fc_max(1, p->channels));
+    if (fc_sweep_pays(p, kernels)) {
+        most = vectors;
+        bands = fc_max(bands, fc_min(tasks, vectors / 4));
+    }
     int64_t columns = fc_ceil_div(vectors, fc_max(bands, fc_ceil_div(vectors, most))), strip = kernels->nv;
     columns = (columns > 2 * strip ? fc_min(vectors, fc_ceil_div(columns, strip) * strip) : columns) * lanes; /* whole strips */
     while (positions % columns && positions % columns < lanes && columns < positions)
@@ -149,7 +152,7 @@ static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
     if (one_row(p, &whole) && fc_source_columns(&whole, height, p->window.out[2]) >= kernels->lanes) {
         plan->tile[ROWS] = height;
         plan->tile[COLUMNS] = p->window.out[2];
-        plan->tile[FLAT] = flat_columns(p, kernels, &whole, bands);
+        plan->tile[FLAT] = flat_columns(p, kernels, &whole, bands, fc_ceil_div(wanted, fc_max(1, images)));
         int64_t tasks = images * fc_ceil_div(fc_source_columns(&whole, height, p->window.out[2]), plan->tile[FLAT]);
         if (tasks >= wanted)
             plan->tile[BLOCKS] = 1; /* each would read all of x again */
