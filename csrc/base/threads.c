@@ -30,13 +30,22 @@ typedef struct share {
     int64_t end;
 } share;
 
+typedef struct sleeper {
+    pthread_t thread;
+    int asleep; /* guarded by the pool's lock */
+#ifdef __linux__
+    cpu_set_t allowed; /* where it may run; empty if the kernel does not say */
+#endif
+} sleeper;
+
 static struct {
     pthread_mutex_t owner, lock; /* owner: the job; lock: sleeping and starting */
     pthread_cond_t wake;
     _Atomic uint64_t state;
     _Atomic int64_t done; /* the workers that have left the job */
     _Atomic int sleepers;
-    int started, cpu; /* cpu: where the job's caller was when it opened */
+    int started;
+    sleeper sleeper[FC_THREADS_MAX];
     int shares;
     share share[FC_THREADS_MAX];
     fc_task run;
@@ -87,29 +96,47 @@ static int join(void)
     return 0;
 }
 
-static void sleep_until_joinable(void)
+#ifdef __linux__
+/* The kernel may wake a worker on its caller's core, although another is idle, and there it waits for the caller's slice to end:
+ * 2-4 ms, in which the first five to ten calls after a pause ran alone (1x1 512-512@14 at two threads, 440 us each and then 225).
+ * So a sleeper is kept off that core while it is woken.  That it leaves by itself once it runs was tried: it does not run. */
+static void keep_off(const sleeper *who, int cpu)
+{
+    cpu_set_t others = who->allowed;
+    if (cpu >= 0)
+        CPU_CLR(cpu, &others);
+    if (CPU_COUNT(&others))
+        pthread_setaffinity_np(who->thread, sizeof others, &others);
+}
+#endif
+
+static void wake_sleepers(void)
 {
     pthread_mutex_lock(&pool.lock);
+#ifdef __linux__
+    for (int i = 0, cpu = sched_getcpu(); i < pool.started; i++)
+        if (pool.sleeper[i].asleep)
+            keep_off(&pool.sleeper[i], cpu);
+#endif
+    pthread_mutex_unlock(&pool.lock);
+    pthread_cond_broadcast(&pool.wake);
+}
+
+static void sleep_until_joinable(sleeper *self)
+{
+    pthread_mutex_lock(&pool.lock);
+    self->asleep = 1;
     atomic_fetch_add(&pool.sleepers, 1);
     while (!joinable(atomic_load(&pool.state)))
         pthread_cond_wait(&pool.wake, &pool.lock);
     atomic_fetch_sub(&pool.sleepers, 1);
+    self->asleep = 0;
+#ifdef __linux__
+    if (CPU_COUNT(&self->allowed))
+        pthread_setaffinity_np(self->thread, sizeof self->allowed, &self->allowed);
+#endif
     pthread_mutex_unlock(&pool.lock);
 }
-
-#ifdef __linux__
-/* A worker that wakes on its caller's core would share it until the kernel balances the load, up to ten milliseconds later:
- * it leaves, for any other core that it may use. */
-static void leave_cpu(const cpu_set_t *allowed, int cpu)
-{
-    if (cpu < 0 || sched_getcpu() != cpu)
-        return;
-    cpu_set_t others = *allowed;
-    CPU_CLR(cpu, &others);
-    if (CPU_COUNT(&others) && !sched_setaffinity(0, sizeof others, &others))
-        sched_setaffinity(0, sizeof *allowed, allowed); /* moved, and free to be moved again */
-}
-#endif
 
 /* The worker's number in the next job, or 0 if none came.  `last` is the epoch of the job it was in. */
 static int await_job(uint64_t last)
@@ -130,26 +157,23 @@ static int await_job(uint64_t last)
     return 0;
 }
 
-static void *work(void *unused)
+static void *work(void *itself)
 {
-    (void)unused;
+    sleeper *self = itself;
     inside = 1;
+    self->thread = pthread_self();
 #ifdef __linux__
-    cpu_set_t allowed;
-    if (sched_getaffinity(0, sizeof allowed, &allowed))
-        CPU_ZERO(&allowed);
+    if (sched_getaffinity(0, sizeof self->allowed, &self->allowed))
+        CPU_ZERO(&self->allowed);
 #endif
     for (uint64_t last = 0;;) {
         int worker = await_job(last);
         if (worker) {
             last = atomic_load(&pool.state) / EPOCH;
-#ifdef __linux__
-            leave_cpu(&allowed, pool.cpu);
-#endif
             claim(worker);
             atomic_fetch_add(&pool.done, 1);
         } else {
-            sleep_until_joinable();
+            sleep_until_joinable(self);
         }
     }
     return NULL;
@@ -162,7 +186,8 @@ static void restart_in_child(void)
     pthread_cond_init(&pool.wake, NULL);
     atomic_store(&pool.state, 0);
     atomic_store(&pool.sleepers, 0);
-    pool.started = 0;
+    for (; pool.started; pool.started--)
+        pool.sleeper[pool.started - 1].asleep = 0;
 }
 
 static void register_fork_handler(void)
@@ -179,7 +204,7 @@ static void start_workers(int count)
     if (pool.started >= count || pthread_attr_init(&attributes))
         return;
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    for (pthread_t id; pool.started < count && !pthread_create(&id, &attributes, work, NULL);)
+    for (pthread_t id; pool.started < count && !pthread_create(&id, &attributes, work, &pool.sleeper[pool.started]);)
         pool.started++;
     pthread_attr_destroy(&attributes);
 }
@@ -193,17 +218,11 @@ static void open_job(int wanted, int64_t tasks, fc_task run, void *context)
         atomic_store_explicit(&pool.share[i].next, tasks * i / (wanted + 1), memory_order_relaxed);
         pool.share[i].end = tasks * (i + 1) / (wanted + 1);
     }
-#ifdef __linux__
-    pool.cpu = sched_getcpu();
-#endif
     atomic_store(&pool.done, 0);
     uint64_t epoch = (atomic_load(&pool.state) & ~(EPOCH - 1)) + EPOCH;
     atomic_store(&pool.state, epoch | OPEN | (uint64_t)wanted << 12);
-    if (atomic_load(&pool.sleepers)) {
-        pthread_mutex_lock(&pool.lock);
-        pthread_cond_broadcast(&pool.wake);
-        pthread_mutex_unlock(&pool.lock);
-    }
+    if (atomic_load(&pool.sleepers))
+        wake_sleepers();
 }
 
 static void close_job(void)
