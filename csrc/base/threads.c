@@ -125,6 +125,11 @@ static void wake_sleepers(void)
 static void sleep_until_joinable(sleeper *self)
 {
     pthread_mutex_lock(&pool.lock);
+    self->thread = pthread_self();
+#ifdef __linux__
+    if (sched_getaffinity(0, sizeof self->allowed, &self->allowed))
+        CPU_ZERO(&self->allowed);
+#endif
     self->asleep = 1;
     atomic_fetch_add(&pool.sleepers, 1);
     while (!joinable(atomic_load(&pool.state)))
@@ -161,11 +166,6 @@ static void *work(void *itself)
 {
     sleeper *self = itself;
     inside = 1;
-    self->thread = pthread_self();
-#ifdef __linux__
-    if (sched_getaffinity(0, sizeof self->allowed, &self->allowed))
-        CPU_ZERO(&self->allowed);
-#endif
     for (uint64_t last = 0;;) {
         int worker = await_job(last);
         if (worker) {
