@@ -110,7 +110,7 @@ static void keep_off(const sleeper *who, int cpu)
 }
 #endif
 
-static void wake_sleepers(void)
+static void wake_sleepers(int wanted)
 {
     pthread_mutex_lock(&pool.lock);
 #ifdef __linux__
@@ -119,10 +119,14 @@ static void wake_sleepers(void)
             keep_off(&pool.sleeper[i], cpu);
 #endif
     pthread_mutex_unlock(&pool.lock);
-    pthread_cond_broadcast(&pool.wake);
+    while (wanted--)
+        pthread_cond_signal(&pool.wake);
 }
 
-static void sleep_until_joinable(sleeper *self)
+/* Returns also when the job that woke it has closed meanwhile: more jobs follow soon where an operation is several, and a worker
+ * that went back to sleep would miss them all (dilated 3x3 128@28 at two threads after a pause, four jobs a call: 404 us, as long
+ * as with one; now 235). */
+static void sleep_until_woken(sleeper *self)
 {
     pthread_mutex_lock(&pool.lock);
     self->thread = pthread_self();
@@ -132,7 +136,7 @@ static void sleep_until_joinable(sleeper *self)
 #endif
     self->asleep = 1;
     atomic_fetch_add(&pool.sleepers, 1);
-    while (!joinable(atomic_load(&pool.state)))
+    if (!joinable(atomic_load(&pool.state)))
         pthread_cond_wait(&pool.wake, &pool.lock);
     atomic_fetch_sub(&pool.sleepers, 1);
     self->asleep = 0;
@@ -173,7 +177,7 @@ static void *work(void *itself)
             claim(worker);
             atomic_fetch_add(&pool.done, 1);
         } else {
-            sleep_until_joinable(self);
+            sleep_until_woken(self);
         }
     }
     return NULL;
@@ -222,7 +226,7 @@ static void open_job(int wanted, int64_t tasks, fc_task run, void *context)
     uint64_t epoch = (atomic_load(&pool.state) & ~(EPOCH - 1)) + EPOCH;
     atomic_store(&pool.state, epoch | OPEN | (uint64_t)wanted << 12);
     if (atomic_load(&pool.sleepers))
-        wake_sleepers();
+        wake_sleepers(wanted);
 }
 
 static void close_job(void)
