@@ -149,7 +149,12 @@ static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
     rows = fc_max(1, fc_min(l.rows, fc_min(shared ? rows : INT64_MAX, V_BYTES_MAX / v_bytes)));
     plan->tile[ROWS] = fc_weight_part(l.rows, rows);
     plan->tile[SHARED] = shared && plan->tile[ROWS] < l.rows;
-    plan->tile[WHOLE] = p->groups * fc_ceil_div(l.rows, plan->tile[ROWS]) >= 2 * plan->threads;
+    if (plan->tile[SHARED]) { /* as many blocks for each thread */
+        int64_t blocks = fc_ceil_div(fc_ceil_div(l.rows, plan->tile[ROWS]), plan->threads) * plan->threads;
+        plan->tile[ROWS] = fc_ceil_div(l.rows, fc_min(l.rows, blocks));
+    }
+    int64_t blocks = fc_mul(p->groups, fc_ceil_div(l.rows, plan->tile[ROWS]));
+    plan->tile[WHOLE] = blocks >= 2 * plan->threads || (blocks % plan->threads == 0 && l.rows % plan->threads == 0);
     l = lay_out(plan, p);
     plan->scratch = fc_add(shared_bytes(plan, &l), fc_mul(plan->threads, worker_bytes(plan, &l)));
     return l;
@@ -202,6 +207,12 @@ typedef struct job {
     int64_t g, block;                     /* under way */
 } job;
 
+/* The row of tiles that a block begins with: blocks differ by one row at most, and so do the sums of each thread's. */
+static int64_t block_row(const layout *l, int64_t block)
+{
+    return l->rows / l->blocks * block + l->rows % l->blocks * block / l->blocks;
+}
+
 /* Rows tr ... tr + rows of tiles of one stripe of a plane, from its column tc on, which are tiles at ... of the block; its patches
  * are rows v ... of V. */
 typedef struct segment {
@@ -212,7 +223,7 @@ typedef struct segment {
 static int next_segment(const job *j, int64_t *row, segment *s)
 {
     const layout *l = &j->l;
-    int64_t first = j->block * j->plan->tile[ROWS], end = fc_min(l->rows, first + j->plan->tile[ROWS]), at = first + *row;
+    int64_t first = block_row(l, j->block), end = block_row(l, j->block + 1), at = first + *row;
     if (at >= end)
         return 0;
     int64_t stripe = at / l->h.tiles, plane = stripe / l->stripes, depth = j->problem.window.out[0];
@@ -350,9 +361,10 @@ static void add_products(const job *j, const fc_winograd_part *b, int64_t piece,
                          const char *u, char *m)
 {
     const layout *l = &j->l;
-    int64_t size = l->kernels->size, tiles = fc_min(l->tiles, (l->rows - j->block * j->plan->tile[ROWS]) * l->phases * l->columns);
+    int64_t size = l->kernels->size, rows = block_row(l, j->block + 1) - block_row(l, j->block);
     int add = piece + term > 0;
-    fc_winograd_product product = fc_winograd_product_plan(&l->outputs, b, j->offset, l->channels, place, tiles);
+    fc_winograd_product product = fc_winograd_product_plan(&l->outputs, b, j->offset, l->channels, place,
+                                                           rows * l->phases * l->columns);
     const char *v = fc_at(j->inputs, term, size);
     v += (piece / l->w.pieces * l->phases * l->v_columns + piece % l->w.pieces) * l->inputs * size;
     for (int64_t f = 0; f < l->frequencies; f++, v += l->v_step * size, u += l->u_step * size, m += l->m_step * size) {
