@@ -1,5 +1,5 @@
 """The C programs of tests/kernels, once per session and variant: linked with the libraries of the extension module ("plain"),
-or with csrc/ compiled again under a sanitizer."""
+with csrc/ compiled again under a sanitizer, or compiled for AArch64 and run in an emulator, so that NEON is tested anywhere."""
 
 import ast
 import os
@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ISAS = {"x86_64": ["baseline", "avx2", "avx512"], "aarch64": ["baseline", "neon"]}.get(platform.machine(), ["baseline"])
+ISAS_OF = {"x86_64": ["baseline", "avx2", "avx512"], "aarch64": ["baseline", "neon"]}
+ISAS = ISAS_OF.get(platform.machine(), ["baseline"])
 CSRC, CHECKS = ROOT / "csrc", ROOT / "tests" / "kernels"
 CHECKED = ["gemm", "rows", "windows", "depthwise", "planes", "winograd", "winograd_channels", "pool", "pool_rows", "elementwise"]
 PROGRAMS = {
@@ -30,29 +31,40 @@ VARIANTS = {
     "plain": ["-DOPTIMIZED"],
     "address": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
     "thread": ["-O1", "-g", "-fsanitize=thread"],
+    "aarch64": ["-DOPTIMIZED", "-static"],
 }
+CROSS_COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"    # Debian's packages of .ci/run
 # Fresh memory is NaN under "address" and huge otherwise, so that scratch that is read before it is written shows.
 ENVIRONMENT = {
     "plain": {"MALLOC_PERTURB_": "128"},
     "address": {"ASAN_OPTIONS": "allocator_may_return_null=1:max_malloc_fill_size=1073741824:malloc_fill_byte=255"},
     "thread": {"TSAN_OPTIONS": "allocator_may_return_null=1"},
+    "aarch64": {},
 }
 
 
-def setup_flags():
-    """COMMON and ISA_FLAGS as setup.py has them, without running the rest of it."""
+def setup_flags(machine=platform.machine()):
+    """COMMON and a machine's ISA_FLAGS as setup.py has them, without running the rest of it."""
     names = {}
     for node in ast.parse((ROOT / "setup.py").read_text()).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in {"COMMON", "AVX2", "AVX512", "ISA_FLAGS"}:
             exec(compile(ast.Module([node], []), "setup.py", "exec"), names)
-    return names["COMMON"], names["ISA_FLAGS"].get(platform.machine(), {})
+    return names["COMMON"], names["ISA_FLAGS"].get(machine, {})
 
 
 def run(command, timeout=200, **options):
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=timeout, **options)
 
 
-def compiler():
+def emulator(variant):
+    return [EMULATOR] if variant == "aarch64" else []
+
+
+def compiler(variant):
+    if variant == "aarch64":
+        if missing := [name for name in (CROSS_COMPILER, EMULATOR) if not shutil.which(name)]:
+            pytest.skip(f"this machine does not have {' and '.join(missing)}")
+        return [CROSS_COMPILER]
     command = shlex.split(os.environ.get("CC", "")) or next(([c] for c in ("cc", "gcc", "clang") if shutil.which(c)), None)
     if not command:
         pytest.skip("there is no C compiler on this machine")
@@ -62,22 +74,25 @@ def compiler():
 def require_variant(variant, directory):
     """Skip where the compiler lacks this variant's sanitizer, or the system cannot run what it makes."""
     probe = directory / "probe"
-    made = run([*compiler(), *VARIANTS[variant], "-x", "c", "-", "-o", probe], input="int main(void) { return 0; }")
-    if made.returncode or run([probe]).returncode:
+    made = run([*compiler(variant), *VARIANTS[variant], "-x", "c", "-", "-o", probe], input="int main(void) { return 0; }")
+    if made.returncode or run([*emulator(variant), probe]).returncode:
         pytest.skip(f"the compiler or the system does not support {' '.join(VARIANTS[variant])}")
 
 
 def sources(variant):
-    """Every file to compile, with its flags. A sanitizer needs csrc/ compiled again."""
-    common, isas = setup_flags()
+    """Every file to compile, with its flags. A sanitizer needs csrc/ compiled again, and so does another machine."""
+    emulated = variant == "aarch64"
+    common, isas = setup_flags(*["aarch64"] * emulated)
     common, own = [*common, f"-I{CSRC}"], VARIANTS[variant]
+    warned = ["-Wall", "-Wextra", "-Wshadow", "-Werror"]
+    kernels = warned if emulated else ["-O0", "-DINLINE=static inline"]
     if variant != "plain":
         for isa, flags in {**isas, "baseline": []}.items():
-            yield CSRC / "kernels" / f"{isa}.c", [*common, *flags, *own, "-O0", "-DINLINE=static inline"]
+            yield CSRC / "kernels" / f"{isa}.c", [*common, *flags, *own, *kernels]
         for file in sorted([*CSRC.glob("engine/*.c"), *CSRC.glob("base/*.c")]):
-            yield file, [*common, *own]
+            yield file, [*common, *own, *warned]
     for file in sorted(CHECKS.glob("*.c")):
-        yield file, [*common, "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Wshadow", "-Werror", *own]
+        yield file, [*common, "-O2", "-ffp-contract=off", *warned, *own]
 
 
 def module_libraries():
@@ -90,7 +105,7 @@ def module_libraries():
 @cache
 def build(variant, directory):
     """The directory with the programs of a variant, made once for the session's temporary directory; and what failed."""
-    command, place = compiler(), directory / f"c-{variant}"
+    command, place = compiler(variant), directory / f"c-{variant}"
     place.mkdir(exist_ok=True)
     require_variant(variant, place)
 
@@ -144,4 +159,4 @@ def report(variant, directory, program, *arguments):
     place, errors = build(variant, directory)
     assert not errors, errors
     environment = {key: value for key, value in os.environ.items() if not key.startswith("FASTCONV_")}
-    return Report(run([place / program, *arguments], env=environment | ENVIRONMENT[variant]))
+    return Report(run([*emulator(variant), place / program, *arguments], env=environment | ENVIRONMENT[variant]))
