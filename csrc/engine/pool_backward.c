@@ -142,15 +142,13 @@ static void run_global(void *context, int64_t task, int worker)
     const mean_job *j = context;
     const fc_pool *p = &j->p;
     int64_t begin = task * j->planes_per_task, end = fc_min(fc_pool_planes(p), begin + j->planes_per_task);
-    int64_t columns = p->window.in[2];
-    double divisor = fc_pool_divisor(p, (double)columns);
-    for (int64_t plane = begin; plane < end; plane++) {
-        int64_t n = plane / p->channels, c = plane % p->channels, size = j->kernels->size;
-        const void *y = fc_at(j->y, n * p->y.n + c * p->y.c, size);
-        float single = size == 4 ? *(const float *)y / (float)divisor : 0;
-        double value = size == 4 ? 0 : *(const double *)y / divisor;
-        j->kernels->gather_row(fc_at(j->x, n * p->x.n + c * p->x.c, size), columns, NULL, 1, 0, 1, 0,
-                               size == 4 ? (const void *)&single : &value);
+    int64_t columns = p->window.in[2], size = j->kernels->size;
+    for (int64_t plane = begin, count; plane < end; plane += count) {
+        int64_t n = plane / p->channels, c = plane % p->channels;
+        count = fc_min(end - plane, p->channels - c);
+        j->kernels->pool.plane_fill(fc_at(j->x, n * p->x.n + c * p->x.c, size), p->x.c, columns,
+                                    fc_at(j->y, n * p->y.n + c * p->y.c, size), p->y.c, fc_pool_divisor(p, (double)columns),
+                                    count);
     }
 }
 

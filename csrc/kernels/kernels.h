@@ -184,6 +184,7 @@ typedef struct fc_spread_window {
  * index:      dst[j * dst_stride] = base + j * step + lanes[j],  j < count; returns whether any of the lanes is negative
  *
  * plane_means:  dst[i] = sum_{j < count} x[i][j] / divisor,  i < lanes, count >= lanes
+ * plane_fill:   x[i * plane + j] = y[i * step] / divisor,  i < planes, j < count
  *
  * The next three reduce one box x[i, j, k] of n[0] x n[1] x n[2] elements.
  *
@@ -212,6 +213,7 @@ typedef struct fc_pool_kernels {
                         int64_t x_row, int64_t rows, int64_t width);
     int (*index)(int64_t *dst, int64_t dst_stride, const void *lanes, int64_t base, int64_t step, int64_t count);
     void (*plane_means)(void *dst, const void *const *x, int64_t count, double divisor);
+    void (*plane_fill)(void *x, int64_t plane, int64_t count, const void *y, int64_t step, double divisor, int64_t planes);
     void (*box_max)(const int64_t *n, const int64_t *x_stride, const void *x, void *y);
     void (*box_max_index)(const int64_t *n, const int64_t *x_stride, const void *x, void *y, int64_t *tap);
     void (*box_sum)(const int64_t *n, const int64_t *x_stride, const void *x, double *sum);

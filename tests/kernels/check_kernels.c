@@ -53,6 +53,7 @@ static const struct row {
     {"pool.rows_spread", check_pool_rows_spread},
     {"pool.index", check_pool_index},
     {"pool.plane_means", check_pool_plane_means},
+    {"pool.plane_fill", check_pool_plane_fill},
     {"pool.box_max", check_pool_box_max},
     {"pool.box_max_index", check_pool_box_max_index},
     {"pool.box_sum", check_pool_box_sum},

@@ -56,6 +56,7 @@ void check_pool_index(subject *s);
 void check_pool_box_max(subject *s);
 void check_pool_box_max_index(subject *s);
 void check_pool_plane_means(subject *s);
+void check_pool_plane_fill(subject *s);
 void check_pool_box_sum(subject *s);
 void check_pool_spread(subject *s);
 void check_pool_route(subject *s);

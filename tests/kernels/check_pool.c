@@ -295,6 +295,25 @@ void check_pool_plane_means(subject *s)
         }
 }
 
+void check_pool_plane_fill(subject *s)
+{
+    for (int64_t count = 1; count <= 5 * s->kernels->lanes + 1; count++)
+        for (int k = 0; k < 4; k++, s->cases++) {
+            int64_t planes = random_integer(0, 4), apart = count + CHOOSE(0, 0, 3), step = CHOOSE(0, 1, 2);
+            array *y = array_random(s->type, 3 * step + 1, k % 2), *x = array_take(s->type, 3 * apart + count, k / 2);
+            double divisor = random_integer(0, 1) ? (double)count : -3;
+            describe("count=%lld, %lld planes %lld apart", (long long)count, (long long)planes, (long long)apart);
+            array_lock(y);
+            array_watch(x);
+            for (int64_t i = 0; i < planes; i++)
+                for (int64_t j = 0; j < count; j++)
+                    array_expect(x, i * apart + j, value_round(s->type, array_get(y, i * step) / divisor), 0);
+            s->kernels->pool.plane_fill(x->data, apart, count, y->data, step, divisor, planes);
+            array_check(x, "x");
+            arrays_reset();
+        }
+}
+
 /* Runs may overlap and touch the end of dst; each addition rounds on its own, in the order of q. */
 void check_pool_spread(subject *s)
 {
