@@ -59,6 +59,18 @@ def test_every_height(height, stride):
     check(x, w, b, "depthwise", stride=stride, padding=(2, 1))
 
 
+@pytest.mark.parametrize("padding", range(6))
+@pytest.mark.parametrize("kernel", [3, 4, 5])
+def test_input_gradient_of_stride_2(kernel, padding):
+    for size in [*range(1, 20), 31, 32, 33, 40, 63, 70]:
+        if size + 2 * padding < kernel:
+            continue
+        x, w, b = arrays((2, 3, size % 13 + kernel, size), (kernel, kernel), dtype=DTYPES[size % 2])
+        check(x, w, b, stride=2, padding=padding)
+        problem = {"direction": "input", "groups": 3, "stride": 2, "padding": padding}
+        assert size < 40 or explain(F.conv2d, x.shape, w.shape, **problem).algorithm == "depthwise"
+
+
 @pytest.mark.parametrize("shape", [(1, 2, 75, 30), (2, 3, 31, 70), (1, 1, 9, 512), (1, 1, 5, 513)])
 def test_planes_too_large_for_one_copy(shape):
     check(*arrays(shape, (3, 3), 2), "depthwise", padding=1)

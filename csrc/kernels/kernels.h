@@ -100,6 +100,22 @@ typedef void (*fc_depthwise_flat_kernel)(const void *w, const void *init, const 
 typedef void (*fc_depthwise_flat_weight_kernel)(double *sum, const void *x, int64_t height, int64_t width, int64_t row,
                                                 const void *gradient, int64_t rows);
 
+/* depthwise_weave: the adjoint of stride 2, of K x K taps padded by P, both constants of the variant; y is a table of rows:
+ *
+ *     x[r][q] = init + sum_{kh, kw} w[K kh + kw] * y((r + P - kh) / 2, (q + P - kw) / 2),   r < rows, q < out
+ *
+ * over the taps that make both whole.  y(i, j) is element j + shift of row[i + (K - 1 - P) / 2], zero for elements outside of
+ * [0, in).  Whole vectors of y are read: from the first element that a term of column 0 meets, up to where a vector ends that
+ * begins at the last (or at those of column 0).  Whole vectors of x are written: beyond a row where rows stand side by side and
+ * what is written too much belongs to rows that are written later. */
+enum { FC_WEAVE_SIDE_MIN = 3, FC_WEAVE_SIDE_MAX = 5 };
+typedef struct fc_weave_window {
+    int64_t shift, in, out; /* in, out: widths */
+} fc_weave_window;
+
+typedef void (*fc_depthwise_weave_kernel)(const fc_weave_window *window, const void *w, const void *init, const void *const *row,
+                                          void *x, int64_t x_row, int64_t rows);
+
 /* gather_row:  dst[j] = x[first + j * step] where 0 <= first + j * step < size, else fill;   j < count.
  * Element i of x stands at x + i * x_stride.  The one place where padding, strides and row ends are solved.  A NULL x is
  * a row that lies in the padding altogether. */
@@ -118,9 +134,6 @@ typedef void (*fc_scatter_row_kernel)(void *dst, int64_t dst_stride, const void 
  * j < count. */
 typedef void (*fc_copy_vectors_kernel)(void *dst, int64_t dst_step, const void *src, int64_t src_step, int vectors,
                                        int64_t count);
-
-/* interleave:  dst[2 j] = even[j], dst[2 j + 1] = odd[j], up to dst[count - 1]; half a vector beyond both is read. */
-typedef void (*fc_interleave_kernel)(void *dst, const void *even, const void *odd, int64_t count);
 
 /* transpose:  dst[j * dst_row + i] = src[i * src_row + j],   i < rows, j < columns; any sizes. */
 typedef void (*fc_transpose_kernel)(void *dst, int64_t dst_row, const void *src, int64_t src_row, int64_t rows,
@@ -314,7 +327,7 @@ typedef struct fc_kernels {
     fc_planes_correlate_kernel planes_correlate;
     fc_depthwise_flat_kernel depthwise_flat;
     fc_depthwise_flat_weight_kernel depthwise_flat_weight;
-    fc_interleave_kernel interleave;
+    fc_depthwise_weave_kernel depthwise_weave[2][FC_WEAVE_SIDE_MAX - FC_WEAVE_SIDE_MIN + 1]; /* [P][K - the least] */
     fc_gather_row_kernel gather_row;
     fc_gather_block_kernel gather_block;
     fc_scatter_row_kernel scatter_row;

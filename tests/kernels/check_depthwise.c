@@ -234,3 +234,54 @@ void check_depthwise_flat_weight(subject *s)
     for (int i = 0; i < 20 * CASES; i++)
         flat_weight_case(s, i % 2);
 }
+
+/* A table of rows as wide as the contract says; what stands beyond y's columns is not a number. */
+static void weave_case(subject *s, int padding, int side, int at_end)
+{
+    enum { ROWS = 9 };
+    int64_t lanes = s->kernels->lanes, above = (side - 1 - padding) / 2, out = random_integer(1, (random_integer(0, 2) ? 6 : 2) * lanes);
+    int64_t rows = random_integer(1, 2 * ROWS), lines = (rows + 1) / 2 + above + padding, half = (out + 1) / 2;
+    fc_weave_window f = {random_integer(-1, 1), random_integer(1, half + 2), out};
+    int64_t left = f.shift < above ? above - f.shift : 0, reach = f.shift + padding + (half < lanes ? lanes : half);
+    int64_t pitch = left + (reach > f.in ? reach : f.in), x_row = out + CHOOSE(0, 0, 3);
+    array *w = array_random(s->type, side * side, at_end), *init = array_random(s->type, 1, at_end);
+    array *y = array_take(s->type, lines * pitch, at_end), *x = array_take(s->type, (rows - 1) * x_row + out, at_end);
+    const void *row[ROWS + 4];
+    int with_init = (int)random_integer(0, 1);
+    describe("side=%d padding=%d shift=%lld in=%lld out=%lld rows=%lld x_row=%lld at the %s of a page", side, padding,
+             (long long)f.shift, (long long)f.in, (long long)out, (long long)rows, (long long)x_row, at_end ? "end" : "beginning");
+    for (int64_t i = 0; i < lines; i++) {
+        row[i] = y->data + (i * pitch + left) * element_size(s->type);
+        for (int64_t j = 0; j < f.in; j++)
+            array_put(y, i * pitch + left + j, random_uniform());
+    }
+    array_lock(w);
+    array_lock(init);
+    array_lock(y);
+    array_watch(x);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t q = 0; q < out; q++) {
+            double sum = with_init ? array_get(init, 0) : 0, magnitude = fabs(sum);
+            for (int64_t kh = (r + padding) % 2; kh < side; kh += 2)
+                for (int64_t kw = (q + padding) % 2; kw < side; kw += 2) {
+                    int64_t i = (r + padding - kh) / 2 + above, j = (q + padding - kw) / 2 + f.shift;
+                    double term = j < 0 || j >= f.in ? 0 : array_get(w, kh * side + kw) * array_get(y, i * pitch + left + j);
+                    sum += term;
+                    magnitude += fabs(term);
+                }
+            array_expect(x, r * x_row + q, sum, 20 * value_epsilon(s->type) * magnitude);
+        }
+    s->kernels->depthwise_weave[padding][side - FC_WEAVE_SIDE_MIN](&f, w->data, with_init ? init->data : NULL, row, x->data,
+                                                                   x_row, rows);
+    array_check(x, "x");
+    arrays_reset();
+    s->cases++;
+}
+
+void check_depthwise_weave(subject *s)
+{
+    for (int side = FC_WEAVE_SIDE_MIN; side <= FC_WEAVE_SIDE_MAX; side++)
+        for (int padding = 0; padding < 2; padding++)
+            for (int i = 0; i < CASES; i++)
+                weave_case(s, padding, side, i % 2);
+}
