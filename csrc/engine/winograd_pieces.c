@@ -71,9 +71,26 @@ int64_t fc_winograd_taps_bytes(const fc_window *w, int64_t width, int64_t size)
     return fc_bytes(fc_mul(fc_max(TAPS_MAX, fc_mul(w->kernel[1], w->kernel[2])), width), size);
 }
 
-int64_t fc_winograd_together(const fc_window *w)
+/* How many channels' taps that scratch holds. */
+static int64_t together_of(const fc_window *w)
 {
     return fc_max(1, TAPS_MAX / fc_max(1, fc_mul(w->kernel[1], w->kernel[2])));
+}
+
+/* Where the weights' channels are neighbours: a tap of all channels at a time. */
+static void gather_channels(const fc_conv *p, const fc_kernels *kernels, const void *w, int64_t channels, int64_t outputs,
+                            int64_t width, void *taps)
+{
+    const int64_t *k = p->window.kernel, *s = p->w.k;
+    int64_t size = kernels->size, place[TAPS_MAX], all = k[1] * k[2];
+    for (int64_t c = 0, n; c < channels; c += n) {
+        n = fc_min(TAPS_MAX, channels - c);
+        for (int64_t i = 0; i < n; i++)
+            place[i] = (c + i) * all * width;
+        for (int64_t t = 0; t < all; t++)
+            kernels->transpose_rows(fc_at(taps, t * width, size), place, fc_at(w, c + t / k[2] * s[1] + t % k[2] * s[2], size),
+                                    p->w.o, outputs, n);
+    }
 }
 
 void fc_winograd_gather(const fc_conv *p, const void *w, int64_t channels, int64_t outputs, int64_t width, void *taps)
@@ -82,13 +99,18 @@ void fc_winograd_gather(const fc_conv *p, const void *w, int64_t channels, int64
     const fc_kernels *kernels = fc_dispatch(p->real);
     const int64_t *k = p->window.kernel, *s = p->w.k;
     int64_t size = kernels->size, place[TAPS_MAX], all = k[1] * k[2], sign = s[2] < 0 ? -1 : 1, count = channels * all;
-    int64_t n = p->w.c == all ? count : all;
-    if (s[2] == sign && (k[1] == 1 || s[1] == k[2] * sign) && n <= TAPS_MAX) {
-        for (int64_t t = 0; t < n; t++)
+    if (s[2] == sign && (k[1] == 1 || s[1] == k[2] * sign) && all <= TAPS_MAX) {
+        int64_t most = p->w.c == all ? fc_min(count, together_of(&p->window) * all) : all;
+        for (int64_t t = 0; t < most; t++)
             place[t] = (sign < 0 ? t / all * all + all - 1 - t % all : t) * width;
-        for (int64_t t = 0; t < count; t += n)
+        for (int64_t t = 0; t < count; t += most)
             kernels->transpose_rows(fc_at(taps, t * width, size), place,
-                                    fc_at(w, t / all * p->w.c - (sign < 0 ? all - 1 : 0), size), p->w.o, outputs, n);
+                                    fc_at(w, t / all * p->w.c - (sign < 0 ? all - 1 : 0), size), p->w.o, outputs,
+                                    fc_min(most, count - t));
+        return;
+    }
+    if (p->w.c == 1 && p->w.o != 1) {
+        gather_channels(p, kernels, w, channels, outputs, width, taps);
         return;
     }
     for (int64_t t = 0; t < count; t++)
@@ -119,7 +141,7 @@ void fc_winograd_transform(const fc_winograd_pieces *q, const void *w, int64_t c
     const fc_conv *p = q->problem;
     const fc_kernels *kernels = fc_dispatch(p->real);
     const int64_t *k = p->window.kernel;
-    int64_t size = kernels->size, all = fc_mul(k[1], k[2]), together = fc_winograd_together(&p->window);
+    int64_t size = kernels->size, all = fc_mul(k[1], k[2]), together = together_of(&p->window);
     if (is_3x3(&p->window)) {
         int64_t stride[4] = {p->w.c, p->w.o, p->w.k[1], p->w.k[2]};
         kernels->winograd[0].weights(u, q->step, width, w, stride, channels, outputs);

@@ -49,14 +49,11 @@ typedef struct fc_winograd_pieces {
     int64_t edge, step;
 } fc_winograd_pieces;
 
-/* Scratch of a transform. */
+/* Scratch of fc_winograd_transform. */
 int64_t fc_winograd_taps_bytes(const fc_window *window, int64_t width, int64_t size);
 
-/* How many channels' taps that scratch holds. */
-int64_t fc_winograd_together(const fc_window *window);
-
-/* The taps of so many channels at most: one after the other, each a row of `width` output channels.  `w` is the first tap of the
- * first channel and output channel. */
+/* The taps of some channels: one after the other, each a row of `width` output channels.  `w` is the first tap of the first channel
+ * and output channel. */
 void fc_winograd_gather(const fc_conv *problem, const void *w, int64_t channels, int64_t outputs, int64_t width, void *taps);
 
 void fc_winograd_transform(const fc_winograd_pieces *pieces, const void *w, int64_t channels, int64_t outputs, int64_t width,

@@ -169,7 +169,7 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
     l.panel_bytes = fc_bytes(fc_max(fc_panel_elements(&l.x, l.x.rows), fc_panel_elements(&y, y.rows)), size);
     l.temp_bytes = fc_max(fc_panel_scratch(&l.x, size), l.panel_bytes);
     l.offset_bytes = fc_bytes(fc_add(2 * l.channels, l.tiles), sizeof(int64_t));
-    l.taps_bytes = fc_winograd_taps_bytes(w, l.outputs.width, size);
+    l.taps_bytes = fc_bytes(fc_mul(plan->tile[SHARED] ? TASK : l.channels, fc_mul(fc_taps(w), l.outputs.width)), size);
     return l;
 }
 
@@ -366,22 +366,24 @@ static void transform_channel(const job *j, const phase *h, const phase *w, cons
                                               width / l->kernels->lanes);
 }
 
-/* U of channels c ... c + channels, for one block of output channels and phases first ... end in order. */
-static void transform_weights(const job *j, int64_t g, const fc_winograd_part *b, int64_t c, int64_t channels, int64_t first,
-                              int64_t end, char *u, char *taps)
+/* The taps of channels c ... c + channels, for one block of output channels. */
+static void gather_taps(const job *j, int64_t g, const fc_winograd_part *b, int64_t c, int64_t channels, char *taps)
 {
     const fc_conv *p = &j->problem;
+    fc_winograd_gather(p, fc_at(j->w, g * p->w.g + b->o * p->w.o + c * p->w.c, j->l.kernels->size), channels, b->outputs, b->width,
+                       taps);
+}
+
+/* U of their phases first ... end in order. */
+static void transform_weights(const job *j, const char *taps, int64_t width, int64_t channels, int64_t first, int64_t end, char *u)
+{
     const layout *l = &j->l;
-    int64_t size = l->kernels->size, all = fc_taps(&p->window), together = fc_winograd_together(&p->window);
-    for (int64_t i = 0, n; i < channels; i += n) {
-        n = fc_min(together, channels - i);
-        fc_winograd_gather(p, fc_at(j->w, g * p->w.g + b->o * p->w.o + (c + i) * p->w.c, size), n, b->outputs, b->width, taps);
-        for (int64_t k = 0; k < n; k++)
-            for (int64_t f = first; f < end; f++)
-                transform_channel(j, &l->h.phase[l->order[f] / l->w.count], &l->w.phase[l->order[f] % l->w.count],
-                                  fc_at(taps, k * all * b->width, size), b->width,
-                                  fc_at(u, (f - first) * l->frequencies * l->u_step + (i + k) * b->width, size));
-    }
+    int64_t size = l->kernels->size, all = fc_taps(&j->problem.window);
+    for (int64_t c = 0; c < channels; c++)
+        for (int64_t f = first; f < end; f++)
+            transform_channel(j, &l->h.phase[l->order[f] / l->w.count], &l->w.phase[l->order[f] % l->w.count],
+                              fc_at(taps, c * all * width, size), width,
+                              fc_at(u, (f - first) * l->frequencies * l->u_step + c * width, size));
 }
 
 /* TASK channels of a block of output channels. */
@@ -390,10 +392,12 @@ static void transform_shared(void *context, int64_t task, int worker)
     const job *j = context;
     const layout *l = &j->l;
     int64_t pieces = fc_ceil_div(j->problem.channels, TASK), c = task % pieces * TASK, block = task / pieces;
+    int64_t channels = fc_min(TASK, j->problem.channels - c);
     fc_winograd_part b = fc_winograd_part_at(&l->outputs, block % l->outputs.parts);
-    transform_weights(j, block / l->outputs.parts, &b, c, fc_min(TASK, j->problem.channels - c), 0, l->phases,
-                      fc_at(j->weights, c * b.width, l->kernels->size) + block * l->u_bytes,
-                      j->scratch + worker * worker_bytes(j->plan, l));
+    char *taps = j->scratch + worker * worker_bytes(j->plan, l);
+    gather_taps(j, block / l->outputs.parts, &b, c, channels, taps);
+    transform_weights(j, taps, b.width, channels, 0, l->phases,
+                      fc_at(j->weights, c * b.width, l->kernels->size) + block * l->u_bytes);
 }
 
 /* Whether phase f has terms at a frequency. */
@@ -486,12 +490,14 @@ static void multiply(void *context, int64_t task, int worker)
     fc_winograd_part b = fc_winograd_part_at(&l->outputs, task);
     for (int64_t c = 0, n; c < p->channels; c += n) { /* so with shared weights or without: sums in the same order */
         n = fc_min(l->channels, p->channels - c);
+        if (!j->weights)
+            gather_taps(j, j->g, &b, c, n, taps);
         for (int64_t i = 0; i < l->phases; i += together) {
             const char *u = own;
             if (j->weights)
                 u = fc_at(j->weights, c * b.width, size) + (j->g * l->outputs.parts + task) * l->u_bytes;
             else
-                transform_weights(j, j->g, &b, c, n, i, i + 1, own, taps);
+                transform_weights(j, taps, b.width, n, i, i + 1, own);
             add_phases(j, &b, i, i + together, c, n, u, m);
         }
     }
