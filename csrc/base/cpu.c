@@ -11,6 +11,11 @@ int fc_cpu_has_avx512(void)
     return fc_cpu_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+
+int fc_cpu_has_near_cache(void)
+{
+    return __builtin_cpu_is("amd") != 0;
+}
 #else
 int fc_cpu_has_avx2(void)
 {
@@ -18,6 +23,11 @@ int fc_cpu_has_avx2(void)
 }
 
 int fc_cpu_has_avx512(void)
+{
+    return 0;
+}
+
+int fc_cpu_has_near_cache(void)
 {
     return 0;
 }

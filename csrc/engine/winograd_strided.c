@@ -23,6 +23,7 @@
  */
 #include <string.h>
 
+#include "base/cpu.h"
 #include "engine/output.h"
 #include "engine/weight_panel.h"
 #include "engine/weight_tiles.h"
@@ -230,26 +231,34 @@ static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
     return l;
 }
 
-/* In the unit of channels.c's, which takes 1.75 of it for a nanosecond where this was fitted (Emerald Rapids, 33 problems).  One
- * thread, us, channels and this: 4x4s2 128-256@16 b8 3700, 2570; 64-128@32 445, 400; 5x5s2 64-64@64 b4 5890, 4200, its gradient
- * 8100, 4250; 7x7s2 32-96@24 b8 2150, 1100; 3x3s2 64-128@28 b8 2050, 2740; 256-512@8 4x4s2 b8 6560, 6820.  A shared U beyond
- * the second-level cache is read anew for every block, 17 GB/s: upsample 128-64@14 b8 3300, 3900, priced before as 0.94 of
- * channels.c. */
+/* Where the third-level cache is far from a core, V, U and M take longer, and U more so where it is read anew for every block. */
+#define FAR 1.25
+#define FAR_WEIGHT 0.12
+
+/* Nanoseconds, fitted on Zen 5 to 68 problems (half of them within 5 %, nine of ten within 15).  One thread, us, channels and this:
+ * 3x3s2 128-128@56 934, 722, its gradient 1019, 794; 64-128@28 b8 929, 829; 256-256@28 964, 1071; k3s2 384-384 over 3000 5500, 4850;
+ * 4x4s2 64-128@32 b8 2160, 1210; 5x5s3 96-192@60 1568, 1121; 7x7s2 32-64@64 823, 388.  Emerald Rapids, of which FAR and FAR_WEIGHT
+ * are: 4x4s2 128-256@16 b8 3700, 2570; 5x5s2 64-64@64 b4 5890, 4200; 3x3s2 64-128@28 b8 2050, 2740; upsample 128-64@14 b8 3300,
+ * 3900 (before a block's taps were gathered once for all phases). */
 static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout *l)
 {
     double groups = (double)p->groups, tiles = (double)l->blocks * (double)l->tiles, taps = (double)fc_taps(&p->window);
     double inputs = (double)l->inputs, outputs = (double)(l->outputs.vectors * l->kernels->lanes);
-    double products = (double)(l->h.terms * l->w.terms);
+    double products = (double)(l->h.terms * l->w.terms), blocks = (double)l->blocks;
     double points = l->x_phases > 1 ? products : (double)((l->h.end - l->h.begin) * (l->w.end - l->w.begin));
-    double pixels = (double)(l->h.m * l->w.m) / 16, copy_in = p->x.c == 1 ? 0.5 : 0.8, copy_out = p->y.c == 1 ? 1.0 : 3.0;
+    double pixels = (double)(l->h.m * l->w.m) / 16, copy_out = p->y.c == 1 ? 3.0 : 3.5;
     double block = fc_gemm_cost(l->kernels, l->tiles, l->outputs.vectors * l->kernels->lanes, l->inputs);
-    double gemm = products * (double)l->blocks * block;
-    double patches = tiles * inputs * (2.7 * points / FREQUENCIES + copy_in * pixels * (double)l->x_phases);
-    double sums = tiles * outputs * (double)l->y_phases * (2.5 * (double)l->frequencies / FREQUENCIES + copy_out * pixels);
-    double pack = plan->tile[SHARED] ? 0.17 : 0.1 * (double)l->phases;
-    double weights = inputs * outputs * (2.0 * products / FREQUENCIES + taps * pack), blocks = (double)l->blocks;
-    double far = plan->tile[SHARED] && all_weights(p, l) > FC_FAR_BYTES ? 0.12 * inputs * outputs * products * blocks : 0;
-    return 2000 + groups * (1.4 * gemm + patches + sums + far + weights * (plan->tile[SHARED] ? 1 : blocks));
+    double gemm = products * blocks * block, calls = products * tiles / 9 * (double)l->outputs.vectors / 3;
+    double patches = tiles * inputs * (points / FREQUENCIES + 1.5 * pixels * (double)l->x_phases);
+    double sums = tiles * outputs * (double)l->y_phases * ((double)l->frequencies / FREQUENCIES + copy_out * pixels);
+    double weights = inputs * outputs * (1.3 * products / FREQUENCIES + 0.3 * taps) * (plan->tile[SHARED] ? 1 : blocks);
+    double cost = 1.1 * gemm + 8 * calls + patches + sums + weights;
+    if (!fc_cpu_has_near_cache()) {
+        cost *= FAR;
+        if (plan->tile[SHARED] && all_weights(p, l) > FC_FAR_BYTES)
+            cost += FAR_WEIGHT * inputs * outputs * products * blocks;
+    }
+    return 2000 + groups * cost;
 }
 
 static const char *plan_strided(fc_conv_plan *plan, double *cost)
