@@ -55,12 +55,12 @@ void fc_band_copy(const fc_band *band, const fc_window *w, const fc_kernels *ker
         int64_t id = od * w->stride[0] + kd * w->dilation[0] - w->offset[0];
         const char *plane = at(x, id, w->in[0], stride[0] * kernels->size);
         for (int64_t h = 0; h < band->slots[0]; h++)
-            for (int64_t q = 0; q < band->slots[1]; q++)
-                for (int64_t j = 0; j < band->copied_rows; j++, out += band->pitch * kernels->size) {
-                    int64_t ih = (oh + j) * w->stride[1] + h * w->dilation[1] % w->stride[1] - w->offset[1];
-                    const char *row = at(plane, ih, w->in[1], stride[1] * kernels->size);
-                    kernels->gather_row(out, band->pitch, row, stride[2], q * w->dilation[2] % w->stride[2] - w->offset[2],
+            for (int64_t q = 0; q < band->slots[1]; q++) {
+                int64_t ih = oh * w->stride[1] + h * w->dilation[1] % w->stride[1] - w->offset[1];
+                int64_t iw = q * w->dilation[2] % w->stride[2] - w->offset[2];
+                for (int64_t j = 0; j < band->copied_rows; j++, ih += w->stride[1], out += band->pitch * kernels->size)
+                    kernels->gather_row(out, band->pitch, at(plane, ih, w->in[1], stride[1] * kernels->size), stride[2], iw,
                                         w->stride[2], w->in[2], fill);
-                }
+            }
     }
 }
