@@ -23,21 +23,31 @@ static int64_t last_shift(const fc_window *w, int axis)
     return fc_mul(w->kernel[axis] - 1, w->dilation[axis]) / w->stride[axis];
 }
 
-fc_band fc_band_plan(const fc_window *w, int64_t rows)
+static fc_band plan(const fc_window *w, int64_t rows, int flat)
 {
-    fc_band band = {.rows = fc_min(rows, w->out[1])};
+    fc_band band = {.rows = fc_min(rows, w->out[1]), .flat = flat};
     for (int i = 0; i < 2; i++)
-        band.slots[i] = fc_min(w->kernel[1 + i], period(w, 1 + i));
+        band.slots[i] = i && flat ? w->kernel[2] : fc_min(w->kernel[1 + i], period(w, 1 + i));
     band.copied_rows = fc_add(band.rows, last_shift(w, 1));
-    band.pitch = fc_add(w->out[2], last_shift(w, 2));
+    band.pitch = flat ? w->out[2] : fc_add(w->out[2], last_shift(w, 2));
     band.channel = fc_mul(fc_mul(fc_mul(w->kernel[0], band.slots[0]), band.slots[1]), fc_mul(band.copied_rows, band.pitch));
     return band;
+}
+
+fc_band fc_band_plan(const fc_window *w, int64_t rows)
+{
+    return plan(w, rows, 0);
+}
+
+fc_band fc_band_plan_flat(const fc_window *w, int64_t rows)
+{
+    return plan(w, rows, 1);
 }
 
 int64_t fc_band_tap(const fc_band *band, const fc_window *w, int64_t kd, int64_t kh, int64_t kw)
 {
     int64_t h = kh % band->slots[0], q = kw % band->slots[1];
-    int64_t row = kh * w->dilation[1] / w->stride[1], column = kw * w->dilation[2] / w->stride[2];
+    int64_t row = kh * w->dilation[1] / w->stride[1], column = band->flat ? 0 : kw * w->dilation[2] / w->stride[2];
     return (((kd * band->slots[0] + h) * band->slots[1] + q) * band->copied_rows + row) * band->pitch + column;
 }
 
@@ -57,7 +67,7 @@ void fc_band_copy(const fc_band *band, const fc_window *w, const fc_kernels *ker
         for (int64_t h = 0; h < band->slots[0]; h++)
             for (int64_t q = 0; q < band->slots[1]; q++) {
                 int64_t ih = oh * w->stride[1] + h * w->dilation[1] % w->stride[1] - w->offset[1];
-                int64_t iw = q * w->dilation[2] % w->stride[2] - w->offset[2];
+                int64_t iw = (band->flat ? q * w->dilation[2] : q * w->dilation[2] % w->stride[2]) - w->offset[2];
                 for (int64_t j = 0; j < band->copied_rows; j++, ih += w->stride[1], out += band->pitch * kernels->size)
                     kernels->gather_row(out, band->pitch, at(plane, ih, w->in[1], stride[1] * kernels->size), stride[2], iw,
                                         w->stride[2], w->in[2], fill);

@@ -18,11 +18,15 @@
 typedef struct fc_band {
     int64_t rows;               /* output rows that one band serves */
     int64_t slots[2];           /* phases of h and w */
+    int flat;                   /* a slot of w for each tap, none of whose rows are longer than the output's */
     int64_t copied_rows, pitch; /* of one phase */
     int64_t channel;            /* elements of one channel's copy; INT64_MAX where they do not fit */
 } fc_band;
 
 fc_band fc_band_plan(const fc_window *window, int64_t rows);
+
+/* Flat: KW copies, so that rows of outputs follow each other without gaps. */
+fc_band fc_band_plan_flat(const fc_window *window, int64_t rows);
 
 /* Where tap (kd, kh, kw) of the band's output (0, 0) stands in a channel's copy. */
 int64_t fc_band_tap(const fc_band *band, const fc_window *window, int64_t kd, int64_t kh, int64_t kw);

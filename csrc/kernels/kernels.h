@@ -52,6 +52,21 @@ typedef void (*fc_stencil_kernel)(int64_t taps, const int64_t *offset, const voi
 typedef void (*fc_correlate_kernel)(double *sum, int64_t taps, const int64_t *offset, const void *x, int64_t x_row,
                                     const void *y, int64_t y_row, int64_t rows, int64_t width);
 
+/* cross:  sum[n * sum_row + m * lanes] = sum_i x[m][at[i][0]] * y[n][at[i][1]],  vectors   (add: += the sum)
+ *
+ * m < mr and n < nr, both constants of the variant; i < whole + partial, of which the last `partial` vectors count with their last
+ * `rest` lanes only, whatever stands in the others.
+ *
+ * lane_sums:  dst[j] = the sum of all lanes of the vector at src + j * lanes,  j < count */
+enum { FC_CROSS_MAX = 5 };
+typedef struct fc_cross_pixels {
+    const int64_t (*at)[2];
+    int64_t whole, partial, rest;
+} fc_cross_pixels;
+typedef void (*fc_cross_kernel)(const fc_cross_pixels *pixels, const void *const *x, const void *const *y, void *sum,
+                                int64_t sum_row, int add);
+typedef void (*fc_lane_sums_kernel)(void *dst, const void *src, int64_t count);
+
 /* depthwise: one channel under one filter, whose input is a table of rows, so that padding above and below, and rows that
  * cannot be read in place, cost a pointer each.  x(kd, i, j) is element j of row[kd * plane + i * step]:
  *
@@ -321,6 +336,9 @@ typedef struct fc_kernels {
     fc_dots_kernel dots;
     fc_stencil_kernel stencil;
     fc_correlate_kernel correlate;
+    int cross_rows, cross_columns;                             /* the most rows m and columns n of cross */
+    fc_cross_kernel cross[FC_CROSS_MAX + 1][FC_CROSS_MAX + 1]; /* [nr][mr]; NULL above these */
+    fc_lane_sums_kernel lane_sums;
     fc_depthwise_kernel depthwise[2][FC_DEPTHWISE_HEIGHT_MAX + 1];               /* [S - 1][height] */
     fc_depthwise_weight_kernel depthwise_weight[2][FC_DEPTHWISE_HEIGHT_MAX + 1];
     fc_planes_stencil_kernel planes_stencil;

@@ -20,6 +20,8 @@ static const struct row {
     {"dots", check_dots},
     {"stencil", check_stencil},
     {"correlate", check_correlate},
+    {"cross", check_cross},
+    {"lane_sums", check_lane_sums},
     {"depthwise", check_depthwise},
     {"depthwise_weight", check_depthwise_weight},
     {"planes_stencil", check_planes_stencil},

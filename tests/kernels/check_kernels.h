@@ -21,6 +21,8 @@ void check_gemm_far(subject *s);
 void check_dots(subject *s);
 void check_stencil(subject *s);
 void check_correlate(subject *s);
+void check_cross(subject *s);
+void check_lane_sums(subject *s);
 void check_depthwise(subject *s);
 void check_depthwise_weight(subject *s);
 void check_planes_stencil(subject *s);
