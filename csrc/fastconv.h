@@ -118,6 +118,9 @@ typedef struct fc_chain {
 /* Gradients to compute, together. */
 enum { FC_CHAIN_INPUT = 1, FC_CHAIN_FIRST = 2, FC_CHAIN_FILTER = 4, FC_CHAIN_LAST = 8 };
 
+/* Links of a chain at most, and shapes of each whose plans are kept: of its first band, those between, the last. */
+enum { FC_CHAIN_LINKS = 10, FC_CHAIN_SHAPES = 3 };
+
 typedef struct fc_chain_plan {
     fc_chain problem;
     fc_precision precision;
@@ -128,6 +131,8 @@ typedef struct fc_chain_plan {
     int64_t parts;                 /* runs of bands a column of them is cut into; backward: parts of the gradients' sums */
     int64_t multiplications, scratch, lent; /* lent: what the links take of it, each worker */
     double cost;                            /* estimated nanoseconds at one thread */
+    fc_conv_plan link[FC_CHAIN_LINKS][FC_CHAIN_SHAPES];
+    int32_t shapes[FC_CHAIN_LINKS];
 } fc_chain_plan;
 
 /* first (channels, middle), filter (middle, KH, KW) or (middle, KH) and (middle, KW), last (out_channels, middle) without

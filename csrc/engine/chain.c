@@ -39,18 +39,31 @@ enum { PARTS_WANTED = 8, PART_BYTES_MAX = 8 << 20, SERIAL_MULTIPLICATIONS = 4000
 
 /* ---- links ----------------------------------------------------------------------------------- */
 
+/* Made once for each shape of band, in the rehearsal: of CP r64 256@56, 7 us of a call's 960. */
+static const fc_conv_plan *plan_of(fc_chain_walk *walk, int link, const fc_conv *problem, fc_direction direction)
+{
+    const fc_chain_plan *chain = walk->l->plan;
+    fc_conv_plan *plan = &walk->link[link];
+    for (int i = 0; i < chain->shapes[link]; i++)
+        if (!memcmp(&chain->link[link][i].problem, problem, sizeof *problem))
+            return &chain->link[link][i];
+    if (!memcmp(&plan->problem, problem, sizeof *problem))
+        return plan;
+    if (walk->dry && chain->shapes[link] < FC_CHAIN_SHAPES)
+        plan = &walk->dry->link[link][walk->dry->shapes[link]++];
+    walk->status = fc_conv_plan_make(plan, problem, direction, chain->precision, NULL);
+    if (walk->dry && !walk->status)
+        walk->lent = fc_max(walk->lent, direction == FC_ADJOINT ? fc_adjoint_scratch(plan) : plan->scratch);
+    plan->y_far = walk->l->far && (link == FC_LINK_JOIN || link == FC_LINK_D_X);
+    return plan;
+}
+
 void fc_chain_link(fc_chain_walk *walk, int link, const fc_conv *problem, fc_direction direction, const void *x,
                    const void *w, const void *bias, const void *y)
 {
-    fc_conv_plan *plan = &walk->link[link];
     if (walk->status)
         return;
-    if (memcmp(&plan->problem, problem, sizeof *problem)) {
-        walk->status = fc_conv_plan_make(plan, problem, direction, walk->l->plan->precision, NULL);
-        if (walk->dry && !walk->status)
-            walk->lent = fc_max(walk->lent, direction == FC_ADJOINT ? fc_adjoint_scratch(plan) : plan->scratch);
-        plan->y_far = walk->l->far && (link == FC_LINK_JOIN || link == FC_LINK_D_X);
-    }
+    const fc_conv_plan *plan = plan_of(walk, link, problem, direction);
     walk->multiplications = fc_add(walk->multiplications, plan->multiplications);
     walk->cost += 1.2 * plan->cost; /* links come anew with each band: 64-64@56 at rank 128 1.47 ms, the dense order 1.34 */
     if (!walk->dry && !walk->status)
@@ -191,6 +204,15 @@ static void forward(fc_chain_walk *walk, const fc_chain_region *r, int64_t first
 
 /* ---- plan and execute ------------------------------------------------------------------------ */
 
+/* Whether it is worth more than one thread. */
+static int is_large(const fc_chain *p)
+{
+    const fc_window *w = &p->window;
+    int64_t in = p->mixed ? fc_mul(p->channels, fc_mul(w->in[1], w->in[2])) : 0;
+    int64_t out = fc_mul(fc_add(p->out_channels, fc_taps(w)), fc_outputs(w));
+    return fc_mul(fc_mul(p->batch, p->middle), fc_add(in, out)) >= SERIAL_MULTIPLICATIONS;
+}
+
 /* As many parts of a balanced whole as pieces of at most `most` make. */
 static int64_t balanced(int64_t whole, int64_t most)
 {
@@ -216,6 +238,20 @@ static int wants_merging(int64_t pixels, int64_t lanes)
     return pixels > 0 && 8 * (fc_ceil_div(pixels, lanes) * lanes - pixels) > pixels;
 }
 
+/* Two bands of what would be one, for two threads, unless halves fill vectors badly, as those of 14 x 14 would (separable 512@14,
+ * two threads: 239 instead of 230 us).  Links that change threads wait for each other's caches, the longer the further the cores are
+ * apart: two threads, alternately on such cores and on near ones, CP r16 256@56 208, 165 to 169, 156 us, its gradients 561, 413
+ * to 491, 411; one thread 270 to 275, 729 to 750. */
+static void halve(fc_chain_plan *plan, const fc_kernels *kernels)
+{
+    const fc_window *w = &plan->problem.window;
+    int64_t rows = fc_ceil_div(w->out[1], 2), columns = fc_ceil_div(fc_ceil_div(w->out[2], 2), kernels->lanes) * kernels->lanes;
+    if (w->out[1] >= 2 * ROWS_MIN && !wants_merging(fc_mul(rows, w->out[2]), kernels->lanes))
+        plan->rows = rows;
+    else if (w->out[1] == 1 && columns >= COLUMNS_MIN)
+        plan->columns = columns;
+}
+
 static void choose_band(fc_chain_plan *plan, const fc_kernels *kernels)
 {
     const fc_chain *p = &plan->problem;
@@ -236,8 +272,17 @@ static void choose_band(fc_chain_plan *plan, const fc_kernels *kernels)
     plan->merged = images > 1 && wants_merging(pixels, kernels->lanes);
     if (plan->merged)
         plan->images = balanced(p->batch, images);
+    if (is_large(p) && p->batch == 1 && plan->rows == w->out[1] && plan->columns == w->out[2] && !(p->split && plan->gradients))
+        halve(plan, kernels);
     plan->columns = fc_max(plan->columns, 1);
     plan->rows = fc_max(plan->rows, 1);
+}
+
+/* Rows of u that the runs of bands have in common. */
+static int64_t mixed_twice(const fc_chain_plan *plan)
+{
+    const fc_window *w = &plan->problem.window;
+    return plan->problem.mixed ? (plan->parts - 1) * fc_max(0, fc_add(fc_mul(w->kernel[1] - 1, w->dilation[1]), 1) - w->stride[1]) : 0;
 }
 
 /* Parts of the sums: by the shape, whatever the threads.  Runs of the forward pass: as many as threads want; a band each where none
@@ -254,8 +299,8 @@ static void choose_parts(fc_chain_plan *plan)
     } else {
         if (plan->threads > 1 && regions < 4 * plan->threads)
             plan->parts = fc_max(1, fc_min(l.bands, fc_ceil_div(plan->threads, fc_max(regions, 1))));
-        if (l.bands < 2 * plan->parts && (plan->problem.mixed || l.bands % plan->parts)) /* rows mixed twice, or unequal runs */
-            plan->parts = 1;
+        if (l.bands < 2 * plan->parts && (8 * mixed_twice(plan) > plan->problem.window.in[1] || l.bands % plan->parts))
+            plan->parts = 1; /* else much is mixed twice, or runs are unequal */
         tasks = fc_mul(regions, plan->parts);
     }
     plan->outer = plan->threads > 1 && tasks > 0 && (tasks % plan->threads == 0 || tasks >= 4 * plan->threads);
@@ -278,7 +323,7 @@ static fc_status rehearse(fc_chain_plan *plan)
     fc_status status = FC_OK;
     for (int64_t tile = 0; tile < l.tiles && l.groups && !status; tile++)
         for (int64_t group = 0; group < l.groups && !status; group += fc_max(1, l.groups - 1)) {
-            fc_chain_walk walk = {.l = &l, .dry = 1, .arrays = &none, .gradients = &none};
+            fc_chain_walk walk = {.l = &l, .dry = plan, .arrays = &none, .gradients = &none};
             fc_chain_region r = fc_chain_region_at(&l, group * l.tiles + tile);
             int64_t times = group || l.groups == 1 ? 1 : l.groups - 1;
             int64_t runs = runs_of(&l);
@@ -315,10 +360,7 @@ fc_status fc_chain_plan_make(fc_chain_plan *plan, const fc_chain *p, int gradien
     *plan = (fc_chain_plan){.problem = *p, .precision = precision, .gradients = gradients, .threads = 1};
     if (!valid(p))
         return FC_INVALID;
-    const fc_window *w = &p->window;
-    int64_t in = p->mixed ? fc_mul(p->channels, fc_mul(w->in[1], w->in[2])) : 0;
-    int64_t out = fc_mul(fc_add(p->out_channels, fc_taps(w)), fc_outputs(w));
-    if (fc_mul(fc_mul(p->batch, p->middle), fc_add(in, out)) >= SERIAL_MULTIPLICATIONS)
+    if (is_large(p))
         plan->threads = fc_threads_get();
     choose_band(plan, fc_dispatch(p->real));
     choose_parts(plan);

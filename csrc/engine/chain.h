@@ -66,9 +66,7 @@ fc_span fc_chain_completes(const fc_window *w, int axis, fc_span out);
 /* The first output that has a part in positions from `in` on, or `most` if that is before it. */
 int64_t fc_chain_touches(const fc_window *w, int axis, int64_t in, int64_t most);
 
-enum { FC_CHAIN_LINKS = 10 };
-
-/* A worker on its way through the bands; dry: it plans the links and runs none. */
+/* A worker on its way through the bands. */
 typedef struct fc_chain_walk {
     const fc_chain_layout *l;
     const fc_chain_arrays *arrays, *gradients;
@@ -76,8 +74,8 @@ typedef struct fc_chain_walk {
     char *buffer[FC_CHAIN_BUFFERS], *part, *panel, *tile, *sum[4];
     int begun[4];
     fc_span u, e; /* rows of u, and of the gradient behind the first filter, that are at hand */
-    fc_conv_plan link[FC_CHAIN_LINKS];
-    int dry;
+    fc_conv_plan link[FC_CHAIN_LINKS]; /* the last that the chain's plan does not hold */
+    fc_chain_plan *dry;                /* a rehearsal: it plans the links of this and runs none */
     fc_status status;
     int64_t lent, multiplications;
     double cost;
