@@ -16,6 +16,9 @@ from .conv import conv1d
 # By the number of spatial axes: output channels, input channels, then one for each kernel axis.
 FACTOR_NAMES = {1: ("a", "b", "d"), 2: ("a", "b", "c", "d"), 3: ("a", "b", "e", "c", "d")}
 
+# What messages call them.
+FACTOR_LABELS = {n: [f"factors[{k}] ({name})" for k, name in enumerate(names)] for n, names in FACTOR_NAMES.items()}
+
 REALS = frozenset((np.dtype(np.float32), np.dtype(np.float64)))
 
 # Singular values of a Gram matrix below this part of its largest are taken for rounding: about 1e4 epsilons.
@@ -74,15 +77,19 @@ def as_array(value: ArrayLike, name: str) -> NDArray:
     return array
 
 
+def _arrays_of(axes: Iterable[int]) -> str:
+    """The arrays of factors for these numbers of spatial axes, in words."""
+    return " or ".join(f"{n + 2} arrays ({', '.join(FACTOR_NAMES[n])})" for n in axes)
+
+
 def check_factors(factors: Sequence[ArrayLike], axes: Iterable[int]) -> list[NDArray]:
     """The factors as arrays of one dtype and one rank; `axes` lists the numbers of spatial axes to accept."""
-    expected = " or ".join(f"{n + 2} arrays ({', '.join(FACTOR_NAMES[n])})" for n in axes)
     if isinstance(factors, np.ndarray) or not isinstance(factors, Iterable):
-        raise TypeError(f"factors: expected a tuple of {expected}, got {type(factors).__name__}")
+        raise TypeError(f"factors: expected a tuple of {_arrays_of(axes)}, got {type(factors).__name__}")
     given = tuple(factors)
     if len(given) - 2 not in axes:
-        raise ValueError(f"factors: expected {expected}, got {len(given)}")
-    labels = [f"factors[{k}] ({name})" for k, name in enumerate(FACTOR_NAMES[len(given) - 2])]
+        raise ValueError(f"factors: expected {_arrays_of(axes)}, got {len(given)}")
+    labels = FACTOR_LABELS[len(given) - 2]
     arrays = [as_array(factor, label) for factor, label in zip(given, labels, strict=True)]
     first = arrays[0]
     for k, (array, label) in enumerate(zip(arrays, labels, strict=True)):
