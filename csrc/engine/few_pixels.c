@@ -22,8 +22,10 @@
 
 #include <string.h>
 
-/* TILE: rows, whole tiles of the dots kernel at any width of vectors; COLUMNS: outputs of a task at most; TERMS: of a block of k */
-enum { PIXELS_MAX = 16, TILE = 6, BLOCK_BYTES = 64 << 10, COLUMNS = 1024, TERMS = 32 };
+/* TILE: rows, whole tiles of the dots kernel at any width of vectors; COLUMNS: outputs of a task at most; TERMS: of a block of k,
+ * fewer where the rows of W would share lines of the first-level cache (Zen 5, input gradients of one row, 8 and 32 terms: 4096-1000
+ * 244 and 428 us, 1280-1000 84 and 62). */
+enum { PIXELS_MAX = 16, TILE = 6, BLOCK_BYTES = 64 << 10, COLUMNS = 1024, TERMS = 32, TERMS_SHARED = 8, SAME_LINE = 4096 };
 
 /* A patch up to whole vectors. */
 static int64_t patch_of(const fc_conv *p, const fc_kernels *kernels)
@@ -44,6 +46,11 @@ static int64_t outputs_of(const fc_conv *p, const fc_kernels *kernels, int threa
         return fc_max(TILE, fc_min(BLOCK_BYTES / kernels->size / patch_of(p, kernels) / TILE * TILE, 32 * TILE));
     int64_t blocks = fc_max(fc_ceil_div(p->out_channels, COLUMNS), threads);
     return fc_ceil_div(fc_ceil_div(p->out_channels, blocks), kernels->lanes) * kernels->lanes;
+}
+
+static int64_t column_terms(const fc_conv *p, const fc_kernels *kernels)
+{
+    return p->w.c * kernels->size % SAME_LINE ? TERMS : TERMS_SHARED;
 }
 
 static int64_t offsets_bytes(const fc_conv *p, const fc_kernels *kernels)
@@ -71,8 +78,11 @@ static const char *plan_few_pixels(fc_conv_plan *plan, double *cost)
     double weights = (double)p->groups * (double)p->out_channels * (double)patch_of(p, kernels);
     double copy = fc_taps(&p->window) == 1 ? 0.3 : 8.0 / (double)p->window.kernel[2];
     double copies = (double)p->groups * (double)pixels * (double)k * copy;
-    /* In the unit of the other drivers' prices, which are of weights in the cache. */
-    *cost = 150 + copies + (rows ? 0 : 2.0 * (double)k) + weights * (double)kernels->size * (0.01 + 0.003 * (double)pixels);
+    /* In the unit of the other drivers' prices, which are of weights in the cache.  Columns, us, this and pointwise.c: 1280-1000 of
+     * one row 62, 104, of eight 107, 158; 960-240 of eight 20, 27; 512-1000 of 16 86, 96 (Zen 5). */
+    double products = weights * (double)pixels * 0.125 / (double)kernels->lanes;
+    *cost = 150 + copies + weights * (double)kernels->size * (rows ? 0.01 + 0.003 * (double)pixels : 0.006);
+    *cost += rows ? 0 : 2.0 * (double)k + products;
     return NULL;
 }
 
@@ -145,12 +155,13 @@ static void sum_rows(const job *j, int64_t outputs, const char *w, const char *p
 static void sum_columns(const job *j, int64_t outputs, const char *w, const char *patches, const void *bias, char *block)
 {
     int64_t size = j->kernels->size, pixels = fc_pixels(j->p), k = fc_reduction(j->p);
+    int64_t terms = column_terms(j->p, j->kernels);
     fc_gemm gemm = j->gemm;
     gemm.columns = outputs;
     for (int64_t pixel = 0; bias && pixel < pixels; pixel++)
         memcpy(fc_at(block, pixel * outputs, size), bias, (size_t)(outputs * size));
-    for (int64_t k0 = 0; k0 < k; k0 += TERMS) {
-        gemm.k = fc_min(TERMS, k - k0);
+    for (int64_t k0 = 0; k0 < k; k0 += terms) {
+        gemm.k = fc_min(terms, k - k0);
         gemm.b_offset = j->offset + k0;
         for (int64_t pixel = 0, rows; pixel < pixels; pixel += rows) {
             rows = fc_min(gemm.rows, pixels - pixel);
