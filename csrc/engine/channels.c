@@ -328,8 +328,8 @@ static void add_group(const job *j, const block *b, const fc_tap_group *group, i
     panel = fc_at(panel, group->phase->place * inputs * j->l.width, kernels->size);
     for (int64_t i = 0; i < blocks; i++) {
         int64_t k0 = terms * i / blocks, k = terms * (i + 1) / blocks - k0;
-        for (int64_t t = 0; t < tiles; t++) {
-            int64_t from = count * t / tiles, rows = count * (t + 1) / tiles - from;
+        for (int64_t t = 0, from = 0, rows; t < tiles; t++, from += rows) {
+            rows = count / tiles + (t < count % tiles);
             const void *a[FC_MR_MAX];
             for (int64_t m = 0; m < rows; m++)
                 a[m] = fc_at(x, b->list[from + m], kernels->size);
