@@ -151,13 +151,15 @@ def test_adjoint_identity(case, seed):
     assert_close(np.vdot(w, gradients.weight), np.vdot(y, grad), scale)
 
 
-# Windows that tile the image: one product for all phases, of each image or of all.
+# Windows that tile the image: one product for all phases, of all images, of each, or of some rows of each.
 TILING = {
     "1d": TransposeCase((3, 32, 50), (32, 3, 20), stride=20),
     "2d": TransposeCase((2, 64, 5, 6), (64, 3, 8, 8), stride=8),
     "3d groups": TransposeCase((2, 64, 3, 4, 5), (64, 2, 4, 4, 4), stride=4, groups=2),
     "one axis": TransposeCase((2, 64, 9, 12), (64, 3, 1, 16), stride=(1, 16)),
     "image by image": TransposeCase((9, 64, 14, 14), (64, 3, 16, 16), stride=16),
+    "pairs": TransposeCase((2, 16, 5, 7), (16, 3, 2, 2), stride=2),
+    "a few rows of an image": TransposeCase((2, 16, 55, 61), (16, 20, 2, 2), stride=2),
 }
 
 

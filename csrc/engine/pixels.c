@@ -131,6 +131,15 @@ static int64_t columns_of(const fc_conv *p, const fc_kernels *kernels)
     return width % columns && width % columns < kernels->lanes ? columns + strip : columns;
 }
 
+/* Fewer rows, down to half as many, if theirs are whole vectors; the last vector of a sweep is computed in part for nothing. */
+static int64_t whole_rows(const fc_conv *p, const fc_kernels *kernels, int64_t rows)
+{
+    for (int64_t r = rows; 2 * r > rows; r--)
+        if (r * p->window.out[2] % kernels->lanes == 0)
+            return r;
+    return rows;
+}
+
 /* Bands high enough for the cache; enough tasks for the threads, first by lower bands, then by blocks of channels. */
 static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
 {
@@ -144,7 +153,7 @@ static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
         int64_t tasks = images * fc_ceil_div(height, rows);
         blocks = fc_max(1, fc_min(fc_ceil_div(wanted, tasks), p->out_channels / kernels->mr[kernels->nv]));
     }
-    plan->tile[ROWS] = rows;
+    plan->tile[ROWS] = fc_sweep_pays(p, kernels) ? whole_rows(p, kernels, rows) : rows;
     plan->tile[BLOCKS] = blocks;
     plan->tile[FLAT] = 0;
     plan->tile[COLUMNS] = rows == 1 ? columns_of(p, kernels) : p->window.out[2];
@@ -175,6 +184,8 @@ static const char *plan_pixels(fc_conv_plan *plan, double *cost)
     double gemm = l.by_row ? (double)plan->tile[ROWS] * fc_gemm_cost(kernels, p->out_channels, p->window.out[2], l.k)
                   : l.swept ? fc_sweep_cost(&l.sweep, p->out_channels, l.columns, l.last)
                             : fc_gemm_cost(kernels, p->out_channels, l.columns, l.k);
+    if (!plan->tile[FLAT]) /* the last band's rows may be fewer */
+        tasks *= (double)(p->window.out[1] * l.across) / (double)(plan->tile[ROWS] * l.bands);
     if (fc_taps(&p->window) > 1)
         gemm *= 1.12; /* most taps' vectors cross lines: of 26 rows of the benchmark 2.72 measured / estimated, by channels 2.42 */
     double copied = l.source.in_place ? 0 : (double)(plan->tile[BLOCKS] * p->channels) * (double)l.source.channel;
