@@ -326,12 +326,13 @@ static void add_group(const job *j, const block *b, const fc_tap_group *group, i
     int64_t count = list_pixels(j, b, group), tiles = fc_ceil_div(count, kernels->mr[nv]);
     int64_t terms = fc_group_taps(group) * inputs, blocks = fc_ceil_div(terms, TERMS);
     int64_t place = group->place * j->plan->tile[INPUTS];
+    int64_t few = tiles ? count / tiles : 0, larger = count - few * tiles; /* rows of a tile, or one more: of so many tiles */
     panel = fc_at(panel, group->phase->place * inputs * j->l.width, kernels->size);
     for (int64_t i = 0; i < blocks; i++) {
         int64_t k0 = terms * i / blocks, k = terms * (i + 1) / blocks - k0;
         for (int64_t t = 0, from = 0, rows; t < tiles; t++, from += rows) {
-            rows = count / tiles + (t < count % tiles);
             const void *a[FC_MR_MAX];
+            rows = few + (t < larger);
             for (int64_t m = 0; m < rows; m++)
                 a[m] = fc_at(x, b->list[from + m], kernels->size);
             kernels->gemm_gather[nv][rows](k, a, j->column + place + k0, panel, j->row + place + k0, c,

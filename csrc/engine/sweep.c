@@ -117,7 +117,8 @@ static void run_strip(const fc_sweep *s, const strip *t, const void *a, const vo
 {
     const fc_kernels *kernels = s->kernels;
     int64_t size = kernels->size, width = t->nv * kernels->lanes, tiles = fc_ceil_div(s->rows, kernels->mr[t->nv]);
-    int64_t most = fc_gemm_terms(kernels, s->k, s->terms), c_offset[FC_MR_MAX];
+    int64_t most = s->k > s->terms ? fc_gemm_terms(kernels, s->k, s->terms) : s->k, c_offset[FC_MR_MAX];
+    int64_t few = s->rows / tiles, larger = s->rows % tiles; /* rows of a tile, or one more: of so many tiles */
     void *panel = b_offset + s->terms;
     far f = plan_far(s, t, tiles, most);
     for (int m = 0; m < FC_MR_MAX; m++)
@@ -137,13 +138,14 @@ static void run_strip(const fc_sweep *s, const strip *t, const void *a, const vo
             f.b_ahead.rows = f.by_term || t->in_place ? 0 : terms;
             f.b_ahead.line = 0;
         }
-        for (int64_t i = 0; i < tiles; i++) {
-            int64_t o = s->rows * i / tiles, mr = s->rows * (i + 1) / tiles - o;
+        int64_t share = f.b_ahead.rows ? fc_ceil_div(terms, tiles) : 0;
+        for (int64_t i = 0, o = 0, mr; i < tiles; i++, o += mr) {
+            mr = few + (i < larger);
             const void *row[FC_MR_MAX], *start = init ? fc_at(init, o, size) : NULL;
             for (int64_t m = 0; m < mr; m++)
                 row[m] = fc_at(a, (o + m) * s->a_row + k, size);
             char *c = fc_at(t->c, o * s->c_row, size);
-            fc_fetch(&f.b_ahead, fc_ceil_div(terms, tiles) * f.b_ahead.lines);
+            fc_fetch(&f.b_ahead, share * f.b_ahead.lines);
             fc_fetch(&f.c_ahead, mr * f.c_ahead.lines);
             int fetches = f.by_term && i < f.lines;
             if (fetches || f.past)
