@@ -80,8 +80,8 @@ static const char *plan_depthwise(fc_conv_plan *plan, double *cost)
         unit = 40 + m * (40 + 4 * vectors); /* 64@112 in bands of 14 rows 27 us, 128@56 41; planes 68, 49 */
     if (l.whole)
         unit = 15 + m * (8 + 0.8 * vectors); /* 512@14 60 us, planes 78 */
-    /* Each reads dY anew: 3-32@32 b32 720 us, not 520; 64-64@224 23 ms, not 14 (Zen 5). */
-    unit *= (double)p->channels * (p->channels == 1 ? 1.0 : l.whole ? 2.0 : 1.35);
+    /* Each reads dY anew: 3-32@32 b32 720 us, not 520; on Zen 5 310, not 185, and in 16 registers 1220, not 340. */
+    unit *= (double)p->channels * (p->channels == 1 ? 1.0 : !l.whole ? 1.35 : l.kernels->mr[4] < 6 ? 4.0 : 1.6);
     *cost = 400 + (double)p->groups * ((double)l.units * unit + 2 * (double)l.count);
     double task = unit * (double)(l.units / plan->tile[CHUNKS]);
     plan->tile[GROUPS] = fc_max(1, fc_min(p->groups / (4 * plan->threads), (int64_t)(TASK_NS / task)));

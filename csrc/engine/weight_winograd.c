@@ -143,7 +143,7 @@ static layout choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
 }
 
 /* Relative to 'gemm', calibrated on Emerald Rapids, one thread: 128-128@16 b32 6.9 ms (gemm 15.5), 64-64@224 11.7 (24.0),
- * 512-512@14 5.1 (6.5), 512-512@7 2.7 (2.4), 16-32@14 b32 0.42 (0.37); and the 0.85 on Zen 5: 4.3 (10.4), 6.5 (15.5), 2.7 (4.0),
+ * 512-512@14 5.1 (6.5), 512-512@7 2.7 (2.4), 16-32@14 b32 0.42 (0.37); the 0.9 and 0.87 on Zen 5: 4.3 (10.4), 6.5 (15.5), 2.7 (4.0),
  * 1.40 (1.35), 0.21 (0.24), 5x5 16-32@28 b16 1.06 (1.25). */
 static double estimate(const fc_conv_plan *plan, const layout *l)
 {
@@ -154,7 +154,7 @@ static double estimate(const fc_conv_plan *plan, const layout *l)
     double gemm = terms * fc_gemm_cost(l->kernels, plan->tile[OUTPUTS], l->channels, l->tiles);
     double transforms = (2.0 * points + 0.5 * pixels) * tiles * (patches * (double)l->channels + (double)l->outputs);
     double weights = 5.0 * points * (double)l->pieces * (double)l->channels * (double)l->outputs * (double)plan->tile[CHUNKS];
-    return 2000 + 0.85 * blocks * (1.1 * gemm + transforms + weights);
+    return 2000 + blocks * (0.9 * gemm + 0.87 * transforms + weights);
 }
 
 static const char *plan_winograd(fc_conv_plan *plan, double *cost)
