@@ -196,6 +196,20 @@ def test_many_planes(layout, dtype):
     check_adaptive(eighths(rng, (4, 40, 9, 14), dtype)[::2], (4, 5), layout)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_deep_windows(dtype, rng):
+    """Planes that are reduced before their rows: bands of rows, padding on every side, rows narrower than a vector."""
+    for shape in [(1, 3, 7, 9, 20), (2, 2, 5, 70, 33), (1, 2, 20, 3, 17), (1, 19, 4, 5, 6), (1, 2, 3, 200, 64)]:
+        x = eighths(rng, shape, dtype)
+        for window in [(2, 2, 0), (3, 2, 1), (3, 1, 1), ((3, 1, 2), (1, 2, 1), (1, 0, 1)), ((3, 2, 3), 1, 1)]:
+            check_avg_pool(x, (*window, True, False))
+            check_max_pool(x, (*window, 1, True))
+        check_max_pool(x, ((2, 3, 2), 1, 1, (2, 1, 3)))
+        x[..., ::3, 5] = np.nan
+        check_max_pool(x, (3, 2, 1))
+        np.testing.assert_array_equal(F.max_pool3d(x, 3, 2, 1), F.max_pool3d(x, 3, 2, 1, return_indices=True)[0])
+
+
 def test_stride_beyond_the_input_and_gaps_between_windows(rng):
     x = eighths(rng, (2, 3, 50, 61), np.float32)
     for stride in (7, 30, (1, 61), (50, 1), 1000):

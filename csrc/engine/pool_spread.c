@@ -4,10 +4,10 @@
  *
  *     for some planes (n, c)                                                       a task
  *         for each block of columns, plane id and band of rows of x:  list the rows of dy that each row meets
- *             for each plane: divide the rows of dy that the band meets, with zeros around them
+ *             for each plane: divide the rows of dy that the band meets, with zeros around them, and add the planes of them
  *                             for each row of x: add the rows that it meets, spread the sum along w, store
  *
- * Rows are added before they are spread, as a spread costs a permutation a term.  Vectors are whole and reach beyond narrow
+ * Planes and rows are added before they are spread, as a spread costs a permutation a term.  Vectors are whole and reach beyond narrow
  * rows, which the next row overwrites; the last rows of a plane go through a tile.  Tried before and 2.5 times slower: each
  * row of dy added to the rows of x, which were read and written once per overlap, with three kernels called a row.
  *
@@ -113,10 +113,15 @@ static void run_band(const job *j, const band *b, worker *s, const char *y, char
     int64_t size = j->kernels->size, row = w->in[1] == 1 ? w->in[2] : p->x.s[1];
     int64_t at = b->id * p->x.s[0] + b->ih * row + b->iw * p->x.s[2];
     char *quotient = fc_at(s + 1, TERMS_MAX + FC_LANES_MAX, size), *src = fc_at(quotient, b->skip, size);
-    fc_spread_window f = {.planes = b->planes, .plane = b->lines * j->pitch, .row = j->pitch, .stride = w->stride[2],
-                        .kernel = w->kernel[2], .phase = (b->iw + w->offset[2]) % w->stride[2]};
-    for (int64_t d = 0; d < b->planes; d++)
-        divide_rows(j, b, s, y, d, fc_at(quotient, d * f.plane, size));
+    fc_spread_window f = {.row = j->pitch, .stride = w->stride[2], .kernel = w->kernel[2],
+                        .phase = (b->iw + w->offset[2]) % w->stride[2]};
+    int64_t elements = b->lines * j->pitch, offset[LINES_MAX];
+    for (int64_t d = 0; d < b->planes; d++) {
+        offset[d] = d * elements;
+        divide_rows(j, b, s, y, d, fc_at(quotient, offset[d], size));
+    }
+    if (b->planes != 1)
+        j->kernels->pool.mean(b->planes, offset, NULL, quotient, 0, quotient, 0, 1, elements);
     int64_t in_place = p->x.s[2] == 1 ? b->rows : 0;
     if (in_place && b->iw + b->columns + b->over > w->in[2]) /* the overlap must be written again later */
         in_place = b->columns < w->in[2] || row != w->in[2]

@@ -183,9 +183,9 @@ typedef struct fc_pool_window {
 } fc_pool_window;
 
 /* A mean's gradient along rows: which outputs q meet element i of a row of x, q * stride <= i + phase < q * stride + kernel;
- * source rows stand `row` elements apart, planes of them `plane` elements. */
+ * source rows stand `row` elements apart. */
 typedef struct fc_spread_window {
-    int64_t planes, plane, row;
+    int64_t row;
     int64_t stride, kernel, phase; /* 0 <= phase < stride <= lanes */
 } fc_spread_window;
 
@@ -204,8 +204,7 @@ typedef struct fc_spread_window {
  * rows_mean:       y[r][q] = sum_{t, kw} x(t, kw) / (row_divisor[r] * column_divisor[q]);  column_divisor may be NULL (ones)
  * rows_divide:     dst[r][q] = y[r][q] / (row_divisor[r] * column_divisor[q]), q < width, then zeros up to dst_row; whole
  *                  vectors of y are read, and up to a vector beyond the last row of dst is written
- * rows_spread:     x[r][i] = sum of src[p * plane + (first[r] + t) * row + q] over all p < planes, t < lines[r] and the q that
- *                  meet i, i < width; up to a vector beyond each row is written, rows in ascending order.  From the first q
+ * rows_spread:     x[r][i] = sum of src[(first[r] + t) * row + q] over all t < lines[r] and the q that meet i, i < width; up to a vector beyond each row is written, rows in ascending order.  From the first q
  *                  that meets i, kernel / stride elements before it and a vector after it are read, and are zeros where there
  *                  is no output
  *

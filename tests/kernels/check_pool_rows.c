@@ -192,12 +192,11 @@ void check_pool_rows_spread(subject *s)
         int64_t stride = random_integer(1, random_integer(0, 1) && lanes > 2 ? 3 : lanes), kernel = random_integer(1, 3 * stride);
         int64_t width = random_integer(1, 4 * lanes), rows = random_integer(0, SPREAD_ROWS), height = random_integer(1, 6);
         int64_t before = kernel / stride, met = (width - 1 + stride - 1) / stride + 1, row = before + met + lanes;
-        fc_spread_window f = {.planes = random_integer(0, 1) ? 1 : random_integer(0, 2), .plane = height * row, .row = row,
-                              .stride = stride, .kernel = kernel, .phase = random_integer(0, stride - 1)};
+        fc_spread_window f = {.row = row, .stride = stride, .kernel = kernel, .phase = random_integer(0, stride - 1)};
         int64_t x_row = width + random_integer(0, 3), first[SPREAD_ROWS], lines[SPREAD_ROWS];
-        describe("stride=%lld kernel=%lld phase=%lld planes=%lld rows=%lld width=%lld", (long long)stride, (long long)kernel,
-                 (long long)f.phase, (long long)f.planes, (long long)rows, (long long)width);
-        array *src = array_take(s->type, f.planes * f.plane, at_end);
+        describe("stride=%lld kernel=%lld phase=%lld rows=%lld width=%lld", (long long)stride, (long long)kernel,
+                 (long long)f.phase, (long long)rows, (long long)width);
+        array *src = array_take(s->type, height * row, at_end);
         array *x = array_take(s->type, rows ? (rows - 1) * x_row + width + lanes : 0, at_end);
         for (int64_t i = 0; i < src->count; i++)
             array_put(src, i, i % row >= before && i % row < before + met ? random_uniform() : 0);
@@ -210,17 +209,17 @@ void check_pool_rows_spread(subject *s)
             lines[r] = random_integer(0, height - first[r]);
             for (int64_t i = 0; i < width; i++) {
                 double sum = 0, magnitude = 0;
-                for (int64_t k = 0; k < f.planes * lines[r]; k++)
+                for (int64_t k = 0; k < lines[r]; k++)
                     for (int64_t q = -before; q < met; q++)
                         if (q * stride <= i + f.phase && i + f.phase < q * stride + kernel) {
-                            double a = array_get(src, k / lines[r] * f.plane + (first[r] + k % lines[r]) * row + before + q);
+                            double a = array_get(src, (first[r] + k) * row + before + q);
                             sum += a;
                             magnitude += fabs(a);
                         }
                 array_expect(x, r * x_row + i, sum, 50 * value_epsilon(s->type) * magnitude + 0x1p-1070);
             }
         }
-        s->kernels->pool.rows_spread(&f, first, lines, src->data + (src->count ? before : 0) * size, x->data, x_row, rows, width);
+        s->kernels->pool.rows_spread(&f, first, lines, src->data + before * size, x->data, x_row, rows, width);
         array_check(x, "x");
         arrays_reset();
     }
