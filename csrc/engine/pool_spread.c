@@ -3,8 +3,8 @@
  *     dx[i] = sum of dy[o] / divisor[o] over the windows o that meet i
  *
  *     for some planes (n, c)                                                       a task
- *         for each block of columns, plane id and band of rows of x:  list the rows of dy that each row meets
- *             for each plane: divide the rows of dy that the band meets, with zeros around them, and add the planes of them
+ *         for each block of columns and band of rows of x:  list the rows of dy that each row meets
+ *             for each position id in depth, each plane: divide the rows of dy that the band meets, with zeros around them, and add the planes of them
  *                             for each row of x: add the rows that it meets, spread the sum along w, store
  *
  * Planes and rows are added before they are spread, as a spread costs a permutation a term.  Vectors are whole and reach beyond narrow
@@ -25,7 +25,8 @@ enum { QUOTIENT_BYTES = 32 << 10 };
 /* A worker's scratch, before its quotients; doubles stand for reals of either size. */
 typedef struct worker {
     double tile[COUNT_MAX], column_divisor[COUNT_MAX];
-    double row_divisor[LINES_MAX][ROWS_MAX + LINES_MAX]; /* of the band's output planes and rows */
+    double row_count[ROWS_MAX + LINES_MAX];              /* what means of the band's output rows count */
+    double row_divisor[LINES_MAX][ROWS_MAX + LINES_MAX]; /* and of its output planes */
     int64_t first[ROWS_MAX], lines[ROWS_MAX];            /* of each row of x: the outputs' rows, from the band's first on */
 } worker;
 
@@ -79,11 +80,19 @@ static void list_rows(const job *j, band *b, worker *s)
         fc_pool_meet(p, 1, b->ih + r, b->ih + r + 1, &s->first[r], &s->lines[r]);
         s->first[r] -= b->oh;
     }
-    double across = j->even ? (double)fc_pool_stop(p, 2, 0).count : 1;
-    for (int64_t d = 0; d < b->planes; d++)
+    for (int64_t r = 0; r < b->lines; r++)
+        s->row_count[r] = (double)fc_pool_stop(p, 1, b->oh + r).count * (j->even ? (double)fc_pool_stop(p, 2, 0).count : 1);
+}
+
+static void list_planes(const job *j, band *b, worker *s)
+{
+    const fc_pool *p = &j->p;
+    fc_pool_meet(p, 0, b->id, b->id + 1, &b->od, &b->planes);
+    for (int64_t d = 0; d < b->planes; d++) {
+        double depth = (double)fc_pool_stop(p, 0, b->od + d).count;
         for (int64_t r = 0; r < b->lines; r++)
-            s->row_divisor[d][r] = fc_pool_divisor(p, across * (double)fc_pool_stop(p, 0, b->od + d).count *
-                                                          (double)fc_pool_stop(p, 1, b->oh + r).count);
+            s->row_divisor[d][r] = fc_pool_divisor(p, depth * s->row_count[r]);
+    }
 }
 
 /* The band's rows of output plane b->od + d of the channel at y. */
@@ -149,11 +158,11 @@ static void run_task(void *context, int64_t task, int number)
         b.skip = (b.iw + p->window.offset[2]) / stride - b.ow;
         b.over = (fc_ceil_div(b.columns, whole) - 1) * whole + lanes - b.columns;
         list_columns(j, &b, s);
-        for (b.id = 0; b.id < in[0]; b.id++) {
-            fc_pool_meet(p, 0, b.id, b.id + 1, &b.od, &b.planes);
-            for (b.ih = 0; b.ih < in[1]; b.ih += j->rows) {
-                b.rows = fc_min(j->rows, in[1] - b.ih);
-                list_rows(j, &b, s);
+        for (b.ih = 0; b.ih < in[1]; b.ih += j->rows) {
+            b.rows = fc_min(j->rows, in[1] - b.ih);
+            list_rows(j, &b, s);
+            for (b.id = 0; b.id < in[0]; b.id++) {
+                list_planes(j, &b, s);
                 for (int64_t plane = begin; plane < end; plane++) {
                     int64_t n = plane / p->channels, c = plane % p->channels;
                     run_band(j, &b, s, fc_at(j->y, n * p->y.n + c * p->y.c, size), fc_at(j->x, n * p->x.n + c * p->x.c, size));
