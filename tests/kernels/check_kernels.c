@@ -33,6 +33,7 @@ static const struct row {
     {"gather_block", check_gather_block},
     {"scatter_row", check_scatter_row},
     {"copy_vectors", check_copy_vectors},
+    {"interleave", check_interleave},
     {"transpose", check_transpose},
     {"transpose_rows", check_transpose_rows},
     {"sum_row", check_sum_row},

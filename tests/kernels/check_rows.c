@@ -1,4 +1,4 @@
-/* gather_row, gather_block, scatter_row, copy_vectors, transpose, transpose_rows, sum_row and dot: what moves or adds along
+/* gather_row, gather_block, scatter_row, copy_vectors, interleave, transpose, transpose_rows, sum_row and dot: what moves or adds along
  * rows of any stride. */
 #include <math.h>
 
@@ -195,6 +195,25 @@ void check_copy_vectors(subject *s)
         array_check(dst, "dst");
         arrays_reset();
     }
+}
+
+void check_interleave(subject *s)
+{
+    for (int64_t lanes = s->kernels->lanes, count = 0; count <= 6 * lanes + 1; count++)
+        for (int at_end = 0; at_end < 2; at_end++, s->cases++) {
+            int64_t half = (count + 1) / 2;
+            describe("count=%lld", (long long)count);
+            array *even = array_random(s->type, half + lanes / 2, at_end), *odd = array_random(s->type, half + lanes / 2, at_end);
+            array *dst = array_take(s->type, count, at_end);
+            array_lock(even);
+            array_lock(odd);
+            array_watch(dst);
+            for (int64_t j = 0; j < count; j++)
+                array_expect(dst, j, array_get(j % 2 ? odd : even, j / 2), 0);
+            s->kernels->interleave(dst->data, even->data, odd->data, count);
+            array_check(dst, "dst");
+            arrays_reset();
+        }
 }
 
 void check_transpose(subject *s)
