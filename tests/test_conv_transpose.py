@@ -160,6 +160,8 @@ TILING = {
     "image by image": TransposeCase((9, 64, 14, 14), (64, 3, 16, 16), stride=16),
     "pairs": TransposeCase((2, 16, 5, 7), (16, 3, 2, 2), stride=2),
     "a few rows of an image": TransposeCase((2, 16, 55, 61), (16, 20, 2, 2), stride=2),
+    "one window": TransposeCase((3, 64, 1, 1), (64, 16, 7, 5)),
+    "one window, groups": TransposeCase((2, 64, 1, 1, 1), (64, 16, 3, 2, 5), stride=2, groups=2),
 }
 
 
@@ -177,3 +179,6 @@ def test_windows_that_tile_the_image(case, dtype):
             results.append(CONV_TRANSPOSE[case.axes](image, w, bias, **case.options))
         assert_close(results[0], torch_judge.conv_transpose(*doubles([image, w, bias]), **case.options))
         np.testing.assert_array_equal(*results)
+        *sizes, width = results[0].shape
+        apart = np.zeros((*sizes, width + 3), dtype)[..., :width]    # rows that do not follow each other
+        assert_close(CONV_TRANSPOSE[case.axes](image, w, bias, **case.options, out=apart), results[0].astype(np.float64))

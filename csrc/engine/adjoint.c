@@ -42,6 +42,19 @@ static axis_phase plan_axis(const fc_window *w, int axis, int64_t f)
     return phase;
 }
 
+/* Below so many multiplications the phases' plans cost more than is won. */
+enum { TILED_MULTIPLICATIONS = 20000 };
+
+void fc_adjoint_tile(fc_conv *p)
+{
+    fc_window *w = &p->window;
+    int whole = fc_mul(fc_mul(p->groups, p->out_channels), fc_reduction(p)) >= TILED_MULTIPLICATIONS;
+    for (int i = 0; i < FC_AXES; i++)
+        whole &= w->out[i] == 1 && w->kernel[i] == w->in[i] && !w->offset[i] && (w->dilation[i] == 1 || w->kernel[i] == 1);
+    for (int i = 0; i < FC_AXES && whole; i++)
+        w->stride[i] = w->kernel[i];
+}
+
 int64_t fc_adjoint_phases(const fc_conv *p)
 {
     int64_t phases = 1;

@@ -6,6 +6,8 @@
  * for its outputs, by whichever driver that one takes.  Its rows, a tap's pixels, are then transposed into those of x; two are
  * interleaved.
  *
+ * A window as large as the image tiles it too, whatever its stride: a dense layer behind the last plane.  Then T is x.
+ *
  *     for all images, or each, or some rows of each, as many as leave T in the cache:
  *         the product
  *         for each image, channel, some rows of y:  for each (kd, kh):  KW rows of T, transposed      a task
@@ -14,7 +16,7 @@
  *
  * Emerald Rapids, one core, against one phase after the other: 16x16s16 3-768@224, input gradient, 12.2 to 2.05 ms; transposed
  * 8x8s8 256-21@16 6.5 to 2.1, 4x4s4 64-3@56 0.59 to 0.24.  Zen 5, transposed 2x2s2, pairs transposed as 16 rows, T of 2 MiB and
- * now: 32-16@112 515 to 320 us, 16-8@56 b4 223 to 113.  Tried: kernels smaller than the stride, the bias interleaved (1x1s2
+ * now: 32-16@112 515 to 320 us, 16-8@56 b4 223 to 113; input gradient of 128-256@7 7x7 280 to 78.  Tried: kernels smaller than the stride, the bias interleaved (1x1s2
  * 256-512@56, 512-1024@28, input gradients, as fast as by `channels.c` or one by one).
  */
 #include "engine/weights.h"
@@ -32,6 +34,7 @@ typedef struct layout {
     int64_t height;          /* rows of y */
     int64_t columns, pixels; /* (c, t) of a group; of these rows of an image */
     int64_t bias_bytes, t_bytes;
+    int direct; /* T is x: a window each, and an image's elements in a row */
 } layout;
 
 /* The product of some images, of `rows` rows of each. */
@@ -43,13 +46,18 @@ static layout lay_out(const fc_conv *p, int64_t images, int64_t rows)
     l.columns = fc_mul(p->channels, fc_taps(&p->window));
     l.product = (fc_conv){.real = p->real, .batch = images, .groups = p->groups, .channels = p->out_channels,
                           .out_channels = l.columns, .x = p->y, .w = {.g = p->w.g, .o = 1, .c = p->w.o}};
+    l.direct = fc_outputs(&p->window) == 1 && p->x.s[1] == p->window.in[2] && p->x.s[0] == p->window.in[1] * p->x.s[1] &&
+               p->x.c == fc_taps(&p->window);
     l.product.y = (fc_array_strides){fc_mul(p->groups, fc_mul(l.columns, l.pixels)), l.pixels, {rows * out[2], out[2], 1}};
+    if (l.direct)
+        l.product.y = (fc_array_strides){p->x.n, 1, {1, 1, 1}};
     for (int i = 0; i < FC_AXES; i++) {
         l.product.window.in[i] = l.product.window.out[i] = i == 1 ? rows : out[i];
         l.product.window.kernel[i] = l.product.window.stride[i] = l.product.window.dilation[i] = 1;
     }
     l.bias_bytes = fc_bytes(fc_mul(p->groups, l.columns), size);
     l.t_bytes = fc_bytes(fc_add(fc_mul(images, l.product.y.n), FC_LANES_MAX), size); /* interleaving reads half a vector beyond */
+    l.t_bytes = l.direct ? 0 : l.t_bytes;
     return l;
 }
 
@@ -79,7 +87,7 @@ static const char *plan_col2im(fc_conv_plan *plan, double *cost)
     const fc_window *w = &p->window;
     int64_t size = fc_dispatch(p->real)->size;
     for (int i = 0; i < FC_AXES; i++)
-        if (w->kernel[i] != w->stride[i] || fc_mul(w->out[i], w->stride[i]) != w->in[i] || w->offset[i] ||
+        if ((w->kernel[i] != w->stride[i] && w->out[i] != 1) || fc_mul(w->out[i], w->kernel[i]) != w->in[i] || w->offset[i] ||
             (w->kernel[i] > 1 && w->dilation[i] > 1))
             return "the windows do not tile the image";
     if (p->x.s[2] != 1 || !fc_weights_plan(p, size).in_place)
@@ -93,7 +101,7 @@ static const char *plan_col2im(fc_conv_plan *plan, double *cost)
         return "the product of an image exceeds the scratch bound";
     double products = (double)(p->batch / plan->tile[IMAGES]) * (double)w->out[1] / (double)plan->tile[HEIGHT];
     double elements = (double)(p->batch * p->groups * l.columns) * (double)fc_outputs(w);
-    *cost = 600 + products * product.cost + elements * (w->stride[2] == 2 ? INTERLEAVED : TRANSPOSED);
+    *cost = 600 + products * product.cost + (l.direct ? 0 : elements * (w->kernel[2] == 2 ? INTERLEAVED : TRANSPOSED));
     return NULL;
 }
 
@@ -156,8 +164,8 @@ static fc_status run_col2im(const fc_conv_plan *plan, void *x, void *w, void *bi
     for (int64_t i = 0; i < all && !status; i++) {
         int64_t n = i / bands * images, oh = fc_min(i % bands * height, p->window.out[1] - height); /* the last overlaps */
         job j = {p, &l, t, fc_at(x, n * p->x.n + oh * p->window.stride[1] * p->x.s[1], size)};
-        status = fc_conv_execute(&product, fc_at(y, n * p->y.n + oh * p->y.s[1], size), w, bias ? columns : NULL, t);
-        if (!status) /* the product was in the scratch before T */
+        status = fc_conv_execute(&product, fc_at(y, n * p->y.n + oh * p->y.s[1], size), w, bias ? columns : NULL, l.direct ? x : t);
+        if (!status && !l.direct) /* the product was in the scratch before T */
             fc_parallel(plan->threads, tasks, store_rows, &j);
     }
     fc_arena_give();

@@ -97,8 +97,10 @@ fc_status fc_conv_plan_make(fc_conv_plan *plan, const fc_conv *p, fc_direction d
     int threads = fc_max(plan->multiplications, outputs) >= SERIAL_MULTIPLICATIONS ? fc_threads_get() : 1;
     if (algorithm && !known(drivers_of(direction), algorithm))
         return FC_INVALID;
-    if (direction == FC_ADJOINT)
+    if (direction == FC_ADJOINT) {
+        fc_adjoint_tile(&plan->problem);
         return fc_adjoint_plan(plan, algorithm, threads);
+    }
     if (direction == FC_FORWARD && !outputs)
         return FC_OK;
     return choose(plan, algorithm, threads);
@@ -165,12 +167,13 @@ int fc_conv_options(const fc_conv *p, fc_direction direction, fc_precision preci
 {
     const fc_driver *const *drivers = drivers_of(direction);
     fc_conv_plan plan;
-    fc_conv problem = *p;
+    fc_conv problem = *p, adjoint = *p;
     int64_t w, x;
+    fc_adjoint_tile(&adjoint);
     if (direction == FC_ADJOINT && !fc_adjoint_phases(p)) /* no positions, no choice */
         return 0;
     if (direction == FC_ADJOINT)
-        problem = fc_adjoint_problem(p, fc_adjoint_largest(p), &w, &x);
+        problem = fc_adjoint_problem(&adjoint, fc_adjoint_largest(&adjoint), &w, &x);
     if (fc_conv_plan_make(&plan, &problem, direction == FC_WEIGHT ? FC_WEIGHT : FC_FORWARD, precision, NULL) ||
         plan.algorithm < 0) /* no outputs, no choice: the drivers take every size for positive */
         return 0;
@@ -185,7 +188,7 @@ int fc_conv_options(const fc_conv *p, fc_direction direction, fc_precision preci
         if (option->reason)
             option->cost = INFINITY;
         if (direction == FC_ADJOINT)
-            offer_adjoint(p, precision, option);
+            offer_adjoint(&adjoint, precision, option);
     }
     return count;
 }

@@ -109,6 +109,8 @@ void fc_reference_row(const fc_conv *problem, const void *x, const void *w, cons
 fc_conv fc_adjoint_whole(const fc_conv *problem);
 /* The adjoint of a problem is a sum of forward problems over y, one per phase of the strides; see adjoint.c. */
 int64_t fc_adjoint_phases(const fc_conv *problem);
+/* A single window as large as the image, whose stride is never used, gets its own size for it: then it tiles the image (col2im.c). */
+void fc_adjoint_tile(fc_conv *problem);
 /* Phase `phase` as a forward problem; `w_begin` and `x_begin` are the elements of w and x where its arrays begin. */
 fc_conv fc_adjoint_problem(const fc_conv *problem, int64_t phase, int64_t *w_begin, int64_t *x_begin);
 /* The phase with the most taps: the one that stands for the others where a choice is shown. */
