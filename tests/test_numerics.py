@@ -304,7 +304,7 @@ def test_nonfinite_input_by_strided_winograd(case, value):
         np.testing.assert_array_equal(np.isnan(got), np.isnan(right))
 
 
-# Every m, kernels in pieces, each axis alone.
+# Every m, kernels in pieces, each axis alone, phases of a stride with and without the last tap.
 WINOGRAD_GRADIENTS = {
     "batch": ConvCase((8, 64, 16, 16), (48, 64, 3, 3), padding=1),
     "wide": ConvCase((1, 32, 20, 300), (32, 32, 3, 3)),
@@ -318,6 +318,14 @@ WINOGRAD_GRADIENTS = {
     "row": ConvCase((4, 64, 17, 17), (64, 64, 1, 7), padding=(0, 3)),
     "column": ConvCase((8, 96, 36, 9), (96, 96, 7, 1), padding=(3, 0)),
     "sequence": ConvCase((2, 64, 1000), (64, 64, 3), padding=4, dilation=4),
+    "4x4 stride 2": ConvCase((8, 64, 32, 32), (64, 64, 4, 4), stride=2, padding=1),
+    "5x5 stride 2": ConvCase((4, 36, 41, 40), (64, 36, 5, 5), stride=2, padding=2),
+    "12x7 stride 4x2": ConvCase((4, 32, 64, 60), (48, 32, 12, 7), stride=(4, 2), padding=2),
+    "6x6 stride 3": ConvCase((4, 48, 50, 51), (80, 48, 6, 6), stride=3),
+    "14x14 stride 2": ConvCase((4, 32, 50, 51), (64, 32, 14, 14), stride=2, padding=6),
+    "3x4 stride 1x2": ConvCase((4, 64, 20, 41), (64, 64, 3, 4), stride=(1, 2), padding=1),
+    "column stride 2": ConvCase((8, 64, 80, 9), (64, 64, 8, 1), stride=(2, 1), padding=(2, 0)),
+    "sequence stride 2": ConvCase((8, 64, 1000), (64, 64, 4), stride=2, padding=1),
 }
 
 

@@ -1,5 +1,5 @@
 /* The weight gradient by Winograd F(m x m, r x r), m + r = 7, read backwards, of any kernel; or F(m, r) of an axis alone.
- * float32, stride 1.
+ * float32.
  *
  *     V[f][t][c] = (B^T d B)_f of channel c, patch t          D[f][t][o] = (A dy A^T)_f of output channel o, tile t
  *     U[f][q][o][c] = sum_t D[f][t][o] V[f][t + q][c]         dW[o][c] of piece q = G^T U G
@@ -9,7 +9,10 @@
  * winograd_channels.c: 5x5 takes 36 % of them, 7x7 27 %, 1x7 52 %.
  *
  * Lanes are channels: rows of tiles are copied as panels (pixels by channels), whose transforms need no shuffles.  A dilated
- * convolution is one per phase of the dilation, whose pixels stand that far apart in the same panel.
+ * convolution is one per phase of the dilation, whose pixels stand that far apart in the same panel.  A strided one is a sum over
+ * the phases of the stride, which are so many more input channels of a convolution of stride 1 with the taps of a phase: they share
+ * a panel, D and the products.  4x4s2 64-128@32 b8 2.25 to 1.43 ms (Zen 5), 5x5s2 32-64@40 b8 1.38 to 0.84; 3x3s2, four phases of
+ * 2x2 taps of which seven are dropped, as long as `weight_gemm.c` takes.
  *
  *     for each chunk of the sum, group g, kd, block of channels, block of output channels        a task
  *         for each batch of rows of tiles of the chunk, in order
@@ -35,19 +38,21 @@ enum { CHANNELS, OUTPUTS, ROWS, CHUNKS }; /* plan->tile: of a block; rows of til
 /* Channels and output channels of a block, tiles of a batch, tiles of a stripe.  Measured at 1 MiB and more of cache: batches
  * of 64 tiles x0.97, blocks of 128 x0.95, of 32 output channels x0.92; stripes of 16 tiles x0.92 at 64-64@224. */
 enum { BLOCK = 64, TILES = 64, COLUMNS = 64 };
-enum { TASKS_WANTED = 8, CHUNK_BYTES_MAX = 6 << 20, JOIN_ROWS = 16 };
+enum { STRIDE_MAX = 4, TASKS_WANTED = 8, CHUNK_BYTES_MAX = 6 << 20, JOIN_ROWS = 16 };
 
 typedef struct layout {
     const fc_kernels *kernels;
     const fc_winograd_channels_kernels *winograd;
     int64_t edge; /* m */
-    fc_winograd_axis h, w;
+    fc_winograd_axis h, w;                /* of a phase of the stride */
+    int64_t stride[2], parts;             /* parts: phases of the stride, of both axes */
     int64_t frequencies, pieces, phases;  /* phases: of the dilation, of both axes */
     fc_panel x, y;
     int64_t stripes, columns, v_columns;  /* of a plane; tiles of a row in each phase, and patches: those of the pieces too */
     int64_t row, rows;                    /* tiles of a row in all phases; rows of all stripes */
     int64_t batches, tiles;               /* of the sum; of a batch */
     int64_t channels, outputs;            /* of a block, in whole vectors */
+    int64_t width;                        /* of a row of V and U: all parts of each vector of channels */
     int64_t channel_blocks, output_blocks;
     int64_t v_step, d_step, u_step;       /* elements from one frequency to the next */
     int64_t taps;                         /* of a plane of the kernel */
@@ -60,13 +65,27 @@ static int64_t whole(int64_t count, int64_t lanes)
     return fc_ceil_div(count, lanes) * lanes;
 }
 
+/* What each phase of the stride is; where it has a tap less than the first, that is computed and dropped. */
+static fc_window phase_of(const fc_window *w)
+{
+    fc_window one = *w;
+    for (int i = 1; i < FC_AXES; i++) {
+        one.kernel[i] = fc_ceil_div(w->kernel[i], w->stride[i]);
+        one.stride[i] = 1;
+    }
+    return one;
+}
+
 static void lay_out_tiles(layout *l, const fc_conv_plan *plan, int64_t edge)
 {
-    const fc_window *w = &plan->problem.window;
+    const fc_window *w = &plan->problem.window, one = phase_of(w);
     int64_t batch = plan->tile[ROWS], lanes = l->kernels->lanes;
     l->edge = edge;
-    l->h = fc_winograd_cut(w, 1, l->edge);
-    l->w = fc_winograd_cut(w, 2, l->edge);
+    l->h = fc_winograd_cut(&one, 1, l->edge);
+    l->w = fc_winograd_cut(&one, 2, l->edge);
+    l->stride[0] = w->stride[1];
+    l->stride[1] = w->stride[2];
+    l->parts = w->stride[1] * w->stride[2];
     l->winograd = &l->kernels->winograd_channels[l->h.points > 1 && l->w.points > 1];
     l->frequencies = l->h.points * l->w.points;
     l->pieces = fc_mul(l->h.pieces, l->w.pieces);
@@ -80,8 +99,9 @@ static void lay_out_tiles(layout *l, const fc_conv_plan *plan, int64_t edge)
     l->batches = fc_ceil_div(l->rows, batch);
     l->tiles = fc_mul(batch, l->row);
     int64_t rows = fc_min(batch, l->h.tiles), high = fc_mul(l->h.m, fc_add(rows, l->h.pieces - 1)) + l->h.points - l->h.m;
-    l->x = (fc_panel){.width = lanes, .fold = 1, .rows = fc_mul(l->h.d, high),
-                      .pitch = fc_mul(l->w.d, fc_mul(l->w.m, l->v_columns) + l->w.points - l->w.m), .step = {1, 1}};
+    l->x = (fc_panel){.width = lanes, .fold = 1, .rows = fc_mul(l->stride[0] * l->h.d, high),
+                      .pitch = fc_mul(l->stride[1] * l->w.d, fc_mul(l->w.m, l->v_columns) + l->w.points - l->w.m),
+                      .step = {1, 1}};
     l->y = (fc_panel){.width = lanes, .fold = 1, .rows = fc_mul(l->h.d, l->h.m * rows),
                       .pitch = fc_mul(l->w.d, l->w.m * l->columns), .step = {1, 1}};
 }
@@ -96,12 +116,13 @@ static layout lay_out(const fc_conv_plan *plan, int64_t edge)
     int64_t v_rows = fc_mul(fc_min(tile[ROWS], fc_winograd_stripes(tile[ROWS], l.h.tiles)), l.h.pieces - 1);
     int64_t patches = fc_mul(fc_mul(fc_add(tile[ROWS], v_rows), l.phases), l.v_columns);
     l.channels = whole(tile[CHANNELS], lanes);
+    l.width = fc_mul(l.parts, l.channels);
     l.outputs = whole(tile[OUTPUTS], lanes);
     l.channel_blocks = fc_ceil_div(p->channels, tile[CHANNELS]);
     l.output_blocks = fc_ceil_div(p->out_channels, tile[OUTPUTS]);
-    l.v_step = fc_add(fc_mul(patches, l.channels), STEP_PAD);
+    l.v_step = fc_add(fc_mul(patches, l.width), STEP_PAD);
     l.d_step = fc_add(fc_mul(l.tiles, l.outputs), STEP_PAD);
-    l.u_step = fc_add(fc_mul(fc_mul(l.pieces, tile[OUTPUTS]), l.channels), STEP_PAD);
+    l.u_step = fc_add(fc_mul(fc_mul(l.pieces, tile[OUTPUTS]), l.width), STEP_PAD);
     l.v_bytes = fc_bytes(fc_mul(l.frequencies, l.v_step), size);
     l.d_bytes = fc_bytes(fc_mul(l.frequencies, l.d_step), size);
     l.u_bytes = fc_bytes(fc_mul(l.frequencies, l.u_step), size);
@@ -128,11 +149,12 @@ static int64_t blocks_of(const fc_conv *p, const layout *l)
 static layout choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
 {
     const fc_conv *p = &plan->problem;
-    int64_t *tile = plan->tile, edge = fc_winograd_edge(&p->window);
+    const fc_window one = phase_of(&p->window);
+    int64_t *tile = plan->tile, edge = fc_winograd_edge(&one);
     tile[ROWS] = tile[CHUNKS] = tile[CHANNELS] = tile[OUTPUTS] = 1;
     layout l = lay_out(plan, edge);
     tile[ROWS] = fc_weight_part(l.rows, TILES / fc_min(TILES, l.row));
-    int64_t channels = tile[ROWS] == l.rows ? 2 * BLOCK : BLOCK;
+    int64_t channels = fc_max(kernels->lanes, (tile[ROWS] == l.rows ? 2 * BLOCK : BLOCK) / l.parts);
     int64_t outputs = fc_max(BLOCK / 4, fc_min(2 * BLOCK, FREQUENCIES * BLOCK / fc_mul(l.frequencies, l.pieces)));
     tile[CHANNELS] = fc_min(p->channels, whole(fc_weight_part(p->channels, channels), kernels->lanes));
     tile[OUTPUTS] = fc_weight_part(p->out_channels, outputs);
@@ -143,25 +165,31 @@ static layout choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
 }
 
 /* Relative to 'gemm', calibrated on Emerald Rapids, one thread: 128-128@16 b32 6.9 ms (gemm 15.5), 64-64@224 11.7 (24.0),
- * 512-512@14 5.1 (6.5), 512-512@7 2.7 (2.4), 16-32@14 b32 0.42 (0.37); the 0.9 and 0.87 on Zen 5: 4.3 (10.4), 6.5 (15.5), 2.7 (4.0),
- * 1.40 (1.35), 0.21 (0.24), 5x5 16-32@28 b16 1.06 (1.25). */
+ * 512-512@14 5.1 (6.5), 512-512@7 2.7 (2.4), 16-32@14 b32 0.42 (0.37); `pass` on Zen 5: 4.3 (10.4), 6.5 (15.5), 2.7 (4.0), 1.40
+ * (1.35), 0.21 (0.24), 5x5 16-32@28 b16 1.06 (1.25); of one axis k3 64-128 L4096 b8 5.0 (7.0), 1x7 192-192@17 b4 1.8 (2.55). */
 static double estimate(const fc_conv_plan *plan, const layout *l)
 {
     double blocks = (double)blocks_of(&plan->problem, l), tiles = (double)l->batches * (double)l->tiles;
     double points = (double)l->frequencies / FREQUENCIES, pixels = (double)(l->h.m * l->w.m) / 16;
-    double patches = (double)l->x.rows * (double)l->v_columns / ((double)l->y.rows * (double)l->columns) * (double)l->h.m;
+    double patches = (double)(l->x.rows / l->stride[0] * l->v_columns) / (double)(l->y.rows * l->columns) * (double)l->h.m;
     double terms = (double)l->batches * (double)(l->h.terms * l->w.terms);
-    double gemm = terms * fc_gemm_cost(l->kernels, plan->tile[OUTPUTS], l->channels, l->tiles);
-    double transforms = (2.0 * points + 0.5 * pixels) * tiles * (patches * (double)l->channels + (double)l->outputs);
-    double weights = 5.0 * points * (double)l->pieces * (double)l->channels * (double)l->outputs * (double)plan->tile[CHUNKS];
-    return 2000 + blocks * (0.9 * gemm + 0.87 * transforms + weights);
+    double gemm = terms * fc_gemm_cost(l->kernels, plan->tile[OUTPUTS], l->width, l->tiles);
+    double transforms = (2.0 * points + 0.5 * pixels) * tiles * (patches * (double)l->width + (double)l->outputs);
+    double weights = 5.0 * points * (double)l->pieces * (double)l->width * (double)l->outputs * (double)plan->tile[CHUNKS];
+    double pass = l->h.points > 1 && l->w.points > 1 ? 0.85 : 1.15;
+    return 2000 + blocks * (pass * (1.06 * gemm + transforms) + weights);
 }
 
 static const char *plan_winograd(fc_conv_plan *plan, double *cost)
 {
     const fc_conv *p = &plan->problem;
     const fc_kernels *kernels = fc_dispatch(p->real);
-    const char *reason = fc_winograd_pieces_refusal(plan, &p->window);
+    const fc_window *w = &p->window;
+    for (int i = 1; i < FC_AXES; i++)
+        if (w->stride[i] > STRIDE_MAX || (w->stride[i] > 1 && w->dilation[i] > 1))
+            return "the stride exceeds 4, or the kernel is dilated too";
+    const fc_window one = phase_of(w);
+    const char *reason = fc_winograd_pieces_refusal(plan, &one);
     if (reason)
         return reason;
     if (!fc_reduction(p) || !p->out_channels || !p->batch || !fc_outputs(&p->window))
@@ -234,6 +262,7 @@ typedef struct side {
     fc_winograd_patches_kernel run;
     const fc_panel *panel;
     int64_t lines, rows, columns, step, next;
+    int64_t stride[2]; /* its phases are side by side in each row */
 } side;
 
 /* Some channels of a segment, a vector of them at a time: packed, and transformed into dst. */
@@ -243,17 +272,20 @@ static void transform_channels(const job *j, const side *q, fc_panel_image image
     const int64_t used[4] = {0, fc_winograd_used(&l->h), 0, fc_winograd_used(&l->w)};
     const int64_t line[4] = {0, 1, 0, l->w.points > 1 ? used[3] : used[1]};
     int64_t size = l->kernels->size, lanes = l->kernels->lanes, row = q->panel->pitch * lanes, channels = image.channels;
-    int64_t down = l->h.d * row, right = l->w.d * lanes;
+    int64_t parts = q->stride[0] * q->stride[1], down = q->stride[0] * l->h.d * row, right = q->stride[1] * l->w.d * lanes;
     const char *first = image.x;
     for (int64_t c = 0; c < channels; c += lanes) {
         image.channels = fc_min(lanes, channels - c);
         image.x = first ? fc_at(first, c * image.c, size) : NULL;
         fc_panel_pack(q->panel, l->kernels, scratch, scratch + l->panel_bytes, &image, q->lines, ih, iw);
-        for (int64_t k = 0; k < q->rows * l->phases; k++) { /* rows of tiles of a phase */
-            int64_t at = k / l->phases * l->h.m * down + k % l->phases / l->w.d * row + k % l->w.d * lanes;
-            q->run(fc_at(dst, k * q->columns * q->next + c, size), q->step, q->next, fc_at(scratch, at, size), down,
-                   l->w.points > 1 ? right : down, l->w.m * right, q->columns, l->h.points > 1 && l->w.points > 1 ? used : line);
-        }
+        for (int64_t k = 0; k < q->rows * l->phases; k++) /* rows of tiles of a phase of the dilation */
+            for (int64_t part = 0; part < parts; part++) {
+                int64_t at = k / l->phases * l->h.m * down + (k % l->phases / l->w.d + part / q->stride[1]) * row;
+                at += (k % l->w.d + part % q->stride[1]) * lanes;
+                q->run(fc_at(dst, k * q->columns * q->next + c * parts + part * lanes, size), q->step, q->next,
+                       fc_at(scratch, at, size), down, l->w.points > 1 ? right : down, l->w.m * right, q->columns,
+                       l->h.points > 1 && l->w.points > 1 ? used : line);
+            }
     }
 }
 
@@ -266,14 +298,14 @@ static void transform_segment(const job *j, const block *b, const segment *s, ch
     int64_t size = l->kernels->size, ih = l->h.d * l->h.m * s->tr, iw = l->w.d * l->w.m * s->tc;
     int64_t id = s->od * w->stride[0] + b->kd * w->dilation[0] - w->offset[0], rows = s->rows + l->h.pieces - 1;
     fc_panel_image image = {.channels = b->channels, .c = p->x.c, .size = {w->in[1], w->in[2]}, .stride = {p->x.s[1], p->x.s[2]}};
-    side q = {l->winograd->input, &l->x, l->h.d * (l->h.m * rows + l->h.points - l->h.m), rows, l->v_columns, l->v_step,
-              l->channels};
+    side q = {l->winograd->input, &l->x, l->stride[0] * l->h.d * (l->h.m * rows + l->h.points - l->h.m), rows, l->v_columns,
+              l->v_step, l->width, {l->stride[0], l->stride[1]}};
     if (id >= 0 && id < w->in[0])
         image.x = fc_at(j->x, s->n * p->x.n + (b->g * p->channels + b->c) * p->x.c + id * p->x.s[0], size);
-    transform_channels(j, &q, image, ih - w->offset[1], iw - w->offset[2], fc_at(v, s->v * l->channels, size), scratch);
+    transform_channels(j, &q, image, l->stride[0] * ih - w->offset[1], l->stride[1] * iw - w->offset[2],
+                       fc_at(v, s->v * l->width, size), scratch);
     image = (fc_panel_image){.channels = b->outputs, .c = p->y.c, .size = {w->out[1], w->out[2]}, .stride = {p->y.s[1], p->y.s[2]}};
-    q = (side){l->winograd->gradient[l->edge], &l->y, l->h.d * l->h.m * s->rows, s->rows, l->columns, l->d_step,
-               l->outputs};
+    q = (side){l->winograd->gradient[l->edge], &l->y, l->h.d * l->h.m * s->rows, s->rows, l->columns, l->d_step, l->outputs, {1, 1}};
     image.x = fc_at(j->y, s->n * p->y.n + (b->g * p->out_channels + b->o) * p->y.c + s->od * p->y.s[0], size);
     transform_channels(j, &q, image, ih, iw, fc_at(d, s->at * l->outputs, size), scratch);
 }
@@ -287,7 +319,7 @@ static int64_t transform_batch(const job *j, const block *b, int64_t batch, char
         transform_segment(j, b, &s, v, d, scratch);
         for (int64_t line = 0; line < s.rows * l->phases; line++)
             for (int64_t t = 0; t < l->columns; t++)
-                place[s.at + line * l->columns + t] = (s.v + line * l->v_columns + t) * l->channels;
+                place[s.at + line * l->columns + t] = (s.v + line * l->v_columns + t) * l->width;
     }
     return row * l->row;
 }
@@ -295,7 +327,7 @@ static int64_t transform_batch(const job *j, const block *b, int64_t batch, char
 /* U of one frequency and piece, += D V. */
 static void add_product(const job *j, const fc_gemm *gemm, int64_t outputs, const char *d, const char *v, char *u, int add)
 {
-    int64_t size = j->l.kernels->size, width = j->l.channels;
+    int64_t size = j->l.kernels->size, width = j->l.width;
     for (int64_t o = 0; o < outputs; o += gemm->rows) {
         const void *a[FC_MR_MAX];
         int rows = (int)fc_min(gemm->rows, outputs - o);
@@ -309,8 +341,8 @@ static void add_products(const job *j, const block *b, int64_t tiles, const char
                          int add)
 {
     const layout *l = &j->l;
-    int64_t size = l->kernels->size, right = l->channels * size, down = l->phases * l->v_columns * right;
-    int64_t next = b->outputs * l->channels * size;
+    int64_t size = l->kernels->size, right = l->width * size, down = l->phases * l->v_columns * right;
+    int64_t next = b->outputs * l->width * size;
     fc_gemm gemm = j->gemm;
     gemm.k = tiles;
     gemm.b_offset = place;
@@ -322,19 +354,29 @@ static void add_products(const job *j, const block *b, int64_t tiles, const char
                         add_product(j, &gemm, b->outputs, d, v + h * down + w * right, u + (h * l->w.pieces + w) * next, add);
 }
 
-/* The taps of output channel `o` of a block from U, each a row of channels.  Returns whether all are finite. */
+/* The taps of output channel `o` of a block from U, each a row of channels, those of a phase of the stride that far apart.  Returns
+ * whether all are finite. */
 static int transform_taps(const job *j, const block *b, int64_t o, const char *u, char *taps)
 {
     const layout *l = &j->l;
-    int64_t size = l->kernels->size, across = l->channels, down = j->plan->problem.window.kernel[2] * across;
+    const int64_t *kernel = j->plan->problem.window.kernel;
+    int64_t size = l->kernels->size, lanes = l->kernels->lanes, row = kernel[2] * l->channels;
+    int64_t across = l->stride[1] * l->channels, down = l->stride[0] * row, together = l->parts > 1 ? 1 : l->channels / lanes;
     int along = l->w.points > 1, finite = 1;
     for (int64_t piece = 0; piece < l->pieces; piece++) {
-        int64_t h = piece / l->w.pieces, w = piece % l->w.pieces;
-        int64_t rows = h + 1 < l->h.pieces ? l->h.m : l->h.last, columns = w + 1 < l->w.pieces ? l->w.m : l->w.last;
-        const int64_t count[2] = {along ? rows : 1, along ? columns : rows};
-        finite &= l->winograd->taps[l->edge](
-            fc_at(taps, h * l->h.m * down + w * l->w.m * across, size), down, along ? across : down,
-            fc_at(u, (piece * b->outputs + o) * l->channels, size), l->u_step, count, l->channels / l->kernels->lanes);
+        int64_t h = piece / l->w.pieces * l->h.m, w = piece % l->w.pieces * l->w.m;
+        int last_h = piece / l->w.pieces == l->h.pieces - 1, last_w = piece % l->w.pieces == l->w.pieces - 1;
+        char *to = fc_at(taps, h * down + w * across, size);
+        const char *from = fc_at(u, (piece * b->outputs + o) * l->width, size);
+        for (int64_t k = 0; k < l->width / lanes; k += together) {
+            int64_t fh = k % l->parts / l->stride[1], fw = k % l->parts % l->stride[1];
+            int64_t rows = last_h ? fc_ceil_div(kernel[1] - fh, l->stride[0]) - h : l->h.m;
+            int64_t columns = last_w ? fc_ceil_div(kernel[2] - fw, l->stride[1]) - w : l->w.m;
+            const int64_t count[2] = {along ? rows : 1, along ? columns : rows};
+            if (rows > 0 && columns > 0)
+                finite &= l->winograd->taps[l->edge](fc_at(to, fh * row + fw * l->channels + k / l->parts * lanes, size), down,
+                                                     along ? across : down, fc_at(from, k * lanes, size), l->u_step, count, together);
+        }
     }
     return finite;
 }
@@ -392,7 +434,8 @@ static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *
 {
     const fc_conv *p = &plan->problem;
     _Atomic int spoilt = 0;
-    job j = {.plan = plan, .l = lay_out(plan, fc_winograd_edge(&p->window)), .x = x, .y = y, .w = w, .spoilt = &spoilt};
+    const fc_window one = phase_of(&p->window);
+    job j = {.plan = plan, .l = lay_out(plan, fc_winograd_edge(&one)), .x = x, .y = y, .w = w, .spoilt = &spoilt};
     char *scratch = fc_arena_take(plan->scratch);
     if (!scratch)
         return FC_NO_MEMORY;
@@ -406,7 +449,7 @@ static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *
         scratch += tasks * j.l.sum_bytes;
     }
     j.scratch = scratch;
-    fc_weight_gemm_plan(&j.gemm, j.l.kernels, plan->tile[OUTPUTS], j.l.channels);
+    fc_weight_gemm_plan(&j.gemm, j.l.kernels, plan->tile[OUTPUTS], j.l.width);
     j.gemm.gather = 1;
     j.gemm.a_offset = offset;
     fc_parallel(plan->threads, tasks, run_task, &j);
