@@ -51,7 +51,8 @@ fc_status fc_pool_simplify(fc_window *w)
     return FC_OK;
 }
 
-/* Makes the windows of an adaptive problem regular where every axis divides. */
+/* Makes the windows of an adaptive problem regular where sizes leave a rest of at most 1: then they overlap by that, 13 to 6 are
+ * windows of 3 at stride 2. */
 static fc_status regularize(fc_pool *p)
 {
     fc_window *w = &p->window;
@@ -59,10 +60,11 @@ static fc_status regularize(fc_pool *p)
     for (int i = 0; i < FC_AXES; i++) {
         if (w->in[i] < 1 || w->out[i] < 0 || fc_mul(w->in[i], fc_add(w->out[i], 1)) > SIZE_BOUND)
             return FC_INVALID;
-        equal &= w->out[i] > 0 && w->in[i] % w->out[i] == 0;
+        equal &= w->out[i] > 0 && w->in[i] >= w->out[i] && w->in[i] % w->out[i] <= 1;
     }
     for (int i = 0; equal && i < FC_AXES; i++) {
-        w->kernel[i] = w->stride[i] = w->in[i] / w->out[i];
+        w->stride[i] = w->in[i] / w->out[i];
+        w->kernel[i] = fc_ceil_div(w->in[i], w->out[i]);
         w->dilation[i] = 1;
         w->offset[i] = 0;
     }

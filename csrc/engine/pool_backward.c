@@ -202,9 +202,10 @@ fc_status fc_pool_mean_adjoint(const fc_pool *problem, void *x, const void *y)
     if (fc_pool_normalize(&j.p))
         return FC_INVALID;
     merge_axes(&j.p);
-    if (j.p.x.s[2] == 1 && fc_pool_spreads(&j.p))
+    int narrow = j.p.window.in[2] < j.kernels->lanes && j.p.window.in[1] > 1, planes_serve = fc_pool_planes_serve(&j.p);
+    if (j.p.x.s[2] == 1 && fc_pool_spreads(&j.p) && !(narrow && planes_serve))
         return fc_pool_spread(&j.p, x, y);
-    if (!is_global(&j.p) && fc_pool_planes_serve(&j.p))
+    if (!is_global(&j.p) && planes_serve)
         return fc_pool_planes_adjoint(&j.p, x, y);
     if (fc_pool_spreads(&j.p))
         return fc_pool_spread(&j.p, x, y);

@@ -298,26 +298,34 @@ static void divide_band(const job *j, const band *b, double *divisor, char *quot
     }
 }
 
-/* Row b->ih + r of x, written from `to` on, pixels `step` elements apart.  Pixels that meet equally many windows are one run
- * where those stand equally far apart. */
+/* Pixels iw, iw + period, ... of a row of x that meet equally many windows, which stand equally far apart. */
+static int64_t run_length(const job *j, const int64_t *first, const int64_t *count, int64_t iw, int64_t period, int64_t *apart)
+{
+    int64_t width = j->p.window.in[2], run = 1;
+    *apart = iw + period < width ? first[iw + period] - first[iw] : 0;
+    for (int64_t next = iw + period; next < width && count[next] == count[iw] && first[next] == first[iw] + run * *apart; next += period)
+        run++;
+    return run;
+}
+
+/* Row b->ih + r of x, written from `to` on, pixels `step` elements apart; a run of pixels at a time, a stride from one to the next. */
 static void sum_row(const job *j, const band *b, int64_t r, const int64_t *first, const int64_t *count, const char *quotient,
                     char *to, int64_t step)
 {
     const fc_pool *p = &j->p;
     int64_t size = j->kernels->size, width = p->window.out[2], oh, lines, offset[TERMS_MAX], run, apart;
+    int64_t period = p->adaptive ? 1 : fc_min(p->window.stride[2], p->window.in[2]);
     fc_pool_meet(p, 1, b->ih + r, b->ih + r + 1, &oh, &lines);
-    for (int64_t iw = 0; iw < p->window.in[2]; iw += run) {
-        int64_t terms = 0;
-        for (int64_t i = 0; i < b->planes * lines; i++)
-            for (int64_t q = 0; q < count[iw]; q++)
-                offset[terms++] = ((i / lines * b->lines + i % lines) * width + q) * j->lanes;
-        apart = iw + 1 < p->window.in[2] ? first[iw + 1] - first[iw] : 0;
-        for (run = 1; iw + run < p->window.in[2] && count[iw + run] == count[iw] &&
-                      first[iw + run] == first[iw] + run * apart;)
-            run++;
-        j->kernels->pool.mean(terms, offset, NULL, fc_at(quotient, ((oh - b->oh) * width + first[iw]) * j->lanes, size),
-                              apart * j->lanes, fc_at(to, iw * step, size), step, run, j->last ? b->count : j->lanes);
-    }
+    for (int64_t phase = 0; phase < period; phase++)
+        for (int64_t iw = phase; iw < p->window.in[2]; iw += run * period) {
+            int64_t terms = 0;
+            for (int64_t i = 0; i < b->planes * lines; i++)
+                for (int64_t q = 0; q < count[iw]; q++)
+                    offset[terms++] = ((i / lines * b->lines + i % lines) * width + q) * j->lanes;
+            run = run_length(j, first, count, iw, period, &apart);
+            j->kernels->pool.mean(terms, offset, NULL, fc_at(quotient, ((oh - b->oh) * width + first[iw]) * j->lanes, size),
+                                  apart * j->lanes, fc_at(to, iw * step, size), period * step, run, j->last ? b->count : j->lanes);
+        }
 }
 
 static void run_adjoint(void *context, int64_t task, int worker)

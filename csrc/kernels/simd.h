@@ -136,35 +136,47 @@ INLINE void copy(real *dst, const real *src, int64_t count)
     store(dst + count - LANES, load(src + count - LANES));
 }
 
-/* One stage of a butterfly: rows i and i + s exchange every other block of s lanes. */
-#define exchange NAME(exchange)
-INLINE void exchange(v row[LANES], int s)
+/* Of each block of x and y as one: every second unit, from the first or the second on. */
+#define every_second NAME(every_second)
+INLINE v every_second(v x, v y, int unit, int block, int second)
 {
-    vi low, high;
+    vi index;
     for (int l = 0; l < LANES; l++) {
-        low[l] = l & s ? LANES + l - s : l;
-        high[l] = l & s ? LANES + l : l + s;
+        int at = l % (block / 2), begin = l / block * block + (l % block < block / 2 ? 0 : LANES);
+        index[l] = begin + (2 * (at / unit) + second) * unit + at % unit;
     }
-#pragma GCC unroll 16
-    for (int i = 0; i < LANES; i++)
-        if (!(i & s)) {
-            v a = row[i], b = row[i + s];
-            row[i] = permute(a, b, low);
-            row[i + s] = permute(a, b, high);
-        }
+    return permute(x, y, index);
 }
 
-/* LANES x LANES elements in registers: log2(LANES) stages. */
+/* Squares of 2 x 2 or 4 x 4 units in as many rows, `apart` from each other. */
+#define transpose_units NAME(transpose_units)
+INLINE void transpose_units(int units, int unit, v *row, int apart)
+{
+    v *a = row, *b = row + apart, *c = row + 2 * apart, *d = row + 3 * apart;
+    v even = every_second(*a, *b, unit, units * unit, 0), odd = every_second(*a, *b, unit, units * unit, 1);
+    if (units == 2) {
+        *a = even;
+        *b = odd;
+        return;
+    }
+    v next = every_second(*c, *d, unit, units * unit, 0), last = every_second(*c, *d, unit, units * unit, 1);
+    *a = every_second(even, next, unit, units * unit, 0);
+    *b = every_second(odd, last, unit, units * unit, 0);
+    *c = every_second(even, next, unit, units * unit, 1);
+    *d = every_second(odd, last, unit, units * unit, 1);
+}
+
+/* LANES x LANES elements in registers: within 128 bits first, whose shuffles are the cheapest, then those among each other. */
 #define transpose_square NAME(transpose_square)
 INLINE void transpose_square(v row[LANES])
 {
-    exchange(row, 1);
-    if (LANES > 2)
-        exchange(row, 2);
-    if (LANES > 4)
-        exchange(row, 4);
-    if (LANES > 8)
-        exchange(row, 8);
+    enum { PART = 16 / sizeof(real), PARTS = LANES / PART };
+#pragma GCC unroll 4
+    for (int i = 0; i < LANES; i += PART)
+        transpose_units(PART, 1, row + i, 1);
+#pragma GCC unroll 4
+    for (int i = 0; i < PART && PARTS > 1; i++)
+        transpose_units(PARTS, PART, row + i, PART);
 }
 
 #define even_of NAME(even_of)
