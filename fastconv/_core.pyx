@@ -218,6 +218,8 @@ def default_threads():
 def cap_isa(cap):
     """Use at most this instruction set; False where the name is unknown."""
     cdef bytes name = cap.encode()
+    chain_plans.clear()  # made for another
+    known_orders.clear()
     return fc_isa_cap(name) == FC_OK
 
 
