@@ -69,7 +69,7 @@ typedef struct fc_conv_plan {
     int32_t algorithm; /* index into the direction's list, -1 where nothing is to do */
     int32_t chosen;    /* by the caller, not by cost */
     int32_t threads;
-    int32_t y_far;           /* may be set before it runs: y is part of an array that no cache holds */
+    int32_t x_far, y_far;    /* may be set before it runs: x, y are part of an array that no cache holds */
     int64_t multiplications; /* useful ones */
     int64_t scratch;         /* bytes for the whole call, all threads together */
     double cost;             /* estimated nanoseconds at one thread */

@@ -54,6 +54,7 @@ static const fc_conv_plan *plan_of(fc_chain_walk *walk, int link, const fc_conv 
     walk->status = fc_conv_plan_make(plan, problem, direction, chain->precision, NULL);
     if (walk->dry && !walk->status)
         walk->lent = fc_max(walk->lent, direction == FC_ADJOINT ? fc_adjoint_scratch(plan) : plan->scratch);
+    plan->x_far = walk->l->far && (link == FC_LINK_MIX || link == FC_LINK_D_T);
     plan->y_far = walk->l->far && (link == FC_LINK_JOIN || link == FC_LINK_D_X);
     return plan;
 }

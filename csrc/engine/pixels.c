@@ -90,7 +90,7 @@ static layout lay_out(const fc_conv_plan *plan)
     /* What is not flat is swept or not as bands are cut: in the same order as fc_gemm_run then. */
     int64_t terms = flat && plan->precision == FC_PRECISION_HIGH ? 2 * FC_KC : fc_gemm_block(plan);
     l.far = l.source.in_place && fc_taps(&p->window) == 1 && fc_is_far(p, kernels->size);
-    l.sweep = (fc_sweep){.kernels = kernels, .k = l.k, .terms = terms, .b_far = l.far, .c_far = l.far || plan->y_far};
+    l.sweep = (fc_sweep){.kernels = kernels, .k = l.k, .terms = terms, .b_far = l.far || plan->x_far, .c_far = l.far || plan->y_far};
     l.sweep.c_past = l.far && !p->bounds.on && fc_bytes(p->groups * p->out_channels * fc_pixels(p), kernels->size) > FC_PAST_BYTES;
     if (l.swept && !l.by_row)
         l.tile_bytes = fc_sweep_bytes(&l.sweep);
@@ -310,7 +310,8 @@ static void run_task(void *context, int64_t task, int worker)
     }
     char *scratch = j->scratch + worker * j->worker_bytes, *tile = scratch + j->l.source.bytes;
     t.b = fc_source_take(&j->l.source, &t.part, kernels, scratch, x, p->channels, od, oh);
-    t.next = flat && j->l.far ? fc_at(t.b, ends ? p->channels * p->x.c - q : flat, size) : NULL;
+    int64_t after = p->x.c > j->l.positions ? j->l.positions : p->channels * p->x.c; /* more of the plane, or the next image */
+    t.next = flat && j->l.sweep.b_far ? fc_at(t.b, ends ? after - q : flat, size) : NULL;
     t.w = fc_at(j->w, g * j->l.weights.g + first * j->l.weights.o, size);
     t.bias = j->bias ? fc_at(j->bias, o, size) : NULL;
     t.y = fc_at(j->y, n * p->y.n + o * p->y.c + od * p->y.s[0] + oh * p->y.s[1] + q * (flat ? 1 : p->y.s[2]), size);
