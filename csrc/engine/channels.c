@@ -28,7 +28,8 @@
  * 128-64@14 b8 0.90, 5x5 64@56 0.88, 512-512@7 0.73.  k = (c, taps) reads a line of the image for all taps of a channel: 0.78
  * instead of 0.72 for the first.  Tried: fetching the next pixels, or y, or the weights' next rows ahead (as fast, and 3 % slower);
  * packing a channel's taps at a time where all channels' follow each other (512@7: 3.9 instead of 1.75 ms, since it reads 36 bytes
- * of a line); sequences as columns, which can be cut, as every cut reads the weights (k3s2 384-384 over 3000 0.95, its gradient
+ * of a line); storing pixels in y between the products that complete the last of them (Zen 5, 64-64@224 15.4 to 16.2 ms: a strip's
+ * 64 lines of y share a set of the cache; past the caches as fast as a pass at the end); sequences as columns, which can be cut, as every cut reads the weights (k3s2 384-384 over 3000 0.95, its gradient
  * 0.87); writing rows of an adjoint that meet no tap by themselves (1x1s2 256-512@56 0.57 instead of 0.60).
  */
 #include "base/cpu.h"
