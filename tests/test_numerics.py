@@ -226,6 +226,10 @@ STRIDED = {
     "sequence": ConvCase((3, 64, 301), (40, 64, 4), stride=2, padding=1),
     "along columns": ConvCase((2, 64, 31, 9), (40, 64, 5, 1), stride=(2, 1), padding=(2, 0)),
     "3d": ConvCase((1, 32, 3, 20, 20), (20, 32, 1, 4, 4), stride=(1, 2, 2), padding=(0, 1, 1)),
+    "packed": ConvCase((2, 3, 41, 38), (50, 3, 7, 7), stride=2, padding=3),
+    "packed by four": ConvCase((1, 3, 61, 70), (20, 3, 11, 11), stride=4, padding=2),
+    "packed groups": ConvCase((2, 12, 30, 29), (40, 6, 5, 4), stride=2, padding=(1, 2), groups=2),
+    "packed sequence": ConvCase((3, 2, 203), (24, 2, 5), stride=2, padding=2),
 }
 
 
@@ -280,7 +284,8 @@ def test_strided_winograd(case, fill):
     back = torch_judge.conv_transpose(grad.astype(np.float64), w.astype(np.float64), **case.options)
     for transposed, image, bias, expected in [(False, x, b, exact), (True, grad, None, back)]:
         channels_last = np.moveaxis(np.ascontiguousarray(np.moveaxis(image, 1, -1)), -1, 1)
-        for array, weight in [(image, w), (channels_last, w), (image, np.repeat(w, 2, -1)[..., ::2])]:
+        last = np.moveaxis(np.ascontiguousarray(np.moveaxis(w, 1, -1)), -1, 1)
+        for array, weight in [(image, w), (channels_last, last), (image, np.repeat(w, 2, -1)[..., ::2])]:
             results = []
             for threads in (1, 2):
                 fastconv.set_num_threads(threads)

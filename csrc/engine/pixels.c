@@ -33,6 +33,10 @@
  * single row is more than the cache holds (64-128 k3 L4096: 11.0, now 8.9 ms; k3s2 384-384 L3000: 27.7, now 9.1). */
 enum { ROWS, BLOCKS, FLAT, COLUMNS };
 
+/* Terms, times columns that a row computes for nothing, that take as long as a column's copy from a tile: 3x3s2 3-32@299 270 us by
+ * tiles, 238 by rows. */
+enum { BY_ROW = 8 };
+
 typedef struct layout {
     const fc_kernels *kernels;
     fc_source source;
@@ -84,8 +88,9 @@ static layout lay_out(const fc_conv_plan *plan)
         l.in_place = 1;
     }
     l.tile_row = fc_max(l.columns, kernels->lanes);
+    int64_t beyond = fc_ceil_div(p->window.out[2], kernels->lanes) * kernels->lanes - l.source.pitch;
     l.by_row = !l.in_place && p->y.s[2] == 1 && p->window.out[2] >= kernels->lanes && l.k <= 2 * FC_KC &&
-               fc_ceil_div(p->window.out[2], kernels->lanes) * kernels->lanes <= l.source.pitch;
+               l.k * beyond <= BY_ROW * p->window.out[2];
     l.swept = l.by_row || (l.in_place && fc_sweep_pays(p, kernels));
     /* What is not flat is swept or not as bands are cut: in the same order as fc_gemm_run then. */
     int64_t terms = flat && plan->precision == FC_PRECISION_HIGH ? 2 * FC_KC : fc_gemm_block(plan);

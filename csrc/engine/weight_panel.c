@@ -161,6 +161,12 @@ void fc_panel_store(const fc_kernels *kernels, const fc_panel_image *m, const vo
         kernels->transpose(fc_at(m->x, 0, size), m->c, panel, lanes, rows * pitch, lanes);
         return;
     }
+    if (m->stride[1] == 1 && m->channels == lanes && width >= lanes) {
+        for (int64_t r = 0; r < rows; r++)
+            kernels->transpose(fc_at(m->x, r * m->stride[0], size), m->c, fc_at(panel, r * pitch * lanes, size), lanes, width,
+                               lanes);
+        return;
+    }
     kernels->transpose(scratch, rows * pitch, panel, lanes, rows * pitch, lanes);
     for (int64_t c = 0; c < m->channels; c++)
         for (int64_t r = 0; r < rows; r++)

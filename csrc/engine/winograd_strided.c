@@ -11,6 +11,9 @@
  * phase's place among the r taps is free; the phases of an adjoint share one V, so there it follows from the stride and padding.
  * Multiplications of the direct sum by products: 4x4 stride 2, 2.6; 5x5 stride 2, 3.3; 3x3 stride 2, 1.8.
  *
+ * Few channels would leave most lanes of V empty.  Forwards their phases are packed side by side as channels of one convolution of
+ * stride 1, without the products left out: 7x7 stride 2 of a photograph has 12 terms a product, and 3.0 times fewer.
+ *
  *     for each group g, block of rows of tiles                                                                a task
  *         for each vector of channels: copy as a panel (pixels by channels), transform into V
  *         for each block of output channels (up to three vectors):
@@ -28,41 +31,25 @@
 #include "engine/weight_panel.h"
 #include "engine/weight_tiles.h"
 #include "engine/winograd_blocks.h"
+#include "engine/winograd_phases.h"
 #include "engine/winograd_pieces.h"
 
 /* plan->tile: rows of tiles of a block; whether U is made once a call; whether a block is a task; m. */
 enum { ROWS, SHARED, WHOLE, EDGE };
-enum { POINTS = 6, STRIDE_MAX = 4, CHANNELS = 128, TILES = 48, TILES_MIN = 16, TASK = 32 };
+enum { CHANNELS = 128, TILES = 48, TILES_MIN = 16, TASK = 32 };
+enum { PACKED_CHANNELS = 8 }; /* channels that are packed, at most: their phases are no more terms than a block of the sum */
 enum { MULTIPLICATIONS_MIN = 2048, SHARED_BYTES = 8 << 20, V_BYTES = 384 << 10, V_BYTES_MAX = 6 << 20 };
-
-/* A phase of an axis: taps `tap`, tap + stride, ... */
-typedef struct phase {
-    int64_t tap, taps;
-    int64_t at;         /* the place of the first, of an adjoint the last, among the r of a transform */
-    int64_t begin, end; /* points with a term */
-    int64_t skip;       /* pixels of a panel before the phase's first patch */
-} phase;
-
-/* One axis of the image.  Where the kernel has one tap there is nothing to transform: tiles and patches are single pixels. */
-typedef struct axis {
-    int64_t m, points, tiles; /* no tiles: m does not serve the phases */
-    int64_t stride, count;    /* count: phases with outputs or inputs of their own, as many as the stride */
-    int64_t step_in, step_out; /* pixels of a panel from one of a phase to the next: 1 or the stride */
-    int64_t first, extra;     /* position of a panel's first pixel; pixels of the panel of n tiles: step_in m n + extra */
-    int64_t largest, terms;   /* the phase with the most taps; points of all phases with a term */
-    int64_t begin, end;       /* points with a term in any phase */
-    phase phase[STRIDE_MAX];
-} axis;
 
 typedef struct layout {
     const fc_kernels *kernels;
     const fc_winograd_channels_kernels *winograd;
-    axis h, w;
-    int64_t frequencies, phases, x_phases, y_phases; /* of V and of M: one of them has a single phase */
-    int64_t order[STRIDE_MAX * STRIDE_MAX];          /* the phases, the one with the most taps first */
+    fc_winograd_strided_axis h, w;
+    int packed;
+    int64_t frequencies, phases, x_phases, y_phases; /* of V and of M: one of them has a single phase, packed both */
+    int64_t order[FC_WINOGRAD_STRIDE_MAX * FC_WINOGRAD_STRIDE_MAX]; /* the phases, the one with the most taps first */
     fc_panel x;
     int64_t rows, blocks, tiles;        /* rows of tiles of all planes; blocks of a group; tiles of a block */
-    int64_t inputs, channels;           /* channels in whole vectors; of a block of the sum */
+    int64_t terms, inputs, channels;    /* channels, packed of all phases; in whole vectors; of a block of the sum */
     fc_winograd_blocks outputs;
     int64_t v_step, m_step, u_step;     /* elements from one frequency to the next */
     int64_t v_bytes, m_bytes, u_bytes, panel_bytes, temp_bytes, offset_bytes, taps_bytes;
@@ -74,67 +61,11 @@ static fc_conv whole_of(const fc_conv_plan *plan)
     return plan->direction == FC_FORWARD ? plan->problem : fc_adjoint_whole(&plan->problem);
 }
 
-/* The taps of phase f.  Tap number u of them takes output o from position s (o + shift + u) + f; returns the shift. */
-static int64_t cut_phase(const fc_window *w, int i, int64_t f, phase *to)
+static fc_winograd_order order_of(const fc_conv_plan *plan)
 {
-    int64_t s = w->stride[i], offset = w->offset[i];
-    *to = (phase){.tap = ((f + offset) % s + s) % s};
-    to->taps = to->tap < w->kernel[i] ? (w->kernel[i] - 1 - to->tap) / s + 1 : 0;
-    return (to->tap - offset - f) / s;
-}
-
-/* Where each phase's taps stand among the r of a transform.  Forwards there is a choice; an adjoint's patches begin at `low`, and
- * its taps follow each other backwards.  Returns whether they fit. */
-static int place_phases(axis *a, const int64_t *shift, int64_t low, int forward)
-{
-    int64_t r = a->points - a->m + 1;
-    a->terms = a->end = 0;
-    a->begin = a->points;
-    for (int64_t f = 0; f < a->count; f++) {
-        phase *to = &a->phase[f];
-        to->at = forward ? r - to->taps > 1 : 1 - shift[f] - to->taps - low;
-        if (!to->taps || to->at + to->taps > r)
-            return 0;
-        to->begin = to->at > 0;
-        to->end = a->points - (to->at + to->taps < r);
-        a->terms += to->end - to->begin;
-        a->begin = fc_min(a->begin, to->begin);
-        a->end = fc_max(a->end, to->end);
-        if (to->taps > a->phase[a->largest].taps)
-            a->largest = f;
-    }
-    return 1;
-}
-
-/* `w` is the forward window, whatever the direction. */
-static axis cut(const fc_window *w, int i, int64_t m, int forward)
-{
-    int64_t s = w->stride[i], shift[STRIDE_MAX], low = INT64_MAX, first = INT64_MAX, last = INT64_MIN;
-    axis a = {.m = m, .points = POINTS, .stride = s, .count = s, .step_in = forward ? s : 1, .step_out = forward ? 1 : s};
-    if (w->kernel[i] == 1)
-        a.m = a.points = 1;
-    for (int64_t f = 0; f < s; f++) {
-        shift[f] = cut_phase(w, i, f, &a.phase[f]);
-        low = fc_min(low, 1 - shift[f] - a.phase[f].taps);
-    }
-    if (!place_phases(&a, shift, low, forward))
-        return a;
-    axis next = a; /* patches that begin a position before may leave out more products */
-    if (!forward && place_phases(&next, shift, low - 1, forward) && next.terms < a.terms) {
-        a = next;
-        low--;
-    }
-    for (int64_t f = 0; f < s; f++) {
-        a.phase[f].skip = forward ? s * (shift[f] - a.phase[f].at) + f : low;
-        first = fc_min(first, a.phase[f].skip);
-        last = fc_max(last, a.phase[f].skip);
-    }
-    for (int64_t f = 0; f < s; f++)
-        a.phase[f].skip -= first;
-    a.first = first;
-    a.extra = a.step_in * (a.points - a.m - 1) + last - first + 1;
-    a.tiles = fc_ceil_div(forward ? w->out[i] : fc_ceil_div(w->in[i], s), a.m);
-    return a;
+    if (plan->direction != FC_FORWARD)
+        return FC_WINOGRAD_ADJOINT;
+    return plan->problem.channels <= PACKED_CHANNELS ? FC_WINOGRAD_PACKED : FC_WINOGRAD_FORWARD;
 }
 
 static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
@@ -142,35 +73,39 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
     const fc_window *w = &plan->problem.window;
     const fc_kernels *kernels = fc_dispatch(p->real);
     int64_t lanes = kernels->lanes, size = kernels->size, rows = plan->tile[ROWS];
-    int forward = plan->direction == FC_FORWARD;
-    layout l = {.kernels = kernels, .h = cut(w, 1, plan->tile[EDGE], forward), .w = cut(w, 2, plan->tile[EDGE], forward)};
+    fc_winograd_order order = order_of(plan);
+    layout l = {.kernels = kernels, .packed = order == FC_WINOGRAD_PACKED};
+    l.h = fc_winograd_strided_cut(w, 1, plan->tile[EDGE], order);
+    l.w = fc_winograd_strided_cut(w, 2, plan->tile[EDGE], order);
     l.winograd = &kernels->winograd_channels[l.h.points > 1 && l.w.points > 1];
     l.frequencies = l.h.points * l.w.points;
     l.phases = l.h.count * l.w.count;
     for (int64_t i = 0; i < l.phases; i++)
         l.order[i] = (l.h.largest + i / l.w.count) % l.h.count * l.w.count + (l.w.largest + i % l.w.count) % l.w.count;
-    l.x_phases = forward ? l.phases : 1;
-    l.y_phases = forward ? 1 : l.phases;
-    l.inputs = fc_ceil_div(p->channels, lanes) * lanes;
+    l.x_phases = order == FC_WINOGRAD_FORWARD ? l.phases : 1;
+    l.y_phases = order == FC_WINOGRAD_ADJOINT ? l.phases : 1;
+    l.terms = p->channels * (l.packed ? l.phases : 1);
+    l.inputs = fc_ceil_div(l.terms, lanes) * lanes;
     l.rows = fc_mul(fc_mul(p->batch, p->window.out[0]), l.h.tiles);
     l.blocks = fc_ceil_div(l.rows, rows);
     l.tiles = fc_mul(rows, l.w.tiles);
     rows = fc_min(rows, l.h.tiles);
     l.x = (fc_panel){.width = lanes, .fold = 1, .rows = l.h.step_in * l.h.m * rows + l.h.extra,
                      .pitch = fc_add(fc_mul(l.w.step_in * l.w.m, l.w.tiles), l.w.extra), .step = {1, 1}};
-    l.channels = fc_weight_part(p->channels, CHANNELS);
+    l.channels = fc_weight_part(l.terms, CHANNELS);
     l.outputs = fc_winograd_blocks_cut(kernels, p->out_channels, plan->tile[WHOLE] ? 1 : plan->threads);
     l.v_step = fc_add(fc_mul(l.tiles, l.inputs), STEP_PAD);
     l.m_step = fc_add(fc_mul(l.tiles, l.outputs.width), STEP_PAD);
     l.u_step = fc_add(fc_mul(plan->tile[SHARED] ? l.inputs : l.channels, l.outputs.width), STEP_PAD);
     l.v_bytes = fc_bytes(fc_mul(l.x_phases * l.frequencies, l.v_step), size);
     l.m_bytes = fc_bytes(fc_mul(l.y_phases * l.frequencies, l.m_step), size);
-    l.u_bytes = fc_bytes(fc_mul((plan->tile[SHARED] ? l.phases : 1) * l.frequencies, l.u_step), size);
+    l.u_bytes = fc_bytes(fc_mul((plan->tile[SHARED] && !l.packed ? l.phases : 1) * l.frequencies, l.u_step), size);
     fc_panel y = {.width = lanes, .fold = 1, .rows = l.h.step_out * l.h.m * rows, .pitch = fc_mul(l.w.step_out * l.w.m, l.w.tiles)};
     l.panel_bytes = fc_bytes(fc_max(fc_panel_elements(&l.x, l.x.rows), fc_panel_elements(&y, y.rows)), size);
     l.temp_bytes = fc_max(fc_panel_scratch(&l.x, size), l.panel_bytes);
     l.offset_bytes = fc_bytes(fc_add(2 * l.channels, l.tiles), sizeof(int64_t));
-    l.taps_bytes = fc_bytes(fc_mul(plan->tile[SHARED] ? TASK : l.channels, fc_mul(fc_taps(w), l.outputs.width)), size);
+    int64_t gathered = l.packed ? p->channels : plan->tile[SHARED] ? TASK : l.channels;
+    l.taps_bytes = fc_bytes(fc_mul(gathered, fc_mul(fc_taps(w), l.outputs.width)), size);
     return l;
 }
 
@@ -190,21 +125,6 @@ static int64_t shared_bytes(const fc_conv_plan *plan, const layout *l)
 {
     int64_t weights = plan->tile[SHARED] ? all_weights(&plan->problem, l) : 0;
     return fc_add(fc_add(l->offset_bytes, plan->tile[WHOLE] ? 0 : l->v_bytes), weights);
-}
-
-/* The m that takes the fewest products; 0 if none serves. */
-static int64_t choose_edge(const fc_window *w, int forward)
-{
-    int64_t best = 0, least = INT64_MAX;
-    for (int64_t m = 2; m <= FC_WINOGRAD_TILE_MAX; m++) {
-        axis h = cut(w, 1, m, forward), v = cut(w, 2, m, forward);
-        int64_t products = fc_mul(fc_mul(h.tiles, h.terms), fc_mul(v.tiles, v.terms));
-        if (products && products < least) {
-            least = products;
-            best = m;
-        }
-    }
-    return best;
 }
 
 /* Rows of tiles whose V stays in the cache, but not so few that reading U costs more than the products; where the weights are
@@ -236,8 +156,9 @@ static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
 #define FAR_WEIGHT 0.12
 
 /* Nanoseconds, fitted on Zen 5 to 68 problems (half of them within 5 %, nine of ten within 15).  One thread, us, channels and this:
- * 3x3s2 128-128@56 934, 722, its gradient 1019, 794; 64-128@28 b8 929, 829; 256-256@28 964, 1071; k3s2 384-384 over 3000 5500, 4850;
- * 4x4s2 64-128@32 b8 2160, 1210; 5x5s3 96-192@60 1568, 1121; 7x7s2 32-64@64 823, 388.  Emerald Rapids, of which FAR and FAR_WEIGHT
+ * 3x3s2 128-128@56 934, 722, its gradient 1019, 794; 64-128@28 b8 929, 829; 256-256@28 964, 1071; k3s2 384-384 over 3000 5500,
+ * 4850; 4x4s2 64-128@32 b8 2160, 1210; 5x5s3 96-192@60 1568, 1121; 7x7s2 32-64@64 823, 388; packed 7x7s2 3-64@224 1020, 783, 11x11s4
+ * 3-96@224 960, 755, 4x4s2 3-64@64 b8 294, 357.  Emerald Rapids, of which FAR and FAR_WEIGHT
  * are: 4x4s2 128-256@16 b8 3700, 2570; 5x5s2 64-64@64 b4 5890, 4200; 3x3s2 64-128@28 b8 2050, 2740; upsample 128-64@14 b8 3300,
  * 3900 (before a block's taps were gathered once for all phases). */
 static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout *l)
@@ -247,12 +168,12 @@ static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout 
     double products = (double)(l->h.terms * l->w.terms), blocks = (double)l->blocks;
     double points = l->x_phases > 1 ? products : (double)((l->h.end - l->h.begin) * (l->w.end - l->w.begin));
     double pixels = (double)(l->h.m * l->w.m) / 16, copy_out = p->y.c == 1 ? 3.0 : 3.5;
-    double block = fc_gemm_cost(l->kernels, l->tiles, l->outputs.vectors * l->kernels->lanes, l->inputs);
+    double block = fc_gemm_cost(l->kernels, l->tiles, l->outputs.vectors * l->kernels->lanes, l->packed ? l->terms : l->inputs);
     double gemm = products * blocks * block, calls = products * tiles / 9 * (double)l->outputs.vectors / 3;
     double patches = tiles * inputs * (points / FREQUENCIES + 1.5 * pixels * (double)l->x_phases);
     double sums = tiles * outputs * (double)l->y_phases * ((double)l->frequencies / FREQUENCIES + copy_out * pixels);
-    double weights = inputs * outputs * (1.3 * products / FREQUENCIES + 0.3 * taps) * (plan->tile[SHARED] ? 1 : blocks);
-    double cost = 1.1 * gemm + 8 * calls + patches + sums + weights;
+    double weights = outputs * (1.3 * inputs * products / FREQUENCIES + 0.3 * (double)p->channels * taps);
+    double cost = 1.1 * gemm + 8 * calls + patches + sums + weights * (plan->tile[SHARED] ? 1 : blocks);
     if (!fc_cpu_has_near_cache()) {
         cost *= FAR;
         if (plan->tile[SHARED] && all_weights(p, l) > FC_FAR_BYTES)
@@ -275,10 +196,10 @@ static const char *plan_strided(fc_conv_plan *plan, double *cost)
     if (w->kernel[0] != 1 || w->stride[0] != 1 || w->offset[0] || w->in[0] != w->out[0])
         return "the kernel or the stride is deep";
     for (int i = 1; i < FC_AXES; i++)
-        if (w->stride[i] > STRIDE_MAX || w->kernel[i] < w->stride[i] || (w->kernel[i] > 1 && w->dilation[i] > 1))
+        if (w->stride[i] > FC_WINOGRAD_STRIDE_MAX || w->kernel[i] < w->stride[i] || (w->kernel[i] > 1 && w->dilation[i] > 1))
             return "a stride exceeds 4 or the kernel, or the kernel is dilated";
     const fc_conv problem = whole_of(plan), *p = &problem;
-    plan->tile[EDGE] = choose_edge(w, plan->direction == FC_FORWARD);
+    plan->tile[EDGE] = fc_winograd_strided_edge(w, order_of(plan));
     if (!plan->tile[EDGE] || !p->channels)
         return "no transform serves so many taps";
     layout l = choose_tile(plan, p);
@@ -319,13 +240,14 @@ static int next_segment(const job *j, int64_t *row, segment *s)
 }
 
 /* A phase's patches of a segment, from a panel. */
-static void transform_patches(const layout *l, const segment *s, const phase *h, const phase *w, const char *panel, char *v)
+static void transform_patches(const layout *l, const segment *s, const fc_winograd_phase *h, const fc_winograd_phase *w,
+                              const char *panel, char *v)
 {
-    int forward = l->x_phases > 1, both = l->h.points > 1 && l->w.points > 1;
-    const axis *along = l->w.points > 1 ? &l->w : &l->h;
-    const phase *line = l->w.points > 1 ? w : h;
-    const int64_t points[4] = {both ? (forward ? h->begin : l->h.begin) : 0, both ? (forward ? h->end : l->h.end) : 1,
-                               forward ? line->begin : along->begin, forward ? line->end : along->end};
+    int own = l->x_phases > 1, both = l->h.points > 1 && l->w.points > 1;
+    const fc_winograd_strided_axis *along = l->w.points > 1 ? &l->w : &l->h;
+    const fc_winograd_phase *line = l->w.points > 1 ? w : h;
+    const int64_t points[4] = {both ? (own ? h->begin : l->h.begin) : 0, both ? (own ? h->end : l->h.end) : 1,
+                               own ? line->begin : along->begin, own ? line->end : along->end};
     int64_t size = l->kernels->size, right = l->kernels->lanes, down = l->x.pitch * right, lone = l->w.tiles == 1;
     panel = fc_at(panel, h->skip * down + w->skip * right, size);
     down *= l->h.step_in;
@@ -336,19 +258,44 @@ static void transform_patches(const layout *l, const segment *s, const phase *h,
                            lone ? l->h.m * down : l->w.m * right, lone ? s->rows : l->w.tiles, points);
 }
 
+/* A panel of all phases, element (phase, channel): phase position (ih, iw) is its first pixel. */
+static void pack_phases(const job *j, const fc_panel_image *image, int64_t first, int64_t rows, int64_t ih, int64_t iw, char *panel)
+{
+    static const double zero = 0;
+    const layout *l = &j->l;
+    const fc_window *w = &j->problem.window;
+    int64_t size = l->kernels->size, lanes = l->kernels->lanes, pitch = l->x.pitch, s = w->stride[2];
+    char *temp = panel + l->panel_bytes;
+    for (int64_t k = 0; k < lanes; k++) {
+        int64_t f = (first + k) / image->channels, c = (first + k) % image->channels;
+        for (int64_t r = 0; r < rows; r++) {
+            int64_t at = w->stride[1] * (ih + r) + f / l->w.count;
+            int inside = first + k < l->terms && at >= 0 && at < image->size[0];
+            l->kernels->gather_row(fc_at(temp, (k * rows + r) * pitch, size), pitch,
+                                   inside ? fc_at(image->x, c * image->c + at * image->stride[0], size) : NULL, image->stride[1],
+                                   s * iw + f % l->w.count, s, image->size[1], &zero);
+        }
+    }
+    l->kernels->transpose(panel, lanes, temp, rows * pitch, lanes, rows * pitch);
+}
+
+/* A vector of channels, or of all phases' where they are packed. */
 static void transform_input(void *context, int64_t task, int worker)
 {
     const job *j = context;
     const layout *l = &j->l;
     const fc_conv *p = &j->problem;
-    int64_t size = l->kernels->size, c = task * l->kernels->lanes, at = 0, wide = l->x_phases > 1 ? l->w.count : 1;
+    int64_t size = l->kernels->size, lanes = l->kernels->lanes, c = task * lanes, at = 0, wide = l->x_phases > 1 ? l->w.count : 1;
     char *panel = j->scratch + worker * worker_bytes(j->plan, l);
-    fc_panel_image image = {.channels = fc_min(l->kernels->lanes, p->channels - c), .c = p->x.c,
+    fc_panel_image image = {.channels = l->packed ? p->channels : fc_min(lanes, p->channels - c), .c = p->x.c,
                             .size = {p->window.in[1], p->window.in[2]}, .stride = {p->x.s[1], p->x.s[2]}};
     for (segment s; next_segment(j, &at, &s);) {
-        image.x = fc_at(j->x, s.n * p->x.n + (j->g * p->channels + c) * p->x.c + s.od * p->x.s[0], size);
-        fc_panel_pack(&l->x, l->kernels, panel, panel + l->panel_bytes, &image, l->h.step_in * l->h.m * s.rows + l->h.extra,
-                      l->h.step_in * l->h.m * s.tr + l->h.first, l->w.first);
+        int64_t rows = l->h.step_in * l->h.m * s.rows + l->h.extra, ih = l->h.step_in * l->h.m * s.tr + l->h.first;
+        image.x = fc_at(j->x, s.n * p->x.n + (j->g * p->channels + (l->packed ? 0 : c)) * p->x.c + s.od * p->x.s[0], size);
+        if (l->packed)
+            pack_phases(j, &image, c, rows, ih, l->w.first, panel);
+        else
+            fc_panel_pack(&l->x, l->kernels, panel, panel + l->panel_bytes, &image, rows, ih, l->w.first);
         for (int64_t f = 0; f < l->x_phases; f++)
             transform_patches(l, &s, &l->h.phase[f / wide], &l->w.phase[f % wide], panel,
                               fc_at(j->inputs, f * l->frequencies * l->v_step + c, size));
@@ -356,7 +303,8 @@ static void transform_input(void *context, int64_t task, int worker)
 }
 
 /* A channel's row of U of one phase, from all its taps: those of an adjoint in reverse order. */
-static void transform_channel(const job *j, const phase *h, const phase *w, const char *taps, int64_t width, char *u)
+static void transform_channel(const job *j, const fc_winograd_phase *h, const fc_winograd_phase *w, const char *taps, int64_t width,
+                              char *u)
 {
     const layout *l = &j->l;
     int64_t size = l->kernels->size, down = j->problem.window.kernel[2] * width, right = width;
@@ -368,7 +316,7 @@ static void transform_channel(const job *j, const phase *h, const phase *w, cons
     }
     down *= l->h.stride;
     right *= l->w.stride;
-    const phase *line = along ? w : h;
+    const fc_winograd_phase *line = along ? w : h;
     const int64_t box[4] = {both ? h->at : 0, both ? h->at + h->taps : 1, line->at, line->at + line->taps};
     first -= (both || !along ? h->at * down : 0) + (along ? w->at * right : 0); /* where tap (0, 0) of the r x r would be */
     l->winograd->weights[j->plan->tile[EDGE]](u, l->u_step, fc_at(taps, first, size), down, along ? right : down, box,
@@ -383,16 +331,19 @@ static void gather_taps(const job *j, int64_t g, const fc_winograd_part *b, int6
                        taps);
 }
 
-/* U of their phases first ... end in order. */
+/* U of their phases first ... end in order; packed, one below the other, zeros where some have no term. */
 static void transform_weights(const job *j, const char *taps, int64_t width, int64_t channels, int64_t first, int64_t end, char *u)
 {
     const layout *l = &j->l;
     int64_t size = l->kernels->size, all = fc_taps(&j->problem.window);
+    if (l->packed)
+        memset(u, 0, (size_t)(l->frequencies * l->u_step * size));
     for (int64_t c = 0; c < channels; c++)
-        for (int64_t f = first; f < end; f++)
-            transform_channel(j, &l->h.phase[l->order[f] / l->w.count], &l->w.phase[l->order[f] % l->w.count],
-                              fc_at(taps, c * all * width, size), width,
-                              fc_at(u, (f - first) * l->frequencies * l->u_step + c * width, size));
+        for (int64_t i = first; i < end; i++) {
+            int64_t f = l->order[i], at = (i - first) * l->frequencies * l->u_step + c * width;
+            transform_channel(j, &l->h.phase[f / l->w.count], &l->w.phase[f % l->w.count], fc_at(taps, c * all * width, size),
+                              width, fc_at(u, l->packed ? (f * channels + c) * width : at, size));
+        }
 }
 
 /* TASK channels of a block of output channels. */
@@ -409,11 +360,13 @@ static void transform_shared(void *context, int64_t task, int worker)
                       fc_at(j->weights, c * b.width, l->kernels->size) + block * l->u_bytes);
 }
 
-/* Whether phase f has terms at a frequency. */
+/* Whether phase f has terms at a frequency; packed, whether any has. */
 static int has_terms(const layout *l, int64_t f, int64_t frequency)
 {
-    const phase *h = &l->h.phase[f / l->w.count], *w = &l->w.phase[f % l->w.count];
+    const fc_winograd_phase *h = &l->h.phase[f / l->w.count], *w = &l->w.phase[f % l->w.count];
     int64_t i = frequency / l->w.points, k = frequency % l->w.points;
+    if (l->packed)
+        return i >= l->h.begin && i < l->h.end && k >= l->w.begin && k < l->w.end;
     return i >= h->begin && i < h->end && k >= w->begin && k < w->end;
 }
 
@@ -423,7 +376,7 @@ static void add_phases(const job *j, const fc_winograd_part *b, int64_t first, i
                        const char *u, char *m)
 {
     const layout *l = &j->l;
-    int64_t size = l->kernels->size, forward = l->x_phases > 1, next = l->frequencies;
+    int64_t size = l->kernels->size, forward = l->y_phases == 1, next = l->frequencies;
     int64_t tiles = fc_min(l->tiles, (l->rows - j->block * j->plan->tile[ROWS]) * l->w.tiles);
     fc_winograd_product product = fc_winograd_product_plan(&l->outputs, b, j->offset, l->channels, j->place, tiles);
     for (int64_t k = 0; k < l->frequencies; k++)
@@ -431,7 +384,7 @@ static void add_phases(const job *j, const fc_winograd_part *b, int64_t first, i
             int64_t f = l->order[i], inside = has_terms(l, f, k), add = c || (forward && i);
             if (inside || !add)
                 fc_winograd_product_run(&product, inside ? channels : 0,
-                                        fc_at(j->inputs, ((forward ? f * next : 0) + k) * l->v_step + c, size),
+                                        fc_at(j->inputs, ((l->x_phases > 1 ? f * next : 0) + k) * l->v_step + c, size),
                                         fc_at(u, ((i - first) * next + k) * l->u_step, size),
                                         fc_at(m, ((forward ? 0 : f * next) + k) * l->m_step, size), add != 0);
         }
@@ -441,7 +394,7 @@ static void add_phases(const job *j, const fc_winograd_part *b, int64_t first, i
 static void repair(const job *j, const segment *s, int64_t o)
 {
     const fc_conv *p = &j->plan->problem;
-    int64_t size = j->l.kernels->size, first = j->l.h.m * s->tr, end = first + j->l.h.m * s->rows, forward = j->l.x_phases > 1;
+    int64_t size = j->l.kernels->size, first = j->l.h.m * s->tr, end = first + j->l.h.m * s->rows, forward = j->l.y_phases == 1;
     for (int64_t f = 0; f < (forward ? 1 : fc_adjoint_phases(p)); f++) {
         int64_t at_w = 0, at_y = 0;
         fc_conv q = forward ? *p : fc_adjoint_problem(p, f, &at_w, &at_y);
@@ -493,20 +446,21 @@ static void multiply(void *context, int64_t task, int worker)
     const job *j = context;
     const layout *l = &j->l;
     const fc_conv *p = &j->problem;
-    int64_t size = l->kernels->size, lanes = l->kernels->lanes, row = 0, together = j->weights ? l->phases : 1;
+    int64_t size = l->kernels->size, lanes = l->kernels->lanes, row = 0, sums = l->packed ? 1 : l->phases;
     char *panel = j->scratch + worker * worker_bytes(j->plan, l), *m = panel + l->panel_bytes + l->temp_bytes;
     char *taps = m + l->m_bytes, *own = taps + l->taps_bytes;
     fc_winograd_part b = fc_winograd_part_at(&l->outputs, task);
-    for (int64_t c = 0, n; c < p->channels; c += n) { /* so with shared weights or without: sums in the same order */
-        n = fc_min(l->channels, p->channels - c);
+    for (int64_t c = 0, n; c < l->terms; c += n) { /* so with shared weights or without: sums in the same order */
+        n = fc_min(l->channels, l->terms - c);
+        int64_t together = j->weights ? sums : 1, channels = l->packed ? p->channels : n;
         if (!j->weights)
-            gather_taps(j, j->g, &b, c, n, taps);
-        for (int64_t i = 0; i < l->phases; i += together) {
+            gather_taps(j, j->g, &b, c, channels, taps);
+        for (int64_t i = 0; i < sums; i += together) {
             const char *u = own;
             if (j->weights)
                 u = fc_at(j->weights, c * b.width, size) + (j->g * l->outputs.parts + task) * l->u_bytes;
             else
-                transform_weights(j, taps, b.width, n, i, i + 1, own);
+                transform_weights(j, taps, b.width, channels, i, l->packed ? l->phases : i + 1, own);
             add_phases(j, &b, i, i + together, c, n, u, m);
         }
     }
@@ -517,7 +471,7 @@ static void multiply(void *context, int64_t task, int worker)
 
 static int64_t input_tasks(const job *j)
 {
-    return fc_ceil_div(j->problem.channels, j->l.kernels->lanes);
+    return fc_ceil_div(j->l.terms, j->l.kernels->lanes);
 }
 
 static void run_block(void *context, int64_t task, int worker)
