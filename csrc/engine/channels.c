@@ -177,11 +177,12 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
      * 256-512@56 1.70 ms (pixels 1.60), 512-512@7 1.75 ms; where a pixel's channels lie pages apart, 1x1 512-128@28 b8 8.0 ms
      * (pixels 6.2).  Zen 5, 1x1s2: 64-64@100 102 us (pixels 130), 96-200@35 73 (76), 256-512@56 0.96 ms (pixels 0.90). */
     int pages = phases.count == 1 && l.taps == 1 && p->x.s[2] == 1 && fc_is_far(p, kernels->size);
-    double unit = vectors == 1 ? 2.0 : l.taps > 1 ? 0.98 : (pages ? 1.25 : 1.12) * (fc_cpu_has_near_cache() ? 0.9 : 1.0);
+    int near = fc_cpu_has_near_cache();
+    double unit = vectors == 1 ? 2.0 : l.taps > 1 ? 0.98 : (pages ? 1.25 : 1.12) * (near ? 0.9 : 1.0);
     if (plan->direction == FC_ADJOINT && l.pixels > PIXELS_MAX)
         unit *= 1.12; /* rows are never cut: 1-D 384-384 k3s2 over 3000 14.2 ms, winograd_strided 11.3 */
     *cost = 600 + n * products * c * vectors * 0.125 * unit + calls * 14 +
-            outputs * (l.in_place ? 0.02 : 0.15) + packed * 0.12 + (double)k;
+            outputs * (l.in_place ? 0.02 : near ? 0.1 : 0.15) + packed * 0.12 + (double)k;
     return NULL;
 }
 
@@ -310,9 +311,9 @@ static int64_t list_pixels(const job *j, const block *b, const fc_tap_group *tap
             int64_t at_x = first + n * q->x.n + od * w->stride[0] * q->x.s[0] + oh * w->stride[1] * q->x.s[1] + begin * step_x;
             int64_t at_y = j->l.in_place ? n * p->y.n + d * p->y.s[0] + h * p->y.s[1] : r * out[2] * pitch;
             at_y += origin[2] * pitch + begin * step_y;
-            for (int64_t i = 0; i < width; i++) {
-                x[count + i] = at_x + i * step_x;
-                y[count + i] = at_y + i * step_y;
+            for (int64_t i = 0; i < width; i++, at_x += step_x, at_y += step_y) {
+                x[count + i] = at_x;
+                y[count + i] = at_y;
             }
             count += width;
         }

@@ -186,7 +186,10 @@ static const char *plan_pixels(fc_conv_plan *plan, double *cost)
     if (plan->scratch > fc_scratch_max(plan->threads))
         return "a padded band of the input, or the rows of the weights, exceed the scratch bound";
     double tasks = (double)p->batch * (double)p->groups * (double)p->window.out[0] * (double)l.bands;
-    double gemm = l.by_row ? (double)plan->tile[ROWS] * fc_gemm_cost(kernels, p->out_channels, p->window.out[2], l.k)
+    double strips = (double)fc_ceil_div(p->out_channels, kernels->mr[kernels->nv]) * (double)l.part.window.out[2] /
+                    (double)(kernels->lanes * kernels->nv); /* of a row, by tiles of rows: each 5 ns more than in a long strip */
+    double gemm = l.by_row ? (double)plan->tile[ROWS] *
+                                 (fc_gemm_cost(kernels, p->out_channels, p->window.out[2], l.k) + 5 * strips)
                   : l.swept ? fc_sweep_cost(&l.sweep, p->out_channels, l.columns, l.last)
                             : fc_gemm_cost(kernels, p->out_channels, l.columns, l.k);
     if (!plan->tile[FLAT]) /* the last band's rows may be fewer */

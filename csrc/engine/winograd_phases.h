@@ -1,4 +1,4 @@
-/* One axis of an image for winograd_strided.c: the taps of a kernel by phases of its stride, and where they stand in a transform. */
+/* One axis of an image for winograd_strided.c: a kernel's taps by phases of the stride, and where they stand in a transform. */
 #ifndef FC_ENGINE_WINOGRAD_PHASES_H
 #define FC_ENGINE_WINOGRAD_PHASES_H
 
@@ -6,7 +6,7 @@
 
 enum { FC_WINOGRAD_STRIDE_MAX = 4, FC_WINOGRAD_POINTS = 6 };
 
-/* Forwards each phase has patches of its own, or all have the same ones, side by side as channels; an adjoint's phases share them. */
+/* Forwards each phase has its own patches, or all have the same, side by side as channels; an adjoint's phases share theirs. */
 typedef enum fc_winograd_order { FC_WINOGRAD_FORWARD, FC_WINOGRAD_PACKED, FC_WINOGRAD_ADJOINT } fc_winograd_order;
 
 /* A phase of an axis: taps `tap`, tap + stride, ... */

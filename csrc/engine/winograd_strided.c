@@ -157,10 +157,10 @@ static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
 
 /* Nanoseconds, fitted on Zen 5 to 68 problems (half of them within 5 %, nine of ten within 15).  One thread, us, channels and this:
  * 3x3s2 128-128@56 934, 722, its gradient 1019, 794; 64-128@28 b8 929, 829; 256-256@28 964, 1071; k3s2 384-384 over 3000 5500,
- * 4850; 4x4s2 64-128@32 b8 2160, 1210; 5x5s3 96-192@60 1568, 1121; 7x7s2 32-64@64 823, 388; packed 7x7s2 3-64@224 1020, 783, 11x11s4
- * 3-96@224 960, 755, 4x4s2 3-64@64 b8 294, 357.  Emerald Rapids, of which FAR and FAR_WEIGHT
- * are: 4x4s2 128-256@16 b8 3700, 2570; 5x5s2 64-64@64 b4 5890, 4200; 3x3s2 64-128@28 b8 2050, 2740; upsample 128-64@14 b8 3300,
- * 3900 (before a block's taps were gathered once for all phases). */
+ * 4850; 4x4s2 64-128@32 b8 2160, 1210; 5x5s3 96-192@60 1568, 1121; 7x7s2 32-64@64 823, 388; packed 7x7s2 3-64@224 1020, 783,
+ * 11x11s4 3-96@224 960, 755, 4x4s2 3-64@64 b8 294, 357.  Emerald Rapids, of which FAR and FAR_WEIGHT are, before a block's taps
+ * were gathered once for all phases: 4x4s2 128-256@16 b8 3700, 2570; 5x5s2 64-64@64 b4 5890, 4200; 3x3s2 64-128@28 b8 2050, 2740;
+ * upsample 128-64@14 b8 3300, 3900. */
 static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout *l)
 {
     double groups = (double)p->groups, tiles = (double)l->blocks * (double)l->tiles, taps = (double)fc_taps(&p->window);
