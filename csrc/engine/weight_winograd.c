@@ -176,8 +176,8 @@ static double estimate(const fc_conv_plan *plan, const layout *l)
     double gemm = terms * fc_gemm_cost(l->kernels, plan->tile[OUTPUTS], l->width, l->tiles);
     double transforms = (2.0 * points + 0.5 * pixels) * tiles * (patches * (double)l->width + (double)l->outputs);
     double weights = 5.0 * points * (double)l->pieces * (double)l->width * (double)l->outputs * (double)plan->tile[CHUNKS];
-    double pass = l->h.points > 1 && l->w.points > 1 ? 0.85 : 1.15;
-    return 2000 + blocks * (pass * (1.06 * gemm + transforms) + weights);
+    double pass = l->h.points > 1 && l->w.points > 1 ? 0.87 : 1.15;
+    return 2000 + blocks * (pass * (gemm + transforms) + weights);
 }
 
 static const char *plan_winograd(fc_conv_plan *plan, double *cost)
