@@ -4,11 +4,12 @@
  *
  *     for some planes (n, c)                                                       a task
  *         for each block of columns and band of rows of x:  list the rows of dy that each row meets
- *             for each position id in depth, each plane: divide the rows of dy that the band meets, with zeros around them, and add the planes of them
- *                             for each row of x: add the rows that it meets, spread the sum along w, store
+ *             for each position id in depth, each plane:
+ *                 divide the rows of dy that the band meets, with zeros around them, and add their planes
+ *                 for each row of x: add the rows that it meets, spread the sum along w, store
  *
- * Planes and rows are added before they are spread, as a spread costs a permutation a term.  Vectors are whole and reach beyond narrow
- * rows, which the next row overwrites; the last rows of a plane go through a tile.  Tried before and 2.5 times slower: each
+ * Planes and rows are added before they are spread, as a spread costs a permutation a term.  Vectors are whole and reach beyond
+ * narrow rows, which the next row overwrites; the last rows of a plane go through a tile.  Tried before and 2.5 times slower: each
  * row of dy added to the rows of x, which were read and written once per overlap, with three kernels called a row.
  *
  * Scratch, per worker: lists, divisors, a tile of one row, the quotients.
