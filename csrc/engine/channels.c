@@ -29,8 +29,9 @@
  * instead of 0.72 for the first.  Tried: fetching the next pixels, or y, or the weights' next rows ahead (as fast, and 3 % slower);
  * packing a channel's taps at a time where all channels' follow each other (512@7: 3.9 instead of 1.75 ms, since it reads 36 bytes
  * of a line); storing pixels in y between the products that complete the last of them (Zen 5, 64-64@224 15.4 to 16.2 ms: a strip's
- * 64 lines of y share a set of the cache; past the caches as fast as a pass at the end); sequences as columns, which can be cut, as every cut reads the weights (k3s2 384-384 over 3000 0.95, its gradient
- * 0.87); writing rows of an adjoint that meet no tap by themselves (1x1s2 256-512@56 0.57 instead of 0.60).
+ * 64 lines of y share a set of the cache; past the caches as fast as a pass at the end); sequences as columns, which can be cut, as
+ * every cut reads the weights (k3s2 384-384 over 3000 0.95, its gradient 0.87); writing rows of an adjoint that meet no tap by
+ * themselves (1x1s2 256-512@56 0.57 instead of 0.60).
  */
 #include "base/cpu.h"
 #include "engine/gemm.h"
@@ -138,8 +139,8 @@ static void choose_tile(fc_conv_plan *plan, const fc_conv *p, const fc_kernels *
         rows = fc_max(fc_ceil_div(PIXELS_MIN, w->out[2]), images / fc_ceil_div(wanted, p->groups));
     rows = fc_ceil_div(images, fc_ceil_div(images, fc_max(1, fc_min(images, rows))));
     outputs = fc_ceil_div(vectors, fc_ceil_div(vectors, fc_min(vectors, ROW_BYTES / size / lanes)));
-    tasks = p->groups * fc_ceil_div(images, rows) * fc_ceil_div(vectors, outputs);
-    if (tasks < wanted)
+    tasks = p->groups * fc_ceil_div(images, rows);
+    if (tasks * fc_ceil_div(vectors, outputs) < wanted)
         outputs = fc_min(outputs, fc_max(kernels->nv, vectors / fc_ceil_div(wanted, fc_max(1, tasks))));
     plan->tile[ROWS] = rows;
     plan->tile[OUTPUTS] = fc_min(p->out_channels, outputs * lanes);
