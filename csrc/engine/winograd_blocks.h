@@ -23,6 +23,40 @@ fc_winograd_part fc_winograd_part_at(const fc_winograd_blocks *blocks, int64_t i
 /* Rows of U for sums of `terms`: for the widest blocks in offset[0 ...], for those a vector narrower in offset[terms ...]. */
 void fc_winograd_offsets(const fc_winograd_blocks *blocks, int64_t terms, int64_t *offset);
 
+/* U of a call whose blocks are tasks: of all workers, or each its own, made with its first block where that adds an eighth to its time
+ * at most.  What another core has written comes from that core's cache: where they have none in common (processors of several
+ * parts; this project's virtual machines, at times), 4x4s2 128-64@14 b8 transposed took 1020 us at two threads, of 1120 at one, and
+ * takes 780; where they have, 590 instead of 575. */
+enum { OWN = 2, OWN_PART = 8 };
+
+/* Bytes of U, `weights` for one: plan->tile[shared] says whose it is.  A copy of a worker's begins with whether it is made. */
+static inline int64_t fc_winograd_shared_bytes(const fc_conv_plan *plan, int shared, int64_t weights)
+{
+    int64_t copy = fc_add(weights, FC_ALIGN);
+    return plan->tile[shared] == OWN ? fc_mul(plan->threads, copy) : plan->tile[shared] ? weights : 0;
+}
+
+static inline int64_t *fc_winograd_own(char *u, int64_t weights, int worker)
+{
+    return (int64_t *)(void *)(u + worker * (weights + FC_ALIGN));
+}
+
+static inline void fc_winograd_forget(const fc_conv_plan *plan, char *u, int64_t weights)
+{
+    for (int i = 0; i < plan->threads; i++)
+        *fc_winograd_own(u, weights, i) = 0;
+}
+
+/* Costs: of U, and of all, at one thread; `bytes`: of the rest of the scratch. */
+static inline void fc_winograd_choose_own(fc_conv_plan *plan, int shared, double cost, double all, int64_t weights, int64_t bytes)
+{
+    if (plan->tile[shared] != 1 || plan->threads == 1 || OWN_PART * (plan->threads - 1) * cost > all)
+        return;
+    plan->tile[shared] = OWN;
+    if (fc_add(bytes, fc_winograd_shared_bytes(plan, shared, weights)) > fc_scratch_max(plan->threads))
+        plan->tile[shared] = 1;
+}
+
 /* M += V U at one frequency for one block, or M = V U: not by fc_gemm_run, as a product of 16 terms and two vectors takes as long
  * as its tables of rows. */
 typedef struct fc_winograd_product {

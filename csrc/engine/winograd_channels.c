@@ -39,7 +39,8 @@
 #include "engine/winograd_blocks.h"
 #include "engine/winograd_pieces.h"
 
-/* plan->tile: rows of tiles of a block; whether U is made once a call; whether a block is a task; m. */
+/* plan->tile: rows of tiles of a block; whether U is made for each block, once a call (1) or once a worker (OWN); whether a block is
+ * a task; m. */
 enum { ROWS, SHARED, WHOLE, EDGE };
 enum { CHANNELS = 128 };
 enum { SHARED_BYTES = 8 << 20, V_BYTES = 384 << 10, V_BYTES_MAX = 6 << 20, TILES = 48 };
@@ -133,8 +134,31 @@ static int64_t worker_bytes(const fc_conv_plan *plan, const layout *l)
 
 static int64_t shared_bytes(const fc_conv_plan *plan, const layout *l)
 {
-    int64_t weights = plan->tile[SHARED] ? fc_mul(fc_mul(plan->problem.groups, l->outputs.parts), l->u_bytes) : 0;
-    return fc_add(fc_add(l->offset_bytes, plan->tile[WHOLE] ? 0 : l->v_bytes), weights);
+    int64_t weights = fc_mul(fc_mul(plan->problem.groups, l->outputs.parts), l->u_bytes);
+    return fc_add(fc_add(l->offset_bytes, plan->tile[WHOLE] ? 0 : l->v_bytes), fc_winograd_shared_bytes(plan, SHARED, weights));
+}
+
+/* What it costs to make U once. */
+static double weights_cost(const fc_conv *p, const layout *l)
+{
+    double points = (double)l->frequencies / FREQUENCIES, taps = (double)fc_mul(p->window.kernel[1], p->window.kernel[2]);
+    double weights = (double)p->groups * (double)l->inputs * (double)(l->outputs.vectors * l->kernels->lanes);
+    return weights * (3.0 * points * (double)l->pieces + (l->pieces == 1 && taps == 9 ? 0 : 0.22 * taps));
+}
+
+/* Relative to winograd's, whose constants these are.  A phase of an adjoint is written pixel by pixel: 4x4s2 64-128@32 b8, input
+ * gradient, is no faster than by channels.c, 3x3s2 128-128@56 neither, but 1.2 times so where channels are neighbours. */
+static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout *l)
+{
+    double groups = (double)p->groups, tiles = (double)l->blocks * (double)l->tiles;
+    double points = (double)l->frequencies / FREQUENCIES;
+    double outputs = (double)(l->outputs.vectors * l->kernels->lanes), pixels = (double)(l->h.m * l->w.m) / 16;
+    double copy_in = p->x.c == 1 ? 0.8 : 1.0, copy_out = p->y.c == 1 ? 0.0 : p->y.s[2] == 1 ? 1.2 : 6.0;
+    double block = fc_gemm_cost(l->kernels, l->tiles, l->outputs.vectors * l->kernels->lanes, l->inputs);
+    double gemm = groups * (double)l->blocks * (double)(l->h.terms * l->w.terms) * block;
+    double inputs = (2.5 * points + copy_in * pixels) * (double)l->inputs, sums = (2.0 * points + copy_out * pixels) * outputs;
+    double weights = weights_cost(p, l) * (plan->tile[SHARED] ? 1.0 : (double)l->blocks);
+    return 2000 + 1.15 * gemm + groups * tiles * (inputs + sums) + weights;
 }
 
 /* Rows of tiles whose V stays in the cache, but not so few that reading U costs more than the products; where the weights are
@@ -156,25 +180,12 @@ static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
     int64_t blocks = fc_mul(p->groups, fc_ceil_div(l.rows, plan->tile[ROWS]));
     plan->tile[WHOLE] = blocks >= 2 * plan->threads || (blocks % plan->threads == 0 && l.rows % plan->threads == 0);
     l = lay_out(plan, p);
-    plan->scratch = fc_add(shared_bytes(plan, &l), fc_mul(plan->threads, worker_bytes(plan, &l)));
+    int64_t own = fc_mul(plan->threads, worker_bytes(plan, &l));
+    if (plan->tile[WHOLE])
+        fc_winograd_choose_own(plan, SHARED, weights_cost(p, &l), estimate(plan, p, &l),
+                               fc_mul(fc_mul(p->groups, l.outputs.parts), l.u_bytes), fc_add(own, l.offset_bytes));
+    plan->scratch = fc_add(shared_bytes(plan, &l), own);
     return l;
-}
-
-/* Relative to winograd's, whose constants these are.  A phase of an adjoint is written pixel by pixel: 4x4s2 64-128@32 b8, input
- * gradient, is no faster than by channels.c, 3x3s2 128-128@56 neither, but 1.2 times so where channels are neighbours. */
-static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout *l)
-{
-    double groups = (double)p->groups, tiles = (double)l->blocks * (double)l->tiles;
-    double points = (double)l->frequencies / FREQUENCIES;
-    double outputs = (double)(l->outputs.vectors * l->kernels->lanes), pixels = (double)(l->h.m * l->w.m) / 16;
-    double weights = groups * (double)l->inputs * outputs * (plan->tile[SHARED] ? 1.0 : (double)l->blocks);
-    double copy_in = p->x.c == 1 ? 0.8 : 1.0, copy_out = p->y.c == 1 ? 0.0 : p->y.s[2] == 1 ? 1.2 : 6.0;
-    double block = fc_gemm_cost(l->kernels, l->tiles, l->outputs.vectors * l->kernels->lanes, l->inputs);
-    double gemm = groups * (double)l->blocks * (double)(l->h.terms * l->w.terms) * block;
-    double inputs = (2.5 * points + copy_in * pixels) * (double)l->inputs, sums = (2.0 * points + copy_out * pixels) * outputs;
-    double taps = (double)fc_mul(p->window.kernel[1], p->window.kernel[2]);
-    weights *= 3.0 * points * (double)l->pieces + (l->pieces == 1 && taps == 9 ? 0 : 0.22 * taps);
-    return 2000 + 1.15 * gemm + groups * tiles * (inputs + sums) + weights;
 }
 
 static const char *plan_winograd(fc_conv_plan *plan, double *cost)
@@ -445,6 +456,11 @@ static void multiply(void *context, int64_t task, int worker)
             store_outputs(j, &s, j->g * p->out_channels + b.o + o, fc_min(lanes, b.outputs - o), fc_at(m, o, size), b.width, panel);
 }
 
+static int64_t weight_tasks(const job *j)
+{
+    return j->problem.groups * j->l.outputs.parts;
+}
+
 static int64_t input_tasks(const job *j)
 {
     return j->problem.window.kernel[0] * fc_ceil_div(j->problem.channels, j->l.kernels->lanes);
@@ -456,6 +472,13 @@ static void run_block(void *context, int64_t task, int worker)
     own.g = task / own.l.blocks;
     own.block = task % own.l.blocks;
     own.inputs = own.scratch + (worker + 1) * worker_bytes(own.plan, &own.l) - own.l.v_bytes;
+    if (own.plan->tile[SHARED] == OWN) {
+        int64_t *made = fc_winograd_own(own.weights, weight_tasks(&own) * own.l.u_bytes, worker);
+        own.weights = (char *)made + FC_ALIGN;
+        for (int64_t i = 0; i < weight_tasks(&own) && !*made; i++)
+            transform_shared(&own, i, worker);
+        *made = 1;
+    }
     for (int64_t i = 0; i < input_tasks(&own); i++)
         transform_input(&own, i, worker);
     for (int64_t i = 0; i < own.l.outputs.parts; i++)
@@ -478,9 +501,12 @@ static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *
     j.scratch = j.inputs + (plan->tile[WHOLE] ? 0 : l->v_bytes);
     if (plan->tile[SHARED]) {
         j.weights = j.scratch;
-        j.scratch += p->groups * l->outputs.parts * l->u_bytes;
-        fc_parallel(plan->threads, p->groups * l->outputs.parts, transform_shared, &j);
+        j.scratch += fc_winograd_shared_bytes(plan, SHARED, weight_tasks(&j) * l->u_bytes);
     }
+    if (plan->tile[SHARED] == OWN)
+        fc_winograd_forget(plan, j.weights, weight_tasks(&j) * l->u_bytes);
+    else if (plan->tile[SHARED])
+        fc_parallel(plan->threads, weight_tasks(&j), transform_shared, &j);
     if (plan->tile[WHOLE])
         fc_parallel(plan->threads, p->groups * l->blocks, run_block, &j);
     for (j.g = 0; j.g < p->groups && !plan->tile[WHOLE]; j.g++)

@@ -34,7 +34,8 @@
 #include "engine/winograd_phases.h"
 #include "engine/winograd_pieces.h"
 
-/* plan->tile: rows of tiles of a block; whether U is made once a call; whether a block is a task; m. */
+/* plan->tile: rows of tiles of a block; whether U is made for each block, once a call (1) or once a worker (OWN); whether a block is
+ * a task; m. */
 enum { ROWS, SHARED, WHOLE, EDGE };
 enum { CHANNELS = 128, TILES = 48, TILES_MIN = 16, TASK = 32 };
 enum { PACKED_CHANNELS = 8 }; /* channels that are packed, at most: their phases are no more terms than a block of the sum */
@@ -123,8 +124,46 @@ static int64_t all_weights(const fc_conv *p, const layout *l)
 
 static int64_t shared_bytes(const fc_conv_plan *plan, const layout *l)
 {
-    int64_t weights = plan->tile[SHARED] ? all_weights(&plan->problem, l) : 0;
+    int64_t weights = fc_winograd_shared_bytes(plan, SHARED, all_weights(&plan->problem, l));
     return fc_add(fc_add(l->offset_bytes, plan->tile[WHOLE] ? 0 : l->v_bytes), weights);
+}
+
+/* Nanoseconds to make U once, of one group. */
+static double weights_cost(const fc_conv *p, const layout *l)
+{
+    double outputs = (double)(l->outputs.vectors * l->kernels->lanes), products = (double)(l->h.terms * l->w.terms);
+    return outputs * (1.3 * (double)l->inputs * products / FREQUENCIES + 0.3 * (double)p->channels * (double)fc_taps(&p->window));
+}
+
+/* Where the third-level cache is far from a core, V, U and M take longer, and U more so where it is read anew for every block. */
+#define FAR 1.25
+#define FAR_WEIGHT 0.12
+
+/* Nanoseconds, fitted on Zen 5 to 68 problems (half of them within 5 %, nine of ten within 15).  One thread, us, channels and this:
+ * 3x3s2 128-128@56 934, 722, its gradient 1019, 794; 64-128@28 b8 929, 829; 256-256@28 964, 1071; k3s2 384-384 over 3000 5500,
+ * 4850; 4x4s2 64-128@32 b8 2160, 1210; 5x5s3 96-192@60 1568, 1121; 7x7s2 32-64@64 823, 388; packed 7x7s2 3-64@224 1020, 783,
+ * 11x11s4 3-96@224 960, 755, 4x4s2 3-64@64 b8 294, 357.  Emerald Rapids, of which FAR and FAR_WEIGHT are, before a block's taps
+ * were gathered once for all phases: 4x4s2 128-256@16 b8 3700, 2570; 5x5s2 64-64@64 b4 5890, 4200; 3x3s2 64-128@28 b8 2050, 2740;
+ * upsample 128-64@14 b8 3300, 3900. */
+static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout *l)
+{
+    double groups = (double)p->groups, tiles = (double)l->blocks * (double)l->tiles;
+    double inputs = (double)l->inputs, outputs = (double)(l->outputs.vectors * l->kernels->lanes);
+    double products = (double)(l->h.terms * l->w.terms), blocks = (double)l->blocks;
+    double points = l->x_phases > 1 ? products : (double)((l->h.end - l->h.begin) * (l->w.end - l->w.begin));
+    double pixels = (double)(l->h.m * l->w.m) / 16, copy_out = p->y.c == 1 ? 3.0 : 3.5;
+    double block = fc_gemm_cost(l->kernels, l->tiles, l->outputs.vectors * l->kernels->lanes, l->packed ? l->terms : l->inputs);
+    double gemm = products * blocks * block, calls = products * tiles / 9 * (double)l->outputs.vectors / 3;
+    double patches = tiles * inputs * (points / FREQUENCIES + 1.5 * pixels * (double)l->x_phases);
+    double sums = tiles * outputs * (double)l->y_phases * ((double)l->frequencies / FREQUENCIES + copy_out * pixels);
+    double weights = weights_cost(p, l);
+    double cost = 1.1 * gemm + 8 * calls + patches + sums + weights * (plan->tile[SHARED] ? 1 : blocks);
+    if (!fc_cpu_has_near_cache()) {
+        cost *= FAR;
+        if (plan->tile[SHARED] && all_weights(p, l) > FC_FAR_BYTES)
+            cost += FAR_WEIGHT * inputs * outputs * products * blocks;
+    }
+    return 2000 + groups * cost;
 }
 
 /* Rows of tiles whose V stays in the cache, but not so few that reading U costs more than the products; where the weights are
@@ -147,39 +186,12 @@ static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
     plan->tile[SHARED] = shared && plan->tile[ROWS] < l.rows;
     plan->tile[WHOLE] = p->groups * fc_ceil_div(l.rows, plan->tile[ROWS]) >= 2 * plan->threads;
     l = lay_out(plan, p);
-    plan->scratch = fc_add(shared_bytes(plan, &l), fc_mul(plan->threads, worker_bytes(plan, &l)));
+    int64_t own = fc_mul(plan->threads, worker_bytes(plan, &l));
+    if (plan->tile[WHOLE])
+        fc_winograd_choose_own(plan, SHARED, (double)p->groups * weights_cost(p, &l), estimate(plan, p, &l), all_weights(p, &l),
+                               fc_add(own, l.offset_bytes));
+    plan->scratch = fc_add(shared_bytes(plan, &l), own);
     return l;
-}
-
-/* Where the third-level cache is far from a core, V, U and M take longer, and U more so where it is read anew for every block. */
-#define FAR 1.25
-#define FAR_WEIGHT 0.12
-
-/* Nanoseconds, fitted on Zen 5 to 68 problems (half of them within 5 %, nine of ten within 15).  One thread, us, channels and this:
- * 3x3s2 128-128@56 934, 722, its gradient 1019, 794; 64-128@28 b8 929, 829; 256-256@28 964, 1071; k3s2 384-384 over 3000 5500,
- * 4850; 4x4s2 64-128@32 b8 2160, 1210; 5x5s3 96-192@60 1568, 1121; 7x7s2 32-64@64 823, 388; packed 7x7s2 3-64@224 1020, 783,
- * 11x11s4 3-96@224 960, 755, 4x4s2 3-64@64 b8 294, 357.  Emerald Rapids, of which FAR and FAR_WEIGHT are, before a block's taps
- * were gathered once for all phases: 4x4s2 128-256@16 b8 3700, 2570; 5x5s2 64-64@64 b4 5890, 4200; 3x3s2 64-128@28 b8 2050, 2740;
- * upsample 128-64@14 b8 3300, 3900. */
-static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout *l)
-{
-    double groups = (double)p->groups, tiles = (double)l->blocks * (double)l->tiles, taps = (double)fc_taps(&p->window);
-    double inputs = (double)l->inputs, outputs = (double)(l->outputs.vectors * l->kernels->lanes);
-    double products = (double)(l->h.terms * l->w.terms), blocks = (double)l->blocks;
-    double points = l->x_phases > 1 ? products : (double)((l->h.end - l->h.begin) * (l->w.end - l->w.begin));
-    double pixels = (double)(l->h.m * l->w.m) / 16, copy_out = p->y.c == 1 ? 3.0 : 3.5;
-    double block = fc_gemm_cost(l->kernels, l->tiles, l->outputs.vectors * l->kernels->lanes, l->packed ? l->terms : l->inputs);
-    double gemm = products * blocks * block, calls = products * tiles / 9 * (double)l->outputs.vectors / 3;
-    double patches = tiles * inputs * (points / FREQUENCIES + 1.5 * pixels * (double)l->x_phases);
-    double sums = tiles * outputs * (double)l->y_phases * ((double)l->frequencies / FREQUENCIES + copy_out * pixels);
-    double weights = outputs * (1.3 * inputs * products / FREQUENCIES + 0.3 * (double)p->channels * taps);
-    double cost = 1.1 * gemm + 8 * calls + patches + sums + weights * (plan->tile[SHARED] ? 1 : blocks);
-    if (!fc_cpu_has_near_cache()) {
-        cost *= FAR;
-        if (plan->tile[SHARED] && all_weights(p, l) > FC_FAR_BYTES)
-            cost += FAR_WEIGHT * inputs * outputs * products * blocks;
-    }
-    return 2000 + groups * cost;
 }
 
 static const char *plan_strided(fc_conv_plan *plan, double *cost)
@@ -469,6 +481,11 @@ static void multiply(void *context, int64_t task, int worker)
             store_outputs(j, &s, j->g * p->out_channels + b.o + o, fc_min(lanes, b.outputs - o), fc_at(m, o, size), b.width, panel);
 }
 
+static int64_t weight_tasks(const job *j)
+{
+    return j->problem.groups * j->l.outputs.parts * fc_ceil_div(j->problem.channels, TASK);
+}
+
 static int64_t input_tasks(const job *j)
 {
     return fc_ceil_div(j->l.terms, j->l.kernels->lanes);
@@ -480,6 +497,13 @@ static void run_block(void *context, int64_t task, int worker)
     own.g = task / own.l.blocks;
     own.block = task % own.l.blocks;
     own.inputs = own.scratch + (worker + 1) * worker_bytes(own.plan, &own.l) - own.l.v_bytes;
+    if (own.plan->tile[SHARED] == OWN) {
+        int64_t *made = fc_winograd_own(own.weights, all_weights(&own.problem, &own.l), worker);
+        own.weights = (char *)made + FC_ALIGN;
+        for (int64_t i = 0; i < weight_tasks(&own) && !*made; i++)
+            transform_shared(&own, i, worker);
+        *made = 1;
+    }
     for (int64_t i = 0; i < input_tasks(&own); i++)
         transform_input(&own, i, worker);
     for (int64_t i = 0; i < own.l.outputs.parts; i++)
@@ -507,9 +531,12 @@ static fc_status run_strided(const fc_conv_plan *plan, void *x, void *w, void *b
     j.scratch = j.inputs + (plan->tile[WHOLE] ? 0 : l->v_bytes);
     if (plan->tile[SHARED]) {
         j.weights = j.scratch;
-        j.scratch += p->groups * l->outputs.parts * l->u_bytes;
-        fc_parallel(plan->threads, p->groups * l->outputs.parts * fc_ceil_div(p->channels, TASK), transform_shared, &j);
+        j.scratch += fc_winograd_shared_bytes(plan, SHARED, all_weights(p, l));
     }
+    if (plan->tile[SHARED] == OWN)
+        fc_winograd_forget(plan, j.weights, all_weights(p, l));
+    else if (plan->tile[SHARED])
+        fc_parallel(plan->threads, weight_tasks(&j), transform_shared, &j);
     if (plan->tile[WHOLE])
         fc_parallel(plan->threads, p->groups * l->blocks, run_block, &j);
     for (j.g = 0; j.g < p->groups && !plan->tile[WHOLE]; j.g++)
