@@ -24,9 +24,9 @@ fc_winograd_part fc_winograd_part_at(const fc_winograd_blocks *blocks, int64_t i
 void fc_winograd_offsets(const fc_winograd_blocks *blocks, int64_t terms, int64_t *offset);
 
 /* U of a call whose blocks are tasks: of all workers, or each its own, made with its first block where that adds an eighth to its time
- * at most.  What another core has written comes from that core's cache: where they have none in common (processors of several
- * parts; this project's virtual machines, at times), 4x4s2 128-64@14 b8 transposed took 1020 us at two threads, of 1120 at one, and
- * takes 780; where they have, 590 instead of 575. */
+ * at most.  What another core has written may be slow to come (cores without a common cache, we suppose: on one virtual machine it
+ * was so in some processes and not in others, for minutes): 4x4s2 128-64@14 b8 transposed took 1020 us at two threads, of 1120 at
+ * one, and takes 780; in the others, 590 instead of 575. */
 enum { OWN = 2, OWN_PART = 8 };
 
 /* Bytes of U, `weights` for one: plan->tile[shared] says whose it is.  A copy of a worker's begins with whether it is made. */
