@@ -315,8 +315,8 @@ def test_environment_of_the_measuring_process(monkeypatch):
     assert "MALLOC_TOP_PAD_" not in command.environment("default", None, None)
     tuned = command.environment("tuned", "avx2", "highest")
     assert tuned["MALLOC_TOP_PAD_"] == "268435456"
-    names = ("FASTCONV_ISA", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
-    assert [tuned[name] for name in names] == ["avx2", "avx2", "AVX2"]
+    names = ("FASTCONV_ISA", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+    assert [tuned[name] for name in names] == ["avx2", "avx2", "AVX2", "AVX2"]
     assert tuned["FASTCONV_PRECISION"] == "highest"
 
 
