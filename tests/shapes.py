@@ -118,9 +118,13 @@ def as_tuple(value, axes):
     return (value,) * axes if isinstance(value, int) else value
 
 
+FEW_CHANNELS = st.integers(1, 5)
+CHANNELS = FEW_CHANNELS | st.sampled_from((8, 15, 16, 17, 32))    # a vector's lanes, and about them
+
+
 @st.composite
-def conv_cases(draw, axes=None, paddings=("numbers", "pairs", "same", "valid")):
-    """Convolutions with at least one output pixel; padding may exceed both kernel and input."""
+def conv_cases(draw, axes=None, paddings=("numbers", "pairs", "same", "valid"), channels=CHANNELS):
+    """Convolutions with at least one output pixel, `channels` a group; padding may exceed both kernel and input."""
     axes = draw(st.sampled_from((1, 2, 3))) if axes is None else axes
     kernel = draw(st.tuples(*[st.integers(1, 5 if axes < 3 else 3)] * axes))
     stride = draw(per_axis(st.integers(1, 4), axes))
@@ -140,7 +144,7 @@ def conv_cases(draw, axes=None, paddings=("numbers", "pairs", "same", "valid")):
     smallest = [max(1, r - p) for r, p in zip(reach, total, strict=True)]
     size = [draw(st.integers(low, max(low, LARGEST_SIDE[axes]))) for low in smallest]
     groups = draw(st.integers(1, 3))
-    ins, outs = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    ins, outs = draw(channels), draw(channels)
     return ConvCase(
         input=(draw(st.integers(1, 3)), ins * groups, *size),
         weight=(outs * groups, ins, *kernel),
@@ -167,7 +171,7 @@ def transpose_cases(draw, axes=None):
         low = max(1, 1 - (d * (k - 1) + e - 2 * p) // s)
         size.append(draw(st.integers(low, max(low, LARGEST_SIDE[axes] // 2))))
     groups = draw(st.integers(1, 3))
-    ins, outs = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    ins, outs = draw(CHANNELS), draw(CHANNELS)
     return TransposeCase(
         input=(draw(st.integers(1, 3)), ins * groups, *size),
         weight=(ins * groups, outs, *kernel),
@@ -221,6 +225,7 @@ CONV_CASES = {
     "pointwise, far channels, one row": ConvCase((1, 130, 1, 300), (64, 130, 1, 1)),
     "pointwise stride 2": ConvCase((1, 33, 15, 15), (17, 33, 1, 1), stride=2),
     "pointwise padded": ConvCase((1, 5, 9, 9), (7, 5, 1, 1), padding=3),
+    "pointwise padded stride 2": ConvCase((3, 16, 13, 13), (2, 16, 1, 1), stride=2, padding=(0, 1)),
     "pointwise grouped": ConvCase((2, 30, 7, 7), (21, 10, 1, 1), groups=3),
     "image stem": ConvCase((2, 3, 33, 47), (32, 3, 3, 3), padding=1),
     "7x7 stride 2": ConvCase((1, 3, 61, 45), (21, 3, 7, 7), stride=2, padding=3),

@@ -155,8 +155,10 @@ static layout lay_out(const fc_conv_plan *plan)
     l.output_blocks = fc_ceil_div(p->out_channels, plan->tile[OUTPUTS]);
     l.sum_row = fc_mul(fc_mul(plan->tile[BUNDLES], l.products), l.columns);
     l.in_place = l.planes == 1 && p->y.s[2] == 1 && (p->y.s[1] == w->out[2] || rows == 1);
-    /* One tap's rows of B are a cache line for each vector of channels; not where short pieces of dY's rows come from far. */
-    int wide = fc_taps(w) == 1 && p->channels % kernels->lanes == 0 && !(l.in_place && fc_is_far(p, size));
+    /* One tap's rows of B are a cache line for each vector of channels; not where short pieces of dY's rows come from far, nor where
+     * a table names the pixels of the whole unit. */
+    int wide = fc_taps(w) == 1 && p->channels % kernels->lanes == 0 && !(l.in_place && fc_is_far(p, size)) &&
+               !(l.skips && l.planes > 1);
     l.terms = wide ? FC_KC / 2 : FC_KC;
     l.place_bytes = bytes_of(fc_mul(l.pixels, l.skips && l.planes > 1 ? 1 + 2 * l.lines : 1), sizeof(int64_t));
     l.line_bytes = bytes_of(l.lines, sizeof(line));
