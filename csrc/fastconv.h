@@ -119,7 +119,7 @@ typedef struct fc_chain {
 enum { FC_CHAIN_INPUT = 1, FC_CHAIN_FIRST = 2, FC_CHAIN_FILTER = 4, FC_CHAIN_LAST = 8 };
 
 /* Links of a chain at most, and shapes of each whose plans are kept: of its first band, those between, the last. */
-enum { FC_CHAIN_LINKS = 10, FC_CHAIN_SHAPES = 3 };
+enum { FC_CHAIN_LINKS = 10, FC_CHAIN_SHAPES = 4 };
 
 typedef struct fc_chain_plan {
     fc_chain problem;

@@ -265,6 +265,7 @@ LARGE = {
     "groups of small images": ((23, 6, 7, 7), (3, 3), 200, {"padding": 1}),
     "small images, strided": ((19, 9, 7, 6), (3, 2), 24, {"stride": 2, "padding": (0, 1)}),
     "small images, few terms": ((9, 33, 5, 7), (2, 3), 7, {"stride": (3, 1)}),
+    "two runs of bands share rows": ((1, 64, 39, 39), (3, 3), 17, {"stride": (1, 2), "padding": (0, 3)}),
     "1-D tiles": ((2, 3, 9001), (31,), 24, {"padding": 15}),
     "1-D tiles, strided": ((1, 3, 20011), (9,), 24, {"stride": 3, "dilation": 5, "padding": ((7, 40),)}),
 }

@@ -119,7 +119,7 @@ void fc_chain_carry(const fc_chain_walk *walk, int buffer, int64_t images, int64
                     int64_t to);
 
 /* u for input rows `in`, of which those at hand are kept; then t (or only v) for output rows `out`, of these columns. */
-void fc_chain_mix(fc_chain_walk *walk, const fc_chain_region *r, fc_span in);
+void fc_chain_mix(fc_chain_walk *walk, const fc_chain_region *r, fc_span in, int64_t band);
 void fc_chain_filters(fc_chain_walk *walk, const fc_chain_region *r, fc_span in, fc_span out, fc_span columns, int stages);
 
 /* Adds to sum i, of first or last: far (channels) by near (middle), over the pixels of a band's rows. */

@@ -162,7 +162,7 @@ void fc_chain_backward(fc_chain_walk *walk, const fc_chain_region *r, int64_t fi
     for (int64_t band = first; band < last; band++) {
         fc_span out = fc_chain_rows(l, band), in = fc_chain_reads(&p->window, 1, out);
         if (p->mixed && (t || filter))
-            fc_chain_mix(walk, r, in);
+            fc_chain_mix(walk, r, in, band);
         if (t || (filter && p->split))
             fc_chain_filters(walk, r, in, out, r->out, t ? l->stages : 1);
         fc_chain_view dy = fc_chain_image(walk, walk->arrays->y, &p->y, r->n, out.first, r->out.first);
