@@ -165,14 +165,52 @@ TILING = {
 }
 
 
+# The others: one convolution of stride 1 whose channels are the phases, interleaved; cropped by the padding or not.
+PHASES = {
+    "1d": TransposeCase((2, 64, 301), (64, 2, 11), stride=4),
+    "odd, padded": TransposeCase((1, 64, 30, 31), (64, 3, 7, 7), stride=2, padding=3, output_padding=1),
+    "even, padded": TransposeCase((3, 64, 16, 19), (64, 3, 4, 4), stride=2, padding=1),
+    "strides differ": TransposeCase((2, 48, 17, 40), (48, 3, 5, 3), stride=(3, 1), padding=(1, 2), output_padding=(2, 0)),
+    "padded by more than a stride": TransposeCase((2, 48, 23, 24), (48, 2, 9, 9), stride=3, padding=(4, 5)),
+    "groups": TransposeCase((2, 64, 20, 20), (64, 3, 6, 6), stride=4, padding=1, output_padding=1, groups=2),
+    "3d": TransposeCase((2, 24, 5, 6, 7), (24, 3, 3, 3, 3), stride=2, padding=1, output_padding=(1, 0, 1)),
+    "a few rows of an image": TransposeCase((2, 24, 130, 150), (24, 3, 3, 3), stride=2),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", PHASES.values(), ids=PHASES)
+def test_phases_as_channels(case, dtype):
+    check_interleaved(case, dtype)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("case", PHASES.values(), ids=PHASES)
+@np.errstate(invalid="ignore")
+def test_what_is_not_finite_reaches_no_more_than_its_taps(case, value):
+    x, w, b = case.arrays(normal)
+    x[-1, 5, ..., 3] = value
+    channels_last = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+    expected = torch_judge.conv_transpose(*doubles([x, w, b]), **case.options)
+    for image in x, channels_last:
+        y = CONV_TRANSPOSE[case.axes](image, w, b, **case.options)
+        finite = np.isfinite(expected)
+        np.testing.assert_array_equal(np.isfinite(y), finite)
+        assert_close(np.where(finite, y, 0), np.where(finite, expected, 0))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", TILING.values(), ids=TILING)
 def test_windows_that_tile_the_image(case, dtype):
+    check_interleaved(case, dtype)
+
+
+def check_interleaved(case, dtype):
     x, w, b = case._replace(dtype=dtype).arrays(normal)
     told = fastconv.explain(CONV_TRANSPOSE[case.axes], x, w, **case.options)
     assert told.algorithm == "im2col"
     channels_last = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
-    for image, bias in [(x, b), (channels_last, None)]:
+    for image, bias in [(x, b), (channels_last, None), (channels_last, b)]:
         results = []
         for threads in (1, 2):
             fastconv.set_num_threads(threads)
