@@ -39,10 +39,12 @@ enum { T_BYTES = 1 << 20, IMAGES_BYTES = 4 << 20, PIXELS_MIN = 512, ROWS = 16 };
 /* Multiplications below which the plans cost more than is won. */
 enum { MULTIPLICATIONS_MIN = 20000 };
 
-/* Nanoseconds an element of x: two rows interleaved, or more transposed; and one of W'. */
+/* Nanoseconds an element of x: two rows interleaved, or more transposed. */
 #define INTERLEAVED 0.15
 #define TRANSPOSED 0.4
-#define GATHERED 1.0
+/* And one of W': 1 to copy it, the rest as a large W' is far from the core that transforms or reads it.  Granite Rapids, 4x4s2
+ * 64-128@28 b8, one thread and two: by channels.c 2.57, 1.40 ms, so 2.50, 1.58. */
+#define GATHERED 5.0
 
 /* An axis: position i = s r + f - first is element r < size of phase f, and meets y[r + low] ... y[r + low + taps - 1]. */
 typedef struct axis {
@@ -187,7 +189,7 @@ static const char *plan_col2im(fc_conv_plan *plan, double *cost)
     for (int i = 0; i < FC_AXES; i++)
         elements *= (double)w->in[i];
     double weights = l.weight_bytes ? (double)(p->groups * l.columns) * (double)fc_reduction(&l.product) : 0;
-    *cost = 600 + (double)(p->batch / plan->tile[IMAGES]) * products + GATHERED * weights +
+    *cost = 600 + (tiles ? 1.0 : 1.1) * (double)(p->batch / plan->tile[IMAGES]) * products + GATHERED * weights +
             (l.direct ? 0 : elements * (l.axis[2].stride * l.pixel == 2 ? INTERLEAVED : TRANSPOSED));
     return NULL;
 }
