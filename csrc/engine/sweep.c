@@ -123,13 +123,12 @@ static void run_strip(const fc_sweep *s, const strip *t, const void *a, const vo
     far f = plan_far(s, t, tiles, most);
     for (int m = 0; m < FC_MR_MAX; m++)
         c_offset[m] = m * s->c_row;
-    for (int64_t i = 0; i < most && !s->b_offset; i++)
+    for (int64_t i = 0; i < most; i++)
         b_offset[i] = i * (t->in_place ? s->b_row : width);
     for (int64_t k = 0; k < s->k; k += most) {
         int64_t terms = fc_min(most, s->k - k);
-        const int64_t *offset = s->b_offset ? s->b_offset + k : b_offset;
-        const void *block = s->b_offset ? t->b : fc_at(t->b, k * s->b_row, size);
-        if (!s->b_offset && !t->in_place) {
+        const void *block = fc_at(t->b, k * s->b_row, size);
+        if (!t->in_place) {
             kernels->copy_vectors(panel, width, block, s->b_row, t->nv, terms);
             block = panel;
         }
@@ -149,10 +148,10 @@ static void run_strip(const fc_sweep *s, const strip *t, const void *a, const vo
             fc_fetch(&f.c_ahead, mr * f.c_ahead.lines);
             int fetches = f.by_term && i < f.lines;
             if (fetches || f.past)
-                kernels->gemm_far[t->nv][mr](terms, row, block, offset, c, c_offset, start, k > 0,
+                kernels->gemm_far[t->nv][mr](terms, row, block, b_offset, c, c_offset, start, k > 0,
                                              fetches ? f.b_ahead.at + i * FC_ALIGN : NULL, s->b_row, f.past);
             else
-                kernels->gemm[t->nv][mr](terms, row, NULL, block, offset, c, c_offset, start, k > 0);
+                kernels->gemm[t->nv][mr](terms, row, NULL, block, b_offset, c, c_offset, start, k > 0);
             if (t->last)
                 kernels->dots(terms, row[0], s->a_row, fc_at(t->last->b, k, size), t->last->row,
                               fc_at(t->last->c, o * s->c_row, size), s->c_row, start, k > 0, mr, t->last->columns);

@@ -16,7 +16,6 @@ typedef struct fc_sweep {
     int64_t rows, k;             /* of C; terms of a sum */
     int64_t terms;               /* summed before they are added to C, at most */
     int64_t a_row, b_row, c_row; /* elements between rows */
-    const int64_t *b_offset;     /* of B's rows, where they are near and read in place; else NULL */
     int b_far, c_far;            /* in no cache: the next strip is fetched while one is summed */
     int c_past;                  /* so large that it is written past the caches where its rows are whole cache lines */
 } fc_sweep;
@@ -25,7 +24,7 @@ typedef struct fc_sweep {
 int64_t fc_sweep_last(const fc_kernels *kernels, int64_t columns);
 
 /* `last` of the columns are summed over k, and at least a vector is not; `next` is the B of the product after this, or NULL;
- * `scratch` takes fc_sweep_bytes(), or is not used where B is read in place and `last` is 0. */
+ * `scratch` takes fc_sweep_bytes(). */
 void fc_sweep_run(const fc_sweep *sweep, int64_t columns, int64_t last, const void *a, const void *b, const void *next, void *c,
                   const void *init, void *scratch);
 
