@@ -3,6 +3,8 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "base/pages.h"
+
 typedef struct arena {
     void *block;
     int64_t size;
@@ -45,21 +47,27 @@ void fc_arena_lend(void *block, int64_t bytes)
     lent = (arena){block, bytes};
 }
 
+/* Whole cache lines.  A last part of more than half a huge page is one. */
+static int64_t size_of(int64_t bytes)
+{
+    int64_t size = fc_arena_round(bytes ? bytes : 1), rest = size % FC_HUGE_PAGE;
+    return rest < FC_HUGE_PAGE / 2 ? size : size - rest + FC_HUGE_PAGE;
+}
+
 void *fc_arena_take(int64_t bytes)
 {
     if (lent.block)
         return bytes >= 0 && bytes <= lent.size ? lent.block : NULL;
     arena *a = own_arena();
-    if (!a || bytes < 0 || bytes > INT64_MAX - FC_ALIGN)
+    if (!a || bytes < 0 || bytes > INT64_MAX - FC_HUGE_PAGE)
         return NULL;
     if (bytes <= a->size && a->block)
         return a->block;
     free(a->block);
-    a->size = fc_arena_round(bytes ? bytes : 1);
-    if (posix_memalign(&a->block, 4096, (size_t)a->size)) {
-        a->block = NULL;
+    a->size = size_of(bytes);
+    a->block = fc_pages_take(a->size, FC_PAGE, a->size >= FC_HUGE_PAGE);
+    if (!a->block)
         a->size = 0;
-    }
     return a->block;
 }
 

@@ -2,9 +2,11 @@
  *
  * Fresh pages cost 0.4 to 8 us per 4 KiB on virtual machines, more than the work done in them; malloc gives large blocks
  * back to the system at every free.  A thread therefore keeps its block until it ends, up to FC_ARENA_KEEP bytes; a larger
- * one is released by fc_arena_give.  One take per thread is open at a time: an operation books all it needs, for all of
- * its workers, in one piece.  A take of no more than the open one's is the beginning of the same block: an operation that runs
- * another one books its scratch too, and keeps its own at the end.
+ * one is released by fc_arena_give.  It is on huge pages, for Winograd's transforms write to 36 places at a time, far apart:
+ * dilated 3x3 128@28 at two threads 637 to 541 us (Granite Rapids), dense 3x3 on average 1.03 times as fast.
+ * One take per thread is open at a time: an operation books all it needs, for all of its workers, in one piece.  A take of no
+ * more than the open one's is the beginning of the same block: an operation that runs another one books its scratch too, and
+ * keeps its own at the end.
  */
 #ifndef FC_BASE_ARENA_H
 #define FC_BASE_ARENA_H

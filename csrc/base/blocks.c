@@ -1,12 +1,10 @@
 #include "base/blocks.h"
 
 #include <stdatomic.h>
-#include <stdlib.h>
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 
-enum { LINE = 64, PAGE = 4096, HUGE_PAGE = 2 << 20, LARGE = 4 << 20 };
+#include "base/pages.h"
+
+enum { LINE = 64, LARGE = 4 << 20 };
 
 /* One cache line before the block. */
 typedef struct header {
@@ -53,23 +51,16 @@ static header *find(int64_t bytes)
 
 static header *allocate(int64_t bytes)
 {
-    int large = bytes >= LARGE;
-    int64_t unit = bytes >= PAGE ? PAGE : LINE, whole = (bytes + LINE + unit - 1) / unit * unit;
-    void *memory;
-    if (posix_memalign(&memory, large ? HUGE_PAGE : LINE, (size_t)whole))
-        return NULL;
-#ifdef MADV_HUGEPAGE
-    if (large)
-        madvise(memory, (size_t)whole, MADV_HUGEPAGE);
-#endif
-    header *h = memory;
-    h->size = whole - LINE;
+    int64_t unit = bytes >= FC_PAGE ? FC_PAGE : LINE, whole = (bytes + LINE + unit - 1) / unit * unit;
+    header *h = fc_pages_take(whole, LINE, bytes >= LARGE);
+    if (h)
+        h->size = whole - LINE;
     return h;
 }
 
 void *fc_block_take(int64_t bytes)
 {
-    if (bytes < 0 || bytes > INT64_MAX - HUGE_PAGE)
+    if (bytes < 0 || bytes > INT64_MAX - FC_HUGE_PAGE)
         return NULL;
     header *h = NULL;
     if (enter()) {
