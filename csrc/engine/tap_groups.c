@@ -155,13 +155,3 @@ int fc_tap_groups_list(const fc_phases *phases, fc_tap_group *groups, int64_t *c
     }
     return met == fc_outputs(&phases->whole.window);
 }
-
-int64_t fc_group_tap(const fc_tap_group *g, int64_t t, const int64_t stride[FC_AXES])
-{
-    int64_t at = 0;
-    for (int i = FC_AXES - 1; i >= 0; i--) {
-        at += (g->axis[i].first + t % g->axis[i].taps) * stride[i];
-        t /= g->axis[i].taps;
-    }
-    return at;
-}

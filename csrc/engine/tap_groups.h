@@ -59,7 +59,4 @@ static inline int64_t fc_group_taps(const fc_tap_group *g)
     return g->axis[0].taps * g->axis[1].taps * g->axis[2].taps;
 }
 
-/* Where tap t of the group stands, given what each axis' taps are apart. */
-int64_t fc_group_tap(const fc_tap_group *group, int64_t t, const int64_t stride[FC_AXES]);
-
 #endif
