@@ -91,7 +91,9 @@ fc_status fc_pool_plan_make(fc_pool_plan *plan, const fc_pool *problem, int inde
         return FC_OK;
     double least = INFINITY;
     fc_pool_plan candidate = *plan;
-    for (int i = 0; i < DRIVERS; i++) {
+    /* The box first, which serves the least problems. */
+    for (int k = 0; k < DRIVERS && !(least < FC_ENOUGH); k++) {
+        int i = k ? k - 1 : DRIVERS - 1;
         double cost;
         if (drivers[i]->plan(&candidate, &cost) || !(cost < least))
             continue;

@@ -5,7 +5,8 @@
  *         for each output: find its box, clipped to the image
  *             for each plane of the group: reduce the box
  *
- * So the finding is paid once per group.  A box that takes whole rows of a contiguous image is one long row.
+ * So the finding is paid once per group.  A box that takes whole rows of a contiguous image is one long row.  The smallest problems
+ * take it as well, since its plan is short: 2x2 over 2 planes of 6x6, a whole call, 0.90 us by rows, now 0.83 (and a mean 0.82).
  */
 #include "engine/pool.h"
 
@@ -13,10 +14,9 @@ enum { GROUP_BYTES = 16 << 10 };
 enum { TOTAL_MAX = 1 << 14 }; /* elements of a mean whose partial sums, a lane of four vectors each, are reals */
 
 typedef struct box {
+    fc_pool_range range[FC_AXES];
     int64_t n[FC_AXES], stride[FC_AXES]; /* in x */
     int64_t x, y, index;                 /* where it begins in a plane, and where its result goes */
-    int64_t first[FC_AXES];              /* its first position, and the distances between positions */
-    int64_t step[FC_AXES], taps[FC_AXES];
     double divisor;
 } box;
 
@@ -31,31 +31,39 @@ static void merge_axes(box *b)
     }
 }
 
-static box find_box(const fc_pool *p, const int64_t stop[FC_AXES])
+/* All but what the box covers of each axis, which it holds already. */
+static void find_box(const fc_pool *p, const int64_t stop[FC_AXES], box *b)
 {
-    box b = {.divisor = 1};
+    double count = 1;
+    b->x = b->y = b->index = 0;
     for (int i = 0; i < FC_AXES; i++) {
-        fc_pool_range range = fc_pool_stop(p, i, stop[i]);
-        b.n[i] = b.taps[i] = range.taps;
-        b.first[i] = range.first;
-        b.step[i] = range.step;
-        b.stride[i] = range.step * p->x.s[i];
-        b.x += range.first * p->x.s[i];
-        b.y += stop[i] * p->y.s[i];
-        b.index += stop[i] * p->index.s[i];
-        b.divisor *= (double)range.count;
+        b->n[i] = b->range[i].taps;
+        b->stride[i] = b->range[i].step * p->x.s[i];
+        b->x += b->range[i].first * p->x.s[i];
+        b->y += stop[i] * p->y.s[i];
+        b->index += stop[i] * p->index.s[i];
+        count *= (double)b->range[i].count;
     }
-    b.divisor = fc_pool_divisor(p, b.divisor);
-    merge_axes(&b);
+    b->divisor = fc_pool_divisor(p, count);
+    merge_axes(b);
+}
+
+/* That of the first stop. */
+static box first_box(const fc_pool *p)
+{
+    const int64_t stop[FC_AXES] = {0};
+    box b = {.range = {fc_pool_stop(p, 0, 0), fc_pool_stop(p, 1, 0), fc_pool_stop(p, 2, 0)}};
+    find_box(p, stop, &b);
     return b;
 }
 
 /* The flat index of the box's tap number `tap`. */
 static int64_t flat_index(const fc_pool *p, const box *b, int64_t tap)
 {
-    int64_t w = tap % b->taps[2], h = tap / b->taps[2] % b->taps[1], d = tap / b->taps[2] / b->taps[1];
-    int64_t row = (b->first[0] + d * b->step[0]) * p->window.in[1] + b->first[1] + h * b->step[1];
-    return row * p->window.in[2] + b->first[2] + w * b->step[2];
+    const fc_pool_range *r = b->range;
+    int64_t w = tap % r[2].taps, h = tap / r[2].taps % r[1].taps, d = tap / r[2].taps / r[1].taps;
+    int64_t row = (r[0].first + d * r[0].step) * p->window.in[1] + r[1].first + h * r[1].step;
+    return row * p->window.in[2] + r[2].first + w * r[2].step;
 }
 
 static void put(const fc_kernels *kernels, void *y, double value)
@@ -126,40 +134,54 @@ static const char *plan_box(fc_pool_plan *plan, double *cost)
         rows = 1;
     }
     double lanes = p->x.s[2] == 1 ? (double)fc_dispatch(p->real)->lanes : 1;
-    double each = 15 + rows * (1 + (row < lanes ? 0.8 * row : row / lanes + 4)) * (plan->indexed ? 2 : 1);
+    double each = 9 + rows * (1 + (row < lanes ? 0.8 * row : row / lanes + 4)) * (plan->indexed ? 2 : 1);
     *cost = 150 + (double)plan->units * (double)fc_outputs(&p->window) * each;
-    box whole = find_box(p, (const int64_t[FC_AXES]){0});
+    box whole = first_box(p);
     if (is_row(p, &whole, fc_dispatch(p->real)->lanes))
         *cost = 150 + (double)plan->units * (3 + 0.08 * row);
     return NULL;
+}
+
+/* All outputs of planes begin ... end. */
+static void reduce_group(const fc_pool_job *j, int64_t begin, int64_t end)
+{
+    const fc_pool *p = &j->plan->problem;
+    const int64_t *out = p->window.out;
+    int64_t stop[FC_AXES], n0 = begin / p->channels, c0 = begin % p->channels;
+    box b;
+    for (stop[0] = 0; stop[0] < out[0]; stop[0]++) {
+        b.range[0] = fc_pool_stop(p, 0, stop[0]);
+        for (stop[1] = 0; stop[1] < out[1]; stop[1]++) {
+            b.range[1] = fc_pool_stop(p, 1, stop[1]);
+            for (stop[2] = 0; stop[2] < out[2]; stop[2]++) {
+                b.range[2] = fc_pool_stop(p, 2, stop[2]);
+                find_box(p, stop, &b);
+                for (int64_t i = begin, n = n0, c = c0; i < end; i++) {
+                    reduce(j, &b, stop, n, c);
+                    if (++c == p->channels) {
+                        c = 0;
+                        n++;
+                    }
+                }
+            }
+        }
+    }
 }
 
 static void run_box(const fc_pool_job *j, int64_t begin, int64_t end, char *scratch)
 {
     (void)scratch;
     const fc_pool *p = &j->plan->problem;
-    const int64_t *in = p->window.in, *out = p->window.out;
+    const int64_t *in = p->window.in;
     int64_t plane = fc_mul(fc_mul(in[0], in[1]), fc_mul(in[2], j->kernels->size));
     int64_t group = fc_max(1, GROUP_BYTES / fc_max(1, plane));
-    box whole = find_box(p, (const int64_t[FC_AXES]){0});
+    box whole = first_box(p);
     if (is_row(p, &whole, j->kernels->lanes)) {
         mean_planes(j, &whole, begin, end);
         return;
     }
-    for (int64_t first = begin; first < end; first += group) {
-        int64_t last = fc_min(end, first + group);
-        for (int64_t o = 0; o < fc_outputs(&p->window); o++) {
-            int64_t stop[FC_AXES] = {o / out[2] / out[1], o / out[2] % out[1], o % out[2]};
-            box b = find_box(p, stop);
-            for (int64_t i = first, n = i / p->channels, c = i % p->channels; i < last; i++) {
-                reduce(j, &b, stop, n, c);
-                if (++c == p->channels) {
-                    c = 0;
-                    n++;
-                }
-            }
-        }
-    }
+    for (int64_t first = begin; first < end; first += group)
+        reduce_group(j, first, fc_min(end, first + group));
 }
 
 const fc_pool_driver fc_pool_driver_box = {"box", plan_box, NULL, run_box};

@@ -51,7 +51,7 @@ void *fc_rows_take(const fc_rows *r, const fc_kernels *kernels, const void **tab
                 *table++ = at;
         } else {
             void *row = fc_at(scratch, r->left, kernels->size);
-            kernels->gather_row(row, r->width, at, r->element, 0, 1, r->width, zero);
+            kernels->gather_row(row, r->pitch - r->left, at, r->element, 0, 1, r->width, zero);
             scratch = fc_at(scratch, r->pitch, kernels->size);
             *table++ = row;
             i++;
