@@ -118,7 +118,8 @@ typedef struct fc_chain {
 /* Gradients to compute, together. */
 enum { FC_CHAIN_INPUT = 1, FC_CHAIN_FIRST = 2, FC_CHAIN_FILTER = 4, FC_CHAIN_LAST = 8 };
 
-/* Links of a chain at most, and shapes of each whose plans are kept: of its first band, those between, the last. */
+/* Links of a chain at most, and shapes of each whose plans are kept: of its first band, those between, the last, and rows that two
+ * bands read. */
 enum { FC_CHAIN_LINKS = 10, FC_CHAIN_SHAPES = 4 };
 
 typedef struct fc_chain_plan {

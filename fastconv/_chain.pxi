@@ -47,7 +47,7 @@ cdef void *data_or_null(object array) except? NULL:
     return cnp.PyArray_DATA(<cnp.ndarray>array)
 
 
-# Plans, 14 KiB each, by what they depend on: those of a chain's links take 3 to 20 us together (separable s2 64-128@112 backward
+# Plans, 19 KiB each, by what they depend on: those of a chain's links take 3 to 20 us together (separable s2 64-128@112 backward
 # 20 of 740, and no less with two threads).
 cdef dict chain_plans = {}
 cdef enum: CHAIN_PLANS_MAX = 64
