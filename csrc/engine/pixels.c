@@ -22,6 +22,7 @@
  * Rejected: blocking the channels of a band (the output would be read and written once per block of channels; the few rows
  * copied twice cost less); a copy of the whole padded image (64@224 would take 13 MB).
  */
+#include "base/cpu.h"
 #include "engine/gemm.h"
 #include "engine/output.h"
 #include "engine/source.h"
@@ -41,6 +42,9 @@ enum { BY_ROW = 8 };
  * row (32 or 64 streams of a row each) and so: 3-64@224 1.81, 1.47 ms, 3-32@32 b32 553, 535 us, 7x7 3-16@128 b4 and 3x3s2 3-32@299
  * the same; in 24 KiB the same. */
 enum { NEAR_BYTES = 96 << 10 };
+
+/* Products of few rows whose image is far are swept along its rows, so many terms at a time (see sweep.c). */
+enum { ALONG_ROWS = 32, ALONG_TERMS = 32 };
 
 typedef struct layout {
     const fc_kernels *kernels;
@@ -101,6 +105,9 @@ static layout lay_out(const fc_conv_plan *plan)
     int64_t terms = flat && plan->precision == FC_PRECISION_HIGH ? 2 * FC_KC : fc_gemm_block(plan);
     l.far = l.source.in_place && fc_taps(&p->window) == 1 && fc_is_far(p, kernels->size);
     l.sweep = (fc_sweep){.kernels = kernels, .k = l.k, .terms = terms, .b_far = l.far || plan->x_far, .c_far = l.far || plan->y_far};
+    l.sweep.along = flat && plan->x_far && p->out_channels <= ALONG_ROWS && !fc_cpu_has_near_cache();
+    if (l.sweep.along)
+        l.sweep.terms = fc_min(terms, ALONG_TERMS);
     l.sweep.c_past = l.far && !p->bounds.on && fc_bytes(p->groups * p->out_channels * fc_pixels(p), kernels->size) > FC_PAST_BYTES;
     if (l.swept)
         l.tile_bytes = fc_sweep_bytes(&l.sweep);

@@ -29,6 +29,13 @@
  * at 12.8 MB (4.4 to 4.1) and nothing at 3.2 MB, hence FC_PAST_BYTES.  Tried: bands of 2, 4, 8 strips fetched row by row (2 %
  * better than strip by strip without stores past the caches), every second line (the hardware fetches no pairs: 9 ms), two strips
  * ahead (the same), huge pages (the same), copying the next strip inside the kernel too (3-5 %, two panels, not worth its code).
+ *
+ * Few rows, far B: along.  Strip by strip, 256 lines in as many pages follow each other, which the hardware does not fetch ahead, and
+ * software fetches no faster than a core's 16 first-level misses at a time return from a far third-level cache.  So a block of 32 terms
+ * goes along all strips before the next block: 32 rows of B are read from end to end, and C is added to from the second-level cache.
+ * Granite Rapids, 16 rows of 256 terms, 3136 columns in that cache (115 us to read, 130 to multiply): 334 to 234 us; 32 rows 500 to
+ * 430; 64 rows the same, whence the bound in pixels.c; not tried where the third-level cache is near.  Blocks of 16 terms 244, of 64 283; nothing fetched by software 250; parts of 256
+ * or 512 columns 238; all of a band read before it is multiplied 377.  CP r16 256@56 625 to 560 us, its gradients 1675 to 1485.
  */
 #include "engine/sweep.h"
 
@@ -113,62 +120,109 @@ static far plan_far(const fc_sweep *s, const strip *t, int64_t tiles, int64_t te
     return f;
 }
 
-static void run_strip(const fc_sweep *s, const strip *t, const void *a, const void *init, int64_t *b_offset)
+/* All rows of C by terms [k, k + terms) of a strip; `block` is their B. */
+static void run_block(const fc_sweep *s, const strip *t, far *f, const void *a, const void *init, const void *block,
+                      const int64_t *offset, int64_t k, int64_t terms)
 {
     const fc_kernels *kernels = s->kernels;
-    int64_t size = kernels->size, width = t->nv * kernels->lanes, tiles = fc_ceil_div(s->rows, kernels->mr[t->nv]);
-    int64_t most = s->k > s->terms ? fc_gemm_terms(kernels, s->k, s->terms) : s->k, c_offset[FC_MR_MAX];
+    int64_t size = kernels->size, tiles = fc_ceil_div(s->rows, kernels->mr[t->nv]), c_offset[FC_MR_MAX];
     int64_t few = s->rows / tiles, larger = s->rows % tiles; /* rows of a tile, or one more: of so many tiles */
-    void *panel = b_offset + s->terms;
-    far f = plan_far(s, t, tiles, most);
+    int64_t share = f->b_ahead.rows ? fc_ceil_div(terms, tiles) : 0;
     for (int m = 0; m < FC_MR_MAX; m++)
         c_offset[m] = m * s->c_row;
-    for (int64_t i = 0; i < most; i++)
-        b_offset[i] = i * (t->in_place ? s->b_row : width);
+    for (int64_t i = 0, o = 0, mr; i < tiles; i++, o += mr) {
+        mr = few + (i < larger);
+        const void *row[FC_MR_MAX], *start = init ? fc_at(init, o, size) : NULL;
+        for (int64_t m = 0; m < mr; m++)
+            row[m] = fc_at(a, (o + m) * s->a_row + k, size);
+        char *c = fc_at(t->c, o * s->c_row, size);
+        fc_fetch(&f->b_ahead, share * f->b_ahead.lines);
+        fc_fetch(&f->c_ahead, mr * f->c_ahead.lines);
+        int fetches = f->by_term && i < f->lines;
+        if (fetches || f->past)
+            kernels->gemm_far[t->nv][mr](terms, row, block, offset, c, c_offset, start, k > 0,
+                                         fetches ? f->b_ahead.at + i * FC_ALIGN : NULL, s->b_row, f->past);
+        else
+            kernels->gemm[t->nv][mr](terms, row, NULL, block, offset, c, c_offset, start, k > 0);
+        if (t->last)
+            kernels->dots(terms, row[0], s->a_row, fc_at(t->last->b, k, size), t->last->row,
+                          fc_at(t->last->c, o * s->c_row, size), s->c_row, start, k > 0, mr, t->last->columns);
+    }
+}
+
+/* Terms of a block. */
+static int64_t block_terms(const fc_sweep *s)
+{
+    return s->k > s->terms ? fc_gemm_terms(s->kernels, s->k, s->terms) : s->k;
+}
+
+/* The B of a block of a strip: copied, or where it stands. */
+static const void *take_block(const fc_sweep *s, const strip *t, int64_t k, int64_t terms, void *panel)
+{
+    int64_t size = s->kernels->size;
+    if (t->in_place)
+        return fc_at(t->b, k * s->b_row, size);
+    s->kernels->copy_vectors(panel, t->nv * s->kernels->lanes, fc_at(t->b, k * s->b_row, size), s->b_row, t->nv, terms);
+    return panel;
+}
+
+static void list_offsets(const fc_sweep *s, const strip *t, int64_t terms, int64_t *b_offset)
+{
+    for (int64_t i = 0; i < terms; i++)
+        b_offset[i] = i * (t->in_place ? s->b_row : t->nv * s->kernels->lanes);
+}
+
+static void run_strip(const fc_sweep *s, const strip *t, const void *a, const void *init, int64_t *b_offset)
+{
+    int64_t size = s->kernels->size, tiles = fc_ceil_div(s->rows, s->kernels->mr[t->nv]), most = block_terms(s);
+    far f = plan_far(s, t, tiles, most);
+    list_offsets(s, t, most, b_offset);
     for (int64_t k = 0; k < s->k; k += most) {
         int64_t terms = fc_min(most, s->k - k);
-        const void *block = fc_at(t->b, k * s->b_row, size);
-        if (!t->in_place) {
-            kernels->copy_vectors(panel, width, block, s->b_row, t->nv, terms);
-            block = panel;
-        }
+        const void *block = take_block(s, t, k, terms, b_offset + s->terms);
         if (s->b_far && t->next) {
             f.b_ahead.at = t->next + k * s->b_row * size;
             f.b_ahead.rows = f.by_term || t->in_place ? 0 : terms;
             f.b_ahead.line = 0;
         }
-        int64_t share = f.b_ahead.rows ? fc_ceil_div(terms, tiles) : 0;
-        for (int64_t i = 0, o = 0, mr; i < tiles; i++, o += mr) {
-            mr = few + (i < larger);
-            const void *row[FC_MR_MAX], *start = init ? fc_at(init, o, size) : NULL;
-            for (int64_t m = 0; m < mr; m++)
-                row[m] = fc_at(a, (o + m) * s->a_row + k, size);
-            char *c = fc_at(t->c, o * s->c_row, size);
-            fc_fetch(&f.b_ahead, share * f.b_ahead.lines);
-            fc_fetch(&f.c_ahead, mr * f.c_ahead.lines);
-            int fetches = f.by_term && i < f.lines;
-            if (fetches || f.past)
-                kernels->gemm_far[t->nv][mr](terms, row, block, b_offset, c, c_offset, start, k > 0,
-                                             fetches ? f.b_ahead.at + i * FC_ALIGN : NULL, s->b_row, f.past);
-            else
-                kernels->gemm[t->nv][mr](terms, row, NULL, block, b_offset, c, c_offset, start, k > 0);
-            if (t->last)
-                kernels->dots(terms, row[0], s->a_row, fc_at(t->last->b, k, size), t->last->row,
-                              fc_at(t->last->c, o * s->c_row, size), s->c_row, start, k > 0, mr, t->last->columns);
-        }
+        run_block(s, t, &f, a, init, block, b_offset, k, terms);
     }
+}
+
+/* `strips` strips like this one, which is the first: a block of terms after the other along all of them. */
+static void run_along(const fc_sweep *s, const strip *first, int64_t strips, const void *a, const void *init, int64_t *b_offset)
+{
+    int64_t most = block_terms(s), bytes = first->nv * s->kernels->lanes * s->kernels->size, row = s->b_row * s->kernels->size;
+    list_offsets(s, first, most, b_offset);
+    for (int64_t k = 0; k < s->k; k += most)
+        for (int64_t i = 0; i < strips; i++) {
+            strip t = *first;
+            int64_t terms = fc_min(most, s->k - k);
+            t.b += i * bytes;
+            t.c += i * bytes;
+            t.last = i ? NULL : first->last;
+            far f = {.lines = bytes / FC_ALIGN, .by_term = s->kernels->gemm_far[t.nv][1] && (k + most < s->k || i + 1 < strips)};
+            f.b_ahead.at = i + 1 < strips ? t.b + k * row + bytes : first->b + (k + most) * row;
+            run_block(s, &t, &f, a, init, take_block(s, &t, k, terms, b_offset + s->terms), b_offset, k, terms);
+        }
 }
 
 void fc_sweep_run(const fc_sweep *s, int64_t columns, int64_t last, const void *a, const void *b, const void *next, void *c,
                   const void *init, void *scratch)
 {
     int64_t size = s->kernels->size, lanes = s->kernels->lanes, whole = columns - last, vectors = fc_ceil_div(whole, lanes);
-    int64_t tiles = fc_ceil_div(s->rows, s->kernels->mr[s->kernels->nv]);
+    int64_t tiles = fc_ceil_div(s->rows, s->kernels->mr[s->kernels->nv]), done = 0;
     int aligned = !(((uintptr_t)b | (uintptr_t)(s->b_row * size)) % FC_ALIGN), few = tiles <= TILES;
     int in_place = few || (aligned && tiles <= ALIGNED_TILES);
-    int most = few || (in_place && !s->b_far) ? s->kernels->nv : fc_gemm_packed_strip(s->kernels);
+    int most = !s->along && (few || (in_place && !s->b_far)) ? s->kernels->nv : fc_gemm_packed_strip(s->kernels);
     tail rest = take_tail(s, last, fc_at(b, whole, size), fc_at(c, whole, size), (char *)scratch + strip_bytes(s));
-    for (int64_t done = 0, nv; done < vectors; done += nv) {
+    if (s->along) {
+        strip t = {most, in_place, b, NULL, c, last ? &rest : NULL};
+        while ((done + most) * lanes <= whole && fc_gemm_next_strip(most, vectors - done) == most)
+            done += most;
+        run_along(s, &t, done / most, a, init, scratch);
+    }
+    for (int64_t nv; done < vectors; done += nv) {
         nv = fc_gemm_next_strip(most, vectors - done);
         nv = nv * lanes > whole ? 1 : nv;
         int64_t at = fc_min(done * lanes, whole - nv * lanes);

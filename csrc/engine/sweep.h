@@ -17,6 +17,7 @@ typedef struct fc_sweep {
     int64_t terms;               /* summed before they are added to C, at most */
     int64_t a_row, b_row, c_row; /* elements between rows */
     int b_far, c_far;            /* in no cache: the next strip is fetched while one is summed */
+    int along;                   /* a block of terms serves all strips before the next */
     int c_past;                  /* so large that it is written past the caches where its rows are whole cache lines */
 } fc_sweep;
 
