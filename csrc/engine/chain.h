@@ -37,7 +37,7 @@ typedef struct fc_chain_layout {
     int64_t groups, tiles, bands;
     int far; /* what bands are read from and written to is in no cache */
     fc_chain_buffer buffer[FC_CHAIN_BUFFERS];
-    int64_t first_bytes, last_bytes;        /* the mixes transposed, shared */
+    int64_t first_bytes, last_bytes;        /* the mixes transposed, shared; 0 where no link takes them so */
     int64_t sum_count[4], sum_bytes[4];     /* gradients of first, filters, last: one part's sums */
     int64_t sum_parts[4];                   /* parts that scratch holds */
     int64_t part_bytes;                     /* a filter's of one band, before it is added; a worker's */

@@ -68,7 +68,10 @@ static void take_dt(fc_chain_walk *walk, const fc_chain_region *r, fc_span in, f
     dy = fc_chain_far(walk, r, FC_CHAIN_FAR_Y, &dy, p->out_channels, fc_length(out), width, load);
     fc_chain_view dt = fc_chain_part(walk, FC_CHAIN_DT, width, out.first - begin, 0);
     fc_conv q = fc_chain_pointwise(walk, r, p->out_channels, p->middle, fc_length(out), width, &dy, &dt);
-    fc_chain_link(walk, FC_LINK_D_T, &q, FC_FORWARD, dy.at, walk->last, NULL, dt.at);
+    if (!walk->l->last_bytes)
+        q.w = (fc_weight_strides){.g = p->out_channels * p->middle, .o = 1, .c = p->middle, .k = {1, 1, 1}};
+    const void *last = walk->l->last_bytes ? walk->last : walk->arrays->last;
+    fc_chain_link(walk, FC_LINK_D_T, &q, FC_FORWARD, dy.at, last, NULL, dt.at);
     if (p->bounds.on)
         gate(walk, r, in, out, &dt, at_hand);
 }
