@@ -205,10 +205,27 @@ def test_windows_that_tile_the_image(case, dtype):
     check_interleaved(case, dtype)
 
 
-def check_interleaved(case, dtype):
+# The same two wide, in rows of whole halves of vectors: the kernel interleaves the phases.
+PAIRS = {
+    "1d": TransposeCase((3, 16, 104), (16, 5, 2), stride=2),
+    "2d": TransposeCase((2, 16, 19, 24), (16, 3, 2, 2), stride=2),
+    "of a row of two": TransposeCase((2, 32, 7, 8), (32, 4, 2, 2), stride=2),
+    "a vector and a half": TransposeCase((2, 32, 3, 8), (32, 7, 3, 2), stride=(3, 2)),
+    "3d groups": TransposeCase((2, 32, 3, 5, 16), (32, 3, 1, 3, 2), stride=(1, 3, 2), groups=2),
+    "few rows of a tile": TransposeCase((1, 64, 40, 16), (64, 3, 1, 2), stride=(1, 2)),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", PAIRS.values(), ids=PAIRS)
+def test_pairs_that_the_kernel_interleaves(case, dtype):
+    check_interleaved(case, dtype, "pixels")
+
+
+def check_interleaved(case, dtype, algorithm="im2col"):
     x, w, b = case._replace(dtype=dtype).arrays(normal)
     told = fastconv.explain(CONV_TRANSPOSE[case.axes], x, w, **case.options)
-    assert told.algorithm == "im2col"
+    assert told.algorithm == algorithm
     channels_last = np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
     for image, bias in [(x, b), (channels_last, None), (channels_last, b)]:
         results = []

@@ -33,6 +33,14 @@ typedef void (*fc_gemm_far_kernel)(int64_t k, const void *const *a, const void *
                                    int past);
 typedef fc_gemm_far_kernel fc_gemm_far_kernels[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* [nv][mr]; NULL where there is none */
 
+/* gemm_pairs:  C(m, h)[2 i + f] = init[2 m + f] + sum_{k < K} A[2 m + f][k] * B[k][h * lanes / 2 + i],   i < lanes / 2, f < 2
+ *
+ * Pairs of gemm's rows interleaved: m < mr / 2, h < 2 nv; C(m, h) is at c + c_offset[m] + place[h].  Up to the table's nv, with an
+ * even number of rows, six at most or, where the table has 9x3 tiles, eight. */
+typedef void (*fc_gemm_pairs_kernel)(int64_t k, const void *const *a, const void *b, const int64_t *b_offset, void *c,
+                                     const int64_t *c_offset, const int64_t *place, const void *init);
+typedef fc_gemm_pairs_kernel fc_gemm_pairs_kernels[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* [nv][mr]; NULL where there is none */
+
 /* dots:  C[m][n] = init[m] + sum_{k < K} A[m][k] * B[n][k],   m < rows, n < columns           (add: C[m][n] += the sum)
  *
  * Rows of A, B and C begin a_row, b_row and c_row apart; B is followed by zeros up to whole vectors of k.  Each element is summed
@@ -335,6 +343,7 @@ typedef struct fc_kernels {
     int nv;                           /* the preferred number of vectors of a gemm tile */
     fc_gemm_kernels gemm, gemm_gather;
     fc_gemm_far_kernels gemm_far;
+    fc_gemm_pairs_kernels gemm_pairs;
     fc_dots_kernel dots;
     fc_stencil_kernel stencil;
     fc_correlate_kernel correlate;

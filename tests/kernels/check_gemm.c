@@ -1,4 +1,4 @@
-/* gemm, gemm_gather and gemm_far: every [nv][mr] of a table; dots.
+/* gemm, gemm_gather, gemm_far and gemm_pairs: every [nv][mr] of a table; dots.
  *
  * The contract of the first three fixes the order of the sum and its rounding, so the expected values are exact, and variants that
  * all meet them agree bit by bit.
@@ -159,6 +159,55 @@ void check_gemm_far(subject *s)
 {
     check_family(s, FAR);
     check_family(s, PAST);
+}
+
+/* Pairs of rows interleaved, each half vector of columns in a place of its own. */
+static void one_of_pairs(subject *s, int nv, int mr, int64_t k, start how, int at_end, int fused)
+{
+    int64_t lanes = s->kernels->lanes, half = lanes / 2, n = nv * lanes, row = k + random_integer(0, 5), parts = 2 * nv;
+    int64_t b_offset[64] = {0}, c_offset[FC_MR_MAX / 2], place[2 * FC_NV_MAX], apart = lanes + random_integer(0, 3);
+    describe("pairs %dx%d k=%lld %s at the %s of a page", mr, nv, (long long)k, how == ZERO ? "zero" : "init",
+             at_end ? "end" : "beginning");
+    array *a = array_random(s->type, k ? (mr - 1) * row + k : 0, at_end), *init = array_random(s->type, mr, at_end);
+    array *b = array_random(s->type, k ? (k - 1) * (n - 1) + n : 0, at_end);
+    array *c = array_take(s->type, (mr / 2 * parts - 1) * apart + lanes, at_end);
+    const void *rows[FC_MR_MAX];
+    for (int m = 0; m < mr; m++)
+        rows[m] = a->data + (k ? m * row * element_size(s->type) : 0);
+    for (int64_t i = 0; i < k; i++)
+        b_offset[i] = i * (n - 1);
+    for (int m = 0; m < mr / 2; m++)
+        c_offset[m] = (mr / 2 - 1 - m) * parts * apart;
+    for (int h = 0; h < parts; h++)
+        place[h] = (h & 1 ? parts - 1 - h / 2 : h / 2) * apart;
+    guard(a, b, init, c, how);
+    for (int m = 0; m < mr; m++)
+        for (int64_t j = 0; j < n; j++) {
+            double sum = 0;
+            for (int64_t i = 0; i < k; i++)
+                sum = multiply_add(s->type, fused, value_get(rows[m], s->type, i), array_get(b, b_offset[i] + j), sum);
+            array_expect(c, c_offset[m / 2] + place[j / half] + 2 * (j % half) + m % 2,
+                         add(s->type, sum, how == INIT ? array_get(init, m) : 0), 0);
+        }
+    s->kernels->gemm_pairs[nv][mr](k, rows, b->data, b_offset, c->data, c_offset, place, how == INIT ? init->data : NULL);
+    array_check(c, "c");
+    arrays_reset();
+    s->cases++;
+}
+
+void check_gemm_pairs(subject *s)
+{
+    static const int64_t lengths[] = {0, 1, 2, 7, 33};
+    const fc_kernels *kernels = s->kernels;
+    int fused = fuses(s), most = kernels->mr[3] >= 8 ? 8 : 6;
+    for (int nv = 1; nv <= FC_NV_MAX; nv++)
+        for (int mr = 1; mr <= FC_MR_MAX; mr++) {
+            int wanted = nv <= kernels->nv && mr <= most && mr % 2 == 0;
+            if ((kernels->gemm_pairs[nv][mr] != NULL) != wanted)
+                fail("variant %dx%d is %s", mr, nv, wanted ? "missing" : "there");
+            for (int i = 0; i < 20 && wanted; i++)
+                one_of_pairs(s, nv, mr, lengths[i % 5], i / 5 % 2 ? INIT : ZERO, i / 10, fused);
+        }
 }
 
 /* As short as the contract allows: B has zeros up to whole vectors, the rows of A end with their last term. */

@@ -17,6 +17,7 @@ static const struct row {
     {"gemm", check_gemm},
     {"gemm_gather", check_gemm_gather},
     {"gemm_far", check_gemm_far},
+    {"gemm_pairs", check_gemm_pairs},
     {"dots", check_dots},
     {"stencil", check_stencil},
     {"correlate", check_correlate},
