@@ -256,8 +256,9 @@ typedef struct piece {
 static void row_piece(const job *j, const piece *t)
 {
     const fc_kernels *kernels = j->l.kernels;
-    int64_t size = kernels->size, row = j->plan->problem.channels * j->l.source.channel * size / j->l.source.band.copied_rows;
-    int64_t most = fc_max(1, NEAR_BYTES / row);
+    const fc_source *source = &j->l.source;
+    int64_t size = kernels->size, row = j->l.k / (t->part.window.kernel[1] * t->part.window.kernel[2]) * source->pitch * size;
+    int64_t most = fc_max(1, NEAR_BYTES / (row * source->band.slots[0] * source->band.slots[1]));
     fc_gemm gemm = j->gemm;
     gemm.columns = t->columns;
     for (int64_t first = 0, rows; first < t->rows; first += rows) {
@@ -269,7 +270,7 @@ static void row_piece(const job *j, const piece *t)
                 a[m] = fc_at(t->w, (o + m) * j->l.weights.o, size);
             for (int64_t r = first; r < first + rows; r++) {
                 char *y = fc_at(t->y, o * t->part.y.c + r * t->part.y.s[1], size);
-                fc_gemm_run(&gemm, (int)mr, a, fc_at(t->b, r * j->l.source.pitch, size), y, t->part.y.c, init, 0);
+                fc_gemm_run(&gemm, (int)mr, a, fc_at(t->b, r * source->pitch, size), y, t->part.y.c, init, 0);
                 for (int64_t m = 0; m < mr; m++)
                     fc_output_clamp(&t->part, kernels, fc_at(y, m * t->part.y.c, size), t->columns);
             }
