@@ -286,6 +286,7 @@ TRANSPOSE_CASES = {
     "grouped": TransposeCase((2, 24, 9, 9), (24, 7, 3, 3), stride=2, padding=1, groups=4),
     "depthwise": TransposeCase((1, 19, 9, 14), (19, 1, 4, 4), stride=2, padding=1, groups=19),
     "pointwise": TransposeCase((2, 40, 7, 7), (40, 33, 1, 1)),
+    "pointwise, every second pixel": TransposeCase((1, 300, 20, 36), (300, 33, 1, 1), stride=2, output_padding=1),
     "long reduction": TransposeCase((1, 130, 7, 7), (130, 18, 5, 5), stride=2, padding=2),
     "1d": TransposeCase((2, 32, 50), (32, 16, 16), stride=8, padding=4),
     "1d depthwise": TransposeCase((1, 16, 70), (16, 1, 5), stride=3, padding=2, groups=16),

@@ -17,8 +17,13 @@
  * A 1x1 whose arrays are far (fc_is_far) fetches the next band, or strip, by software, a few lines before each product
  * (8x128-128@56 9.6, now 7.3 ms; 8x256-64@56 11.8, 10.7; 16x64-64@56 7.3, 5.8); a sweep in the kernel, see there.
  *
+ * Where y's pixels are no neighbours, as those of a stride's phase, and x is read in place, a sweep's outputs are held in scratch
+ * and stored a band at a time; Granite Rapids, one thread, gradient of 1x1s2 256-512@56 by tiles over all of B 2.43 ms, swept 1.83;
+ * AVX2 4.08, 3.30, 128-256@56 b2 2.43, 1.89.  Filling x and then writing every second of its pixels takes 0.25 ms of what is left;
+ * by masked stores instead of one by one 0.02 less.
+ *
  * Scratch: the offsets of k, the weights where they are not rows in memory; per worker a band (about FC_BLOCK_BYTES) and a
- * tile's rows of output, unless y can be written in place, or a sweep's strip.
+ * tile's rows of output, unless y can be written in place, or a sweep's strip and the outputs it holds.
  * Rejected: blocking the channels of a band (the output would be read and written once per block of channels; the few rows
  * copied twice cost less); a copy of the whole padded image (64@224 would take 13 MB).
  */
@@ -46,6 +51,9 @@ enum { NEAR_BYTES = 96 << 10 };
 /* Products of few rows whose image is far are swept along its rows, so many terms at a time (see sweep.c). */
 enum { ALONG_ROWS = 32, ALONG_TERMS = 32 };
 
+/* Of a swept band's outputs at most, which stay in the second-level cache until they are stored. */
+enum { HELD_BYTES = 512 << 10 };
+
 typedef struct layout {
     const fc_kernels *kernels;
     fc_source source;
@@ -55,7 +63,8 @@ typedef struct layout {
     int64_t positions, last; /* of a flat plane; those among them that are summed over k (sweep.h) */
     int64_t tile_row, tile_bytes, offset_bytes;
     int in_place, by_row; /* y is written directly, a band or an output row at a time */
-    int swept;            /* by `sweep`, which the tile's bytes are for then */
+    int swept;            /* by `sweep`, whose scratch the tile's bytes begin with then */
+    int64_t held;         /* bytes of a sweep's outputs that are held until they are stored; 0 where y is written directly */
     int far;              /* x and y are in no cache, and the rows of B in x */
     fc_sweep sweep;
 } layout;
@@ -100,17 +109,22 @@ static layout lay_out(const fc_conv_plan *plan)
     int64_t beyond = fc_ceil_div(p->window.out[2], kernels->lanes) * kernels->lanes - l.source.pitch;
     l.by_row = !l.in_place && p->y.s[2] == 1 && p->window.out[2] >= kernels->lanes && l.k <= 2 * FC_KC &&
                l.k * beyond <= BY_ROW * p->window.out[2];
-    l.swept = !l.by_row && l.in_place && fc_sweep_pays(p, kernels);
+    if (!l.in_place && !l.by_row && l.source.in_place && last * p->window.out[2] >= kernels->lanes && fc_sweep_pays(p, kernels))
+        l.held = fc_bytes(fc_mul(fc_ceil_div(p->out_channels, plan->tile[BLOCKS]), l.tile_row), kernels->size);
+    l.held = l.held <= HELD_BYTES ? l.held : 0;
+    l.swept = l.held || (!l.by_row && l.in_place && fc_sweep_pays(p, kernels));
     /* What is not flat is swept or not as bands are cut: in the same order as fc_gemm_run then. */
     int64_t terms = flat && plan->precision == FC_PRECISION_HIGH ? 2 * FC_KC : fc_gemm_block(plan);
     l.far = l.source.in_place && fc_taps(&p->window) == 1 && fc_is_far(p, kernels->size);
-    l.sweep = (fc_sweep){.kernels = kernels, .k = l.k, .terms = terms, .b_far = l.far || plan->x_far, .c_far = l.far || plan->y_far};
+    l.sweep = (fc_sweep){.kernels = kernels, .k = l.k, .terms = terms, .b_far = l.far || plan->x_far};
+    l.sweep.c_far = !l.held && (l.far || plan->y_far);
     l.sweep.along = flat && plan->x_far && p->out_channels <= ALONG_ROWS && !fc_cpu_has_near_cache();
     if (l.sweep.along)
         l.sweep.terms = fc_min(terms, ALONG_TERMS);
-    l.sweep.c_past = l.far && !p->bounds.on && fc_bytes(p->groups * p->out_channels * fc_pixels(p), kernels->size) > FC_PAST_BYTES;
+    int64_t y_bytes = fc_bytes(p->groups * p->out_channels * fc_pixels(p), kernels->size);
+    l.sweep.c_past = l.far && !l.held && !p->bounds.on && y_bytes > FC_PAST_BYTES;
     if (l.swept)
-        l.tile_bytes = fc_sweep_bytes(&l.sweep);
+        l.tile_bytes = fc_sweep_bytes(&l.sweep) + l.held;
     else if (!l.by_row && !l.in_place)
         l.tile_bytes = fc_arena_round(fc_min(INT64_MAX / 4, fc_mul((FC_MR_MAX + kernels->lanes) * kernels->size, l.tile_row)));
     l.offset_bytes = fc_arena_round(fc_min(INT64_MAX / 4, fc_mul(l.k, sizeof(int64_t))));
@@ -278,18 +292,22 @@ static void row_piece(const job *j, const piece *t)
     }
 }
 
-/* All outputs of the band at once. */
+/* All outputs of the band at once, stored then if y cannot be written in place. */
 static void sweep_piece(const job *j, const piece *t, char *scratch)
 {
     const fc_kernels *kernels = j->l.kernels;
+    int64_t size = kernels->size;
+    char *tile = scratch + j->l.tile_bytes - j->l.held, *y = j->l.held ? tile : t->y;
     fc_sweep sweep = j->l.sweep;
     sweep.rows = t->outputs;
     sweep.a_row = j->l.weights.o;
     sweep.b_row = j->l.source.channel;
-    sweep.c_row = t->part.y.c;
-    fc_sweep_run(&sweep, t->columns, t->summed, t->w, t->b, t->next, t->y, t->bias, scratch);
+    sweep.c_row = j->l.held ? j->l.tile_row : t->part.y.c;
+    fc_sweep_run(&sweep, t->columns, t->summed, t->w, t->b, t->next, y, t->bias, scratch);
     for (int64_t o = 0; o < t->outputs; o++)
-        fc_output_clamp(&t->part, kernels, fc_at(t->y, o * t->part.y.c, kernels->size), t->columns);
+        fc_output_clamp(&t->part, kernels, fc_at(y, o * sweep.c_row, size), t->columns);
+    if (j->l.held)
+        store_tile(j, &t->part, t->y, tile, (int)t->outputs, t->rows);
 }
 
 /* A few outputs after the others.  Where channels are neighbours in y, as many as make a vector are stored at once. */
