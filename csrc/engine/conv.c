@@ -21,8 +21,8 @@ static const fc_driver *const weight_drivers[] = {&fc_driver_weight_depthwise, &
  * (5-50 us). */
 enum { SERIAL_MULTIPLICATIONS = 400000 };
 
-/* Estimated nanoseconds below which the chooser takes one thread where cores share no near cache: the second would fetch the image and
- * the weights, line by line, from the first.  Granite Rapids, 3x3 16-32@14: 23.9 us with two, 16.4 with one, its input gradient
+/* Estimated nanoseconds below which the chooser takes one thread where cores share no near cache: the second would fetch the image
+ * and the weights, line by line, from the first.  Granite Rapids, 3x3 16-32@14: 23.9 us with two, 16.4 with one, its input gradient
  * 28.1, 16.3; depthwise 3x3 512@14, estimated 14.4 us: 18.8, 30.2. */
 enum { SERIAL_COST = 12000 };
 

@@ -22,6 +22,9 @@
  * AVX2 4.08, 3.30, 128-256@56 b2 2.43, 1.89.  Filling x and then writing every second of its pixels takes 0.25 ms of what is left;
  * by masked stores instead of one by one 0.02 less.
  *
+ * Far groups of a few channels, each a task that ends before the hardware has seen where the next begins, fetch the next so
+ * (Granite Rapids, 32 groups of 4@56: 540 to 495 us, its input gradient 545 to 505).
+ *
  * Scratch: the offsets of k, the weights where they are not rows in memory; per worker a band (about FC_BLOCK_BYTES) and a
  * tile's rows of output, unless y can be written in place, or a sweep's strip and the outputs it holds.
  * Rejected: blocking the channels of a band (the output would be read and written once per block of channels; the few rows
@@ -66,6 +69,7 @@ typedef struct layout {
     int swept;            /* by `sweep`, whose scratch the tile's bytes begin with then */
     int64_t held;         /* bytes of a sweep's outputs that are held until they are stored; 0 where y is written directly */
     int far;              /* x and y are in no cache, and the rows of B in x */
+    int groups_far;       /* nor are these, and a group is a task of rows */
     fc_sweep sweep;
 } layout;
 
@@ -116,6 +120,7 @@ static layout lay_out(const fc_conv_plan *plan)
     /* What is not flat is swept or not as bands are cut: in the same order as fc_gemm_run then. */
     int64_t terms = flat && plan->precision == FC_PRECISION_HIGH ? 2 * FC_KC : fc_gemm_block(plan);
     l.far = l.source.in_place && fc_taps(&p->window) == 1 && fc_is_far(p, kernels->size);
+    l.groups_far = l.by_row && l.bands == 1 && plan->tile[BLOCKS] == 1 && p->window.out[0] == 1 && fc_is_far(p, kernels->size);
     l.sweep = (fc_sweep){.kernels = kernels, .k = l.k, .terms = terms, .b_far = l.far || plan->x_far};
     l.sweep.c_far = !l.held && (l.far || plan->y_far);
     l.sweep.along = flat && plan->x_far && p->out_channels <= ALONG_ROWS && !fc_cpu_has_near_cache();
@@ -264,7 +269,16 @@ typedef struct piece {
     const char *w, *b, *bias;
     const char *next; /* the b of the next task, where it is far away; else NULL */
     char *y;
+    fc_ahead x_ahead, y_ahead; /* of the next group, fetched while the rows of this one are summed */
 } piece;
+
+/* The planes of `channels` from `at` on, where they have no gaps; of two axes. */
+static fc_ahead planes_ahead(const void *at, const fc_array_strides *a, int64_t channels, int64_t height, int64_t width,
+                             int64_t size)
+{
+    int dense = a->s[2] == 1 && a->s[1] == width;
+    return (fc_ahead){at, a->c * size, dense ? channels : 0, fc_ceil_div(height * width * size, FC_ALIGN), 0};
+}
 
 /* Rows of the band one by one, written in place: a few channels of as many rows as leave their input near. */
 static void row_piece(const job *j, const piece *t)
@@ -274,6 +288,7 @@ static void row_piece(const job *j, const piece *t)
     int64_t size = kernels->size, row = j->l.k / (t->part.window.kernel[1] * t->part.window.kernel[2]) * source->pitch * size;
     int64_t most = fc_max(1, NEAR_BYTES / (row * source->band.slots[0] * source->band.slots[1]));
     fc_gemm gemm = j->gemm;
+    fc_ahead x_ahead = t->x_ahead, y_ahead = t->y_ahead;
     gemm.columns = t->columns;
     for (int64_t first = 0, rows; first < t->rows; first += rows) {
         rows = fc_min(most, t->rows - first);
@@ -283,6 +298,10 @@ static void row_piece(const job *j, const piece *t)
             for (int64_t m = 0; m < mr; m++)
                 a[m] = fc_at(t->w, (o + m) * j->l.weights.o, size);
             for (int64_t r = first; r < first + rows; r++) {
+                if (o == 0) {
+                    fc_fetch(&x_ahead, fc_ceil_div(t->x_ahead.rows * t->x_ahead.lines, t->rows));
+                    fc_fetch(&y_ahead, fc_ceil_div(t->y_ahead.rows * t->y_ahead.lines, t->rows));
+                }
                 char *y = fc_at(t->y, o * t->part.y.c + r * t->part.y.s[1], size);
                 fc_gemm_run(&gemm, (int)mr, a, fc_at(t->b, r * source->pitch, size), y, t->part.y.c, init, 0);
                 for (int64_t m = 0; m < mr; m++)
@@ -373,6 +392,11 @@ static void run_task(void *context, int64_t task, int worker)
     t.w = fc_at(j->w, g * j->l.weights.g + first * j->l.weights.o, size);
     t.bias = j->bias ? fc_at(j->bias, o, size) : NULL;
     t.y = fc_at(j->y, n * p->y.n + o * p->y.c + od * p->y.s[0] + oh * p->y.s[1] + q * (flat ? 1 : p->y.s[2]), size);
+    if (j->l.groups_far && g + 1 < p->groups) {
+        t.x_ahead = planes_ahead(fc_at(x, p->channels * p->x.c, size), &p->x, p->channels, p->window.in[1], p->window.in[2], size);
+        t.y_ahead = planes_ahead(fc_at(t.y, p->out_channels * p->y.c, size), &p->y, p->out_channels, p->window.out[1],
+                                 p->window.out[2], size);
+    }
     if (j->l.by_row)
         row_piece(j, &t);
     else if (j->l.swept)

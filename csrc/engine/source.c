@@ -37,15 +37,15 @@ int64_t fc_source_rows(const fc_conv *p, int64_t size, int64_t channels, int64_t
 void fc_source_offsets(const fc_source *s, const fc_conv *p, int64_t channels, int64_t *offset)
 {
     const fc_window *w = &p->window;
-    for (int64_t c = 0; c < channels; c++)
-        for (int64_t kd = 0; kd < w->kernel[0]; kd++)
-            for (int64_t kh = 0; kh < w->kernel[1]; kh++)
-                for (int64_t kw = 0; kw < w->kernel[2]; kw++) {
-                    int64_t tap = s->in_place ? kd * w->dilation[0] * p->x.s[0] + kh * w->dilation[1] * p->x.s[1] +
-                                                    kw * w->dilation[2] * p->x.s[2]
-                                              : fc_band_tap(&s->band, w, kd, kh, kw);
-                    *offset++ = c * s->channel + tap;
-                }
+    int64_t taps = fc_taps(w), *at = offset;
+    for (int64_t kd = 0; kd < w->kernel[0] && channels; kd++)
+        for (int64_t kh = 0; kh < w->kernel[1]; kh++)
+            for (int64_t kw = 0; kw < w->kernel[2]; kw++)
+                *at++ = s->in_place ? kd * w->dilation[0] * p->x.s[0] + kh * w->dilation[1] * p->x.s[1] +
+                                          kw * w->dilation[2] * p->x.s[2]
+                                    : fc_band_tap(&s->band, w, kd, kh, kw);
+    for (int64_t i = taps; i < channels * taps; i++)
+        offset[i] = offset[i - taps] + s->channel;
 }
 
 const void *fc_source_take(const fc_source *s, const fc_conv *p, const fc_kernels *kernels, void *scratch, const void *x,
