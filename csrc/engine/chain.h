@@ -118,7 +118,7 @@ fc_conv fc_chain_filter(const fc_chain_walk *walk, const fc_chain_region *r, int
 void fc_chain_carry(const fc_chain_walk *walk, int buffer, int64_t images, int64_t width, int64_t begin, int64_t from,
                     int64_t to);
 
-/* u for input rows `in`, of which those at hand are kept; then t (or only v) for output rows `out`, of these columns. */
+/* u for input rows `in`, which `band` reads and of which those at hand are kept; then t (or only v) for output rows `out`, of these columns. */
 void fc_chain_mix(fc_chain_walk *walk, const fc_chain_region *r, fc_span in, int64_t band);
 void fc_chain_filters(fc_chain_walk *walk, const fc_chain_region *r, fc_span in, fc_span out, fc_span columns, int stages);
 

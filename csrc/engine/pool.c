@@ -1,10 +1,11 @@
-/* Pooling: sizes, and the choice among four drivers by estimated cost.  The last of the list always applies. */
+/* Pooling: sizes, and the choice among four drivers by estimated cost.  The first of the list always applies: the
+ * boxes, whose plan is short, as the smallest problems need. */
 #include "engine/pool.h"
 
 #include <math.h>
 
-static const fc_pool_driver *const drivers[] = {&fc_pool_driver_channels, &fc_pool_driver_rows, &fc_pool_driver_planes,
-                                                &fc_pool_driver_box};
+static const fc_pool_driver *const drivers[] = {&fc_pool_driver_box, &fc_pool_driver_channels, &fc_pool_driver_rows,
+                                                &fc_pool_driver_planes};
 enum { DRIVERS = sizeof drivers / sizeof drivers[0] };
 
 /* Nanoseconds: below SERIAL one thread does it all (waking another costs 5-50 us), a task takes about TASK. */
@@ -91,9 +92,7 @@ fc_status fc_pool_plan_make(fc_pool_plan *plan, const fc_pool *problem, int inde
         return FC_OK;
     double least = INFINITY;
     fc_pool_plan candidate = *plan;
-    /* The box first, which serves the least problems. */
-    for (int k = 0; k < DRIVERS && !(least < FC_ENOUGH); k++) {
-        int i = k ? k - 1 : DRIVERS - 1;
+    for (int i = 0; i < DRIVERS && !(least < FC_ENOUGH); i++) {
         double cost;
         if (drivers[i]->plan(&candidate, &cost) || !(cost < least))
             continue;
