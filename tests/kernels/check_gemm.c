@@ -241,7 +241,7 @@ static void one_of_dots(subject *s, int64_t rows, int64_t columns, int64_t k, st
 void check_dots(subject *s)
 {
     int64_t lanes = s->kernels->lanes, lengths[] = {0, 1, lanes - 1, lanes, 2 * lanes + 1, 5 * lanes};
-    for (int64_t rows = 1; rows <= 7; rows++)
+    for (int64_t rows = 1; rows <= 13; rows++)
         for (int64_t columns = 1; columns <= 9; columns++)
             for (int i = 0; i < 6; i++)
                 for (start how = ZERO; how < STARTS; how++)
