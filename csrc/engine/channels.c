@@ -62,6 +62,7 @@ typedef struct layout {
     int64_t group_bytes, offset_bytes;          /* of A's columns, and as much of B's rows */
     int64_t place_bytes, list_bytes, block_bytes;
     int in_place;                               /* y's channels are neighbours, in whole vectors */
+    int past;                                   /* y is so large that it is written past the caches */
 } layout;
 
 /* Vectors of the next strip when `vectors` are left: one more than usual where they divide into those. */
@@ -104,6 +105,7 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p, const fc_tap_c
     cut_strips(&l, fc_ceil_div(last, lanes));
     l.pixels = plan->tile[ROWS] * p->window.out[2];
     l.in_place = p->y.c == 1 && p->out_channels % lanes == 0;
+    l.past = bytes_of(p->batch * p->groups, fc_mul(p->out_channels, fc_mul(fc_outputs(&p->window), size))) > FC_PAST_BYTES;
     l.part_bytes = bytes_of(plan->tile[INPUTS] * l.taps, l.width * size);
     if (plan->tile[SHARED])
         l.panels_bytes = bytes_of(fc_mul(p->groups, k), fc_mul(l.output_blocks * l.strips, l.width * size));
@@ -435,8 +437,8 @@ static void store_block(const job *j, const block *b)
         rows = p->y.s[1] == width && p->y.s[2] == 1 ? fc_min(left, b->rows - r) : 1;
         char *out = fc_at(y, row_at(w, row, p->y.n, p->y.s[0], p->y.s[1]), size);
         if (p->y.s[2] == 1)
-            kernels->transpose(out, p->y.c, fc_at(b->tile, r * width * j->l.tile_row, size), j->l.tile_row, rows * width,
-                               b->outputs);
+            (j->l.past ? kernels->transpose_past : kernels->transpose)(
+                out, p->y.c, fc_at(b->tile, r * width * j->l.tile_row, size), j->l.tile_row, rows * width, b->outputs);
         else
             for (int64_t o = 0; o < b->outputs; o++)
                 kernels->scatter_row(fc_at(out, o * p->y.c, size), p->y.s[2], fc_at(b->turned, o * pixels + r * width, size),

@@ -161,7 +161,8 @@ typedef void (*fc_copy_vectors_kernel)(void *dst, int64_t dst_step, const void *
 /* interleave:  dst[2 j] = even[j], dst[2 j + 1] = odd[j], up to dst[count - 1]; half a vector beyond both is read. */
 typedef void (*fc_interleave_kernel)(void *dst, const void *even, const void *odd, int64_t count);
 
-/* transpose:  dst[j * dst_row + i] = src[i * src_row + j],   i < rows, j < columns; any sizes. */
+/* transpose:  dst[j * dst_row + i] = src[i * src_row + j],   i < rows, j < columns; any sizes.
+ * transpose_past:  the same, and what fills vectors of dst is written past the caches. */
 typedef void (*fc_transpose_kernel)(void *dst, int64_t dst_row, const void *src, int64_t src_row, int64_t rows,
                                     int64_t columns);
 
@@ -362,7 +363,7 @@ typedef struct fc_kernels {
     fc_scatter_row_kernel scatter_row;
     fc_copy_vectors_kernel copy_vectors;
     fc_interleave_kernel interleave;
-    fc_transpose_kernel transpose;
+    fc_transpose_kernel transpose, transpose_past;
     fc_transpose_rows_kernel transpose_rows;
     fc_sum_row_kernel sum_row;
     fc_dot_kernel dot;

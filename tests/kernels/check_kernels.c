@@ -36,6 +36,7 @@ static const struct row {
     {"copy_vectors", check_copy_vectors},
     {"interleave", check_interleave},
     {"transpose", check_transpose},
+    {"transpose_past", check_transpose_past},
     {"transpose_rows", check_transpose_rows},
     {"sum_row", check_sum_row},
     {"dot", check_dot},

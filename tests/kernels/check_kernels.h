@@ -37,6 +37,7 @@ void check_scatter_row(subject *s);
 void check_copy_vectors(subject *s);
 void check_interleave(subject *s);
 void check_transpose(subject *s);
+void check_transpose_past(subject *s);
 void check_transpose_rows(subject *s);
 void check_sum_row(subject *s);
 void check_dot(subject *s);

@@ -1,5 +1,5 @@
-/* gather_row, gather_block, scatter_row, copy_vectors, interleave, transpose, transpose_rows, sum_row and dot: what moves or adds along
- * rows of any stride. */
+/* gather_row, gather_block, scatter_row, copy_vectors, interleave, transpose, transpose_past, transpose_rows, sum_row and dot: what moves
+ * or adds along rows of any stride. */
 #include <math.h>
 
 #include "check_kernels.h"
@@ -216,7 +216,7 @@ void check_interleave(subject *s)
         }
 }
 
-void check_transpose(subject *s)
+static void check_transposes(subject *s, fc_transpose_kernel transpose)
 {
     int64_t lanes = s->kernels->lanes, sizes[] = {0, 1, 2, lanes - 1, lanes, lanes + 1, 2 * lanes + 3, 41, 150};
     for (int r = 0; r < 9; r++)
@@ -238,10 +238,20 @@ void check_transpose(subject *s)
                 for (int64_t m = 0; m < rows; m++)
                     for (int64_t j = 0; j < columns; j++)
                         array_expect(dst, j * dst_row + m, array_get(src, m * src_row + j), 0);
-                s->kernels->transpose(dst->data, dst_row, src->data, src_row, rows, columns);
+                transpose(dst->data, dst_row, src->data, src_row, rows, columns);
                 array_check(dst, "dst");
                 arrays_reset();
             }
+}
+
+void check_transpose(subject *s)
+{
+    check_transposes(s, s->kernels->transpose);
+}
+
+void check_transpose_past(subject *s)
+{
+    check_transposes(s, s->kernels->transpose_past);
 }
 
 void check_transpose_rows(subject *s)
