@@ -34,6 +34,8 @@ int fc_pool_threads(double cost)
 
 int64_t fc_pool_units_per_task(double cost, int64_t units, int threads)
 {
+    if (threads == 1)
+        return fc_max(units, 1);
     double each = cost / (double)fc_max(units, 1);
     int64_t share = fc_ceil_div(units, threads);
     return each * (double)share <= TASK ? fc_max(share, 1) : fc_max(1, (int64_t)(TASK / each));

@@ -6,10 +6,10 @@
  *         rows kernel over all output rows that can be written in place, then over the rest into a tile
  *
  * Vectors are whole, so that a narrow row is read and written beyond its end.  What lies there is of no account: in x the
- * kernel masks it, in y the next row overwrites it; only the last rows of a block need the tile.  Tried before and slower: a
- * padded copy of what a block sees (3x3 with padding 1 spent a third of its time in it), split by phase for stride 2 (three
- * times slower, as copying short rows costs more than all the rest), and deciding row by row what is in place (half the time
- * of 2x2 over 28x28).  3x3x3s2 over 64 of 16x28x28: 250 us where every output sums nine rows, 118 with planes summed first.
+ * kernel masks it, in y the next row overwrites it; only the last rows of a block need the tile, and of planes that follow each
+ * other those of a task's last.  Tried before and slower: a padded copy of what a block sees (3x3 with padding 1 spent a third of
+ * its time in it), split by phase for stride 2 (three times slower, as copying short rows costs more than all the rest), and
+ * deciding row by row what is in place (half the time of 2x2 over 28x28).  3x3x3s2 over 64 of 16x28x28: 250 us where every output sums nine rows, 118 with planes summed first.
  */
 #include "engine/pool.h"
 #include "engine/rows.h"
@@ -17,6 +17,7 @@
 enum { ROWS, COLUMNS };                             /* plan->tile */
 enum { BLOCK_BYTES = 24 << 10, ROWS_MAX = 64 };     /* a window's rows, in a first-level cache of 32 KiB; output rows */
 enum { TAPS_MAX = 4096, DEPTH_MAX = 16 };           /* of a window; of one whose planes are reduced first */
+enum { ROLL_MAX = 16 };                             /* rows of a window that the kernel reduces once for all outputs */
 
 /* Columns [ow, ow + columns) of the outputs: where x is read, `window.in` columns from `begin` on. */
 typedef struct part {
@@ -31,6 +32,7 @@ typedef struct layout {
     int64_t table_bytes, copy_bytes, shift_bytes, tile_bytes, lane_bytes, row_bytes; /* of a worker; then column divisors */
     int even;   /* columns of a mean have one divisor */
     int merged; /* planes of a window are reduced first */
+    int x_dense, y_dense; /* planes follow each other without gaps; of y: units do */
 } layout;
 
 /* Positions of one axis that this many stops see. */
@@ -64,6 +66,13 @@ static int merges_planes(const fc_pool_plan *plan, const fc_kernels *kernels)
            (p->x.s[1] == w->in[2] || w->in[1] == 1) && w->in[2] >= kernels->lanes;
 }
 
+static int is_dense(const fc_pool *p, const fc_array_strides *s, const int64_t size[FC_AXES])
+{
+    int64_t rows = fc_mul(size[1], size[2]), plane = fc_mul(size[0], rows);
+    return s->s[2] == 1 && (size[1] == 1 || s->s[1] == size[2]) && (size[0] == 1 || s->s[0] == rows) &&
+           (p->channels == 1 || s->c == plane) && (p->batch == 1 || s->n == fc_mul(p->channels, plane));
+}
+
 static layout lay_out(const fc_pool_plan *plan)
 {
     const fc_pool *p = &plan->problem;
@@ -92,6 +101,8 @@ static layout lay_out(const fc_pool_plan *plan)
     l.tile_bytes = bytes_of(fc_mul(rows, fc_max(columns, lanes)), size);
     l.lane_bytes = plan->indexed ? l.tile_bytes : 0;
     l.row_bytes = p->kind == FC_POOL_MEAN ? bytes_of(rows, sizeof(double)) : 0;
+    l.x_dense = is_dense(p, &p->x, w->in);
+    l.y_dense = l.row_blocks * l.column_blocks == 1 && is_dense(p, &p->y, w->out);
     return l;
 }
 
@@ -134,13 +145,16 @@ static const char *plan_rows(fc_pool_plan *plan, double *cost)
     plan->worker = fc_add(plan->worker, l.even ? 0 : bytes_of(fc_max(plan->tile[COLUMNS], kernels->lanes), kernels->size));
     if (fc_add(plan->shared, fc_mul(plan->worker, fc_threads_get())) > fc_scratch_max(fc_threads_get()))
         return "the rows of a block exceed the scratch bound";
-    double rows = (double)plan->tile[ROWS], copied = (double)(l.copy_bytes / kernels->size);
-    double vectors = rows * (double)fc_ceil_div(plan->tile[COLUMNS], kernels->lanes);
+    int rolls = w->stride[1] == 1 && w->stride[2] == 1 && w->dilation[1] == 1 && l.lines == w->kernel[1] && l.lines <= ROLL_MAX;
+    double rows = (double)plan->tile[ROWS], copied = l.x_dense && !l.merged ? 0 : (double)(l.copy_bytes / kernels->size);
+    double vectors = rows * (double)fc_ceil_div(plan->tile[COLUMNS], kernels->lanes), planes = (double)(l.lines / w->kernel[1]);
     double loads = w->stride[2] == 1 ? 1 : w->stride[2] == 2 ? 1.5 : 0.6 * (double)kernels->lanes;
-    double taps = (double)(l.lines * w->kernel[2]), planes = (double)(l.lines / w->kernel[1]);
+    double taps = (double)(l.lines * w->kernel[2]);
+    /* As much too dear as the planes driver's: 3 x 3 over 512 planes of 14x14 take 30 us (there 35), over 10x10 26 (19). */
+    double each = rolls ? 0.55 * (double)(l.lines + w->kernel[2]) : 4.4 + 0.66 * loads * taps;
     double element = l.merged ? 0.03 * (double)w->kernel[0] : p->x.s[2] == 1 ? 0.03 : 0.5;
-    *cost = 250 + (double)plan->units * (60 + 2 * planes * (double)l.table_rows + 4 * rows + copied * element +
-                                         vectors * (2 + 0.3 * loads * taps) * (plan->indexed ? 1.7 : 1));
+    *cost = 250 + (double)plan->units * (60 + (planes - 1) * (double)l.table_rows + 0.5 * rows + copied * element +
+                                         vectors * each * (plan->indexed ? 1.7 : 1));
     return NULL;
 }
 
@@ -178,25 +192,46 @@ typedef struct block {
     int64_t id, ih, iw;
 } block;
 
+/* The last of *number's digits, of `base` values; divisions cost as much as two rows of outputs. */
+static int64_t take_digit(int64_t *number, int64_t base)
+{
+    if (base == 1)
+        return 0;
+    int64_t rest = *number / base, digit = *number - rest * base;
+    *number = rest;
+    return digit;
+}
+
 static block find_block(const fc_pool_job *j, const layout *l, int64_t unit)
 {
     const fc_pool *p = &j->plan->problem;
     const fc_window *w = &p->window;
     const int64_t *tile = j->plan->tile;
-    block b = {.ow = unit % l->column_blocks * tile[COLUMNS]};
-    unit /= l->column_blocks;
-    b.oh = unit % l->row_blocks * tile[ROWS];
-    unit /= l->row_blocks;
-    b.od = unit % w->out[0];
-    unit /= w->out[0];
-    b.c = unit % p->channels;
-    b.n = unit / p->channels;
+    block b = {.ow = take_digit(&unit, l->column_blocks) * tile[COLUMNS]};
+    b.oh = take_digit(&unit, l->row_blocks) * tile[ROWS];
+    b.od = take_digit(&unit, w->out[0]);
+    b.c = take_digit(&unit, p->channels);
+    b.n = unit;
     b.rows = fc_min(tile[ROWS], w->out[1] - b.oh);
     b.columns = fc_min(tile[COLUMNS], w->out[2] - b.ow);
     b.id = b.od * w->stride[0] - w->offset[0];
     b.ih = b.oh * w->stride[1] - w->offset[1];
     b.iw = b.ow * w->stride[2] - w->offset[2];
     return b;
+}
+
+/* Which rows are read in place: all, where planes of x before and after this one hold what vectors reach beyond it. */
+static fc_rows rows_around(const fc_pool *p, const layout *l, const block *b, const part *a)
+{
+    fc_rows rows = a->rows;
+    int64_t plane = p->window.in[1] * p->window.in[2], index = b->n * p->channels + b->c;
+    if (!l->x_dense)
+        return rows;
+    if (index > 0 && rows.left <= plane)
+        rows.first = 0;
+    if (index + 1 < fc_pool_planes(p) && rows.right <= plane)
+        rows.last = rows.height - 1;
+    return rows;
 }
 
 /* The rows that the block sees, as a table. */
@@ -206,10 +241,11 @@ static void take_rows(const fc_pool_job *j, const layout *l, const block *b, con
     const fc_window *w = &p->window;
     int64_t size = l->kernels->size, from = b->n * p->x.n + b->c * p->x.c + a->begin * p->x.s[2];
     const void *fill = fc_at(j->shared + l->line_bytes + l->position_bytes, l->fill_left, size);
+    fc_rows rows = rows_around(p, l, b, a);
     for (int64_t kd = 0; kd < w->kernel[0]; kd++) {
         int64_t id = b->id + kd * w->dilation[0];
         const void *plane = id >= 0 && id < w->in[0] ? fc_at(j->x, from + id * p->x.s[0], size) : NULL;
-        copies = fc_rows_take(&a->rows, l->kernels, table + kd * l->table_rows, copies, fill, plane, b->ih,
+        copies = fc_rows_take(&rows, l->kernels, table + kd * l->table_rows, copies, fill, plane, b->ih,
                               span(w, 1, b->rows));
     }
 }
@@ -237,12 +273,12 @@ static void merge_planes(const fc_pool_job *j, const layout *l, const block *b, 
         l->kernels->pool.max(depth.taps, offset, x, 0, merged, 0, 1, (bottom - top) * width);
 }
 
-/* How many rows can be written beyond their ends, as the rows after them are written later. */
-static int64_t rows_in_place(const fc_pool *p, const layout *l, const block *b)
+/* How many rows can be written beyond their ends, as the rows after them are written later; `units` follow in this task. */
+static int64_t rows_in_place(const fc_pool *p, const layout *l, const block *b, int64_t units)
 {
     if (p->y.s[2] != 1)
         return 0;
-    if (b->columns >= l->kernels->lanes)
+    if (b->columns >= l->kernels->lanes || (l->y_dense && units * b->rows * b->columns >= l->kernels->lanes))
         return b->rows;
     return p->y.s[1] == b->columns ? fc_max(0, b->rows + 1 - fc_ceil_div(l->kernels->lanes, b->columns)) : 0;
 }
@@ -337,7 +373,7 @@ static void run_rows(const fc_pool_job *j, int64_t begin, int64_t end, char *scr
             merge_planes(j, &l, &b, &a, table, copies);
         else
             take_rows(j, &l, &b, &a, table, copies);
-        int64_t in_place = rows_in_place(p, &l, &b);
+        int64_t in_place = rows_in_place(p, &l, &b, end - 1 - unit);
         if (in_place)
             run_segment(j, &l, &b, &f, 0, in_place, 1, table, rest);
         if (in_place < b.rows)

@@ -212,7 +212,7 @@ typedef struct fc_spread_window {
  * Along rows, see fc_pool_window; padding does not win and adds nothing:
  *
  * rows_max:        y[r][q] = max_{t, kw} x(t, kw), of zeros of both signs either
- * rows_max_index:  and index[r][q] = position[t * taps + kw] of the winner, as above
+ * rows_max_index:  and index[r][q] = position[t * taps + kw] of the winner, as above; positions are sums of a line's and a column's
  * rows_mean:       y[r][q] = sum_{t, kw} x(t, kw) / (row_divisor[r] * column_divisor[q]);  column_divisor may be NULL (ones)
  * rows_divide:     dst[r][q] = y[r][q] / (row_divisor[r] * column_divisor[q]), q < width, then zeros up to dst_row; whole
  *                  vectors of y are read, and up to a vector beyond the last row of dst is written

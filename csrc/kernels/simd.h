@@ -20,9 +20,11 @@
 #if REAL_BITS == 32
 #define real float
 #define integer int32_t
+#define REAL_SUFFIX "ps"
 #else
 #define real double
 #define integer int64_t
+#define REAL_SUFFIX "pd"
 #endif
 #define v NAME(vector)
 #define vi NAME(ivector)
@@ -104,6 +106,42 @@ INLINE v clamp(v x, v low, v high)
         y[l] = high[l] < a ? high[l] : a;
     }
     return y;
+}
+
+/* x where it is greater than `best` or NaN, else `best`: of equal values best, so that a maximum by it keeps the first, and of
+ * NaNs the last.  maxps alone forgets a NaN in its first operand; AVX-512 mends that by one instruction, which puts x where x is
+ * NaN of either kind. */
+#define greater NAME(greater)
+INLINE v greater(v x, v best)
+{
+#if defined(__x86_64__) && VECTOR_BYTES == 64
+    v y;
+    __asm__("vmax" REAL_SUFFIX " %2, %1, %0" : "=v"(y) : "v"(x), "v"(best));
+    __asm__("vfixupimm" REAL_SUFFIX " $0, %2, %1, %0" : "+v"(y) : "v"(x), "v"(0x11 - (vi){0}));
+    return y;
+#elif defined(__x86_64__) && VECTOR_BYTES == 32
+    v y;
+    __asm__("vmax" REAL_SUFFIX " %2, %1, %0" : "=x"(y) : "x"(x), "x"(best));
+    vi mask = x != x;
+    __asm__("vblendv" REAL_SUFFIX " %2, %1, %0, %0" : "+x"(y) : "x"(x), "x"(mask));
+    return y;
+#else
+    vi mask = (x > best) | (x != x);
+    return (v)((mask & (vi)x) | (~mask & (vi)best));
+#endif
+}
+
+/* x, but y where that is infinite: y a quotient and x the same, corrected by a rest that is then none (NaN). */
+#define finite_or NAME(finite_or)
+INLINE v finite_or(v x, v y)
+{
+#if defined(__x86_64__) && VECTOR_BYTES == 64
+    __asm__("vfixupimm" REAL_SUFFIX " $0, %2, %1, %0" : "+v"(x) : "v"(y), "v"(0x110000 - (vi){0}));
+    return x;
+#else
+    vi number = x == x;
+    return (v)((number & (vi)x) | (~number & (vi)y));
+#endif
 }
 
 /* Lane l of the result is element index[l] of x and y as one row. */

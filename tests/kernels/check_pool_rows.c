@@ -14,25 +14,28 @@ typedef struct window {
     const void *row[TABLE_MAX];
 } window;
 
-/* One in two has a shape that the kernels know; around the `in` elements of a row there is room for whole vectors, full of NaN,
- * which would show in any sum or maximum. */
+/* One in two has a shape that the kernels know, one in three has windows that go down row by row at stride 1; around the `in`
+ * elements of a row there is room for whole vectors, full of NaN, which would show in any sum or maximum. */
 static void window_take(window *w, subject *s, int awkward)
 {
     int64_t lanes = s->kernels->lanes, known = random_integer(0, 1), at = random_integer(-4, 3), low, high;
+    int64_t rolls = !random_integer(0, 2), top = random_integer(0, LINES_MAX);
     int at_end = s->cases % 2;
     *w = (window){.rows = random_integer(0, ROWS_MAX)};
     w->f = (fc_pool_window){.line = w->line, .shift = w->shift, .step = random_integer(1, STEP_MAX)};
-    w->f.lines = known ? CHOOSE(2, 3) : random_integer(1, LINES_MAX);
+    w->f.lines = known ? CHOOSE(2, 3, 5) : random_integer(1, LINES_MAX);
     w->f.taps = known ? w->f.lines : random_integer(1, TAPS_MAX);
     w->f.stride = known ? CHOOSE(1, 2) : CHOOSE(1, 2, 3, 5);
-    w->f.out = random_integer(1, 4 * lanes);
+    w->f.step = rolls ? 1 : w->f.step;
+    w->f.stride = rolls ? 1 : w->f.stride;
+    w->f.out = random_integer(1, 6 * lanes);
     w->f.in = random_integer(0, 3) ? w->f.out * w->f.stride + random_integer(-3, 3) : random_integer(0, 3 * lanes);
     w->f.in = w->f.in < 0 ? 0 : w->f.in;
     int64_t gap = known || random_integer(0, 1) ? 1 : random_integer(1, 3), table = w->rows ? (w->rows - 1) * w->f.step : 0;
     for (int t = 0; t < w->f.taps; t++, at += gap)
         w->shift[t] = at;
     for (int t = 0; t < w->f.lines; t++)
-        w->line[t] = random_integer(0, 2 * LINES_MAX - 1);
+        w->line[t] = rolls ? top + t : random_integer(0, 2 * LINES_MAX - 1);
     w->whole = w->f.out < lanes ? lanes : w->f.out;
     low = w->shift[0] < 0 ? w->shift[0] : 0;
     high = w->whole * w->f.stride + w->shift[w->f.taps - 1];
@@ -80,7 +83,7 @@ static void check_rows_max(subject *s, int indexed)
         array *y = output_take(&w, s->type, y_row, at_end), *index = output_take(&w, s->index_type, index_row, at_end);
         array *position = array_take(s->index_type, taps, at_end);
         for (int64_t t = 0; t < taps; t++)
-            array_put(position, t, (double)random_integer(0, 1 << 20));
+            array_put(position, t, (double)(1000 * (t / w.f.taps * 17 % 31) + t % w.f.taps * 7 % 13));
         array_lock(position);
         for (int64_t r = 0; r < w.rows; r++)
             for (int64_t q = 0; q < w.f.out; q++) {
