@@ -9,8 +9,8 @@
 static const fc_driver *const forward_drivers[] = {
     &fc_driver_fill,       &fc_driver_few_pixels, &fc_driver_depthwise,         &fc_driver_planes,
     &fc_driver_stencil,    &fc_driver_winograd,   &fc_driver_winograd_channels, &fc_driver_winograd_strided,
-    &fc_driver_pixels,     &fc_driver_pointwise,  &fc_driver_channels,          &fc_driver_im2col,
-    &fc_driver_reference,  NULL};
+    &fc_driver_pixels,     &fc_driver_turned,     &fc_driver_pointwise,         &fc_driver_channels,
+    &fc_driver_im2col,     &fc_driver_reference,  NULL};
 static const fc_driver *const weight_drivers[] = {&fc_driver_weight_depthwise, &fc_driver_weight_planes,
                                                   &fc_driver_weight_stencil,   &fc_driver_weight_winograd,
                                                   &fc_driver_weight_gemm,      &fc_driver_weight_channels,

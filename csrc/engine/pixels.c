@@ -218,15 +218,16 @@ static const char *plan_pixels(fc_conv_plan *plan, double *cost)
     if (plan->scratch > fc_scratch_max(plan->threads))
         return "a padded band of the input, or the rows of the weights, exceed the scratch bound";
     double tasks = (double)p->batch * (double)p->groups * (double)p->window.out[0] * (double)l.bands;
+    const int whole_lines = kernels->lanes * kernels->size >= FC_ALIGN; /* vectors; shorter ones cross half as many */
     double strips = (double)fc_ceil_div(p->out_channels, kernels->mr[kernels->nv]) * (double)l.part.window.out[2] /
                     (double)(kernels->lanes * kernels->nv); /* of a row, by tiles of rows: each 5 ns more than in a long strip */
     double gemm = l.by_row ? (double)plan->tile[ROWS] *
-                                 (fc_gemm_cost(kernels, p->out_channels, p->window.out[2], l.k) + 5 * strips)
+                                 (fc_gemm_cost(kernels, p->out_channels, p->window.out[2], l.k) + (whole_lines ? 5 : 2.5) * strips)
                   : l.swept ? fc_sweep_cost(&l.sweep, p->out_channels, l.columns, l.last)
                             : fc_gemm_cost(kernels, p->out_channels, l.columns, l.k);
     if (!plan->tile[FLAT]) /* the last band's rows may be fewer */
         tasks *= (double)(p->window.out[1] * l.across) / (double)(plan->tile[ROWS] * l.bands);
-    if (fc_taps(&p->window) > 1)
+    if (fc_taps(&p->window) > 1 && whole_lines)
         gemm *= 1.12; /* most taps' vectors cross lines: of 26 rows of the benchmark 2.72 measured / estimated, by channels 2.42 */
     double copied = l.source.in_place ? 0 : (double)(plan->tile[BLOCKS] * p->channels) * (double)l.source.channel;
     double stored = l.in_place || l.by_row ? 0 : (double)p->out_channels * (double)l.columns;

@@ -41,6 +41,15 @@ typedef void (*fc_gemm_pairs_kernel)(int64_t k, const void *const *a, const void
                                      const int64_t *c_offset, const int64_t *place, const void *init);
 typedef fc_gemm_pairs_kernel fc_gemm_pairs_kernels[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* [nv][mr]; NULL where there is none */
 
+/* turned:  C[j][m] = B[0][j] + sum_{i < K} A[a_offset[i] + m * step] * B[1 + i][j],   m < mr, j < outputs
+ *
+ * mr, step (1 or 2) and nv (1 or 2) are constants of the variant; a row of B is nv vectors and follows the last, outputs is at least 1
+ * and at most their lanes.  Row j of C is c + j * c_row; unless `exact`, a whole vector of it is written, whatever beyond m.  Each
+ * element is one chain of multiply-adds in the order of i, whatever the variant. */
+typedef void (*fc_turned_kernel)(int64_t k, const void *a, const int64_t *a_offset, const void *b, void *c, int64_t c_row,
+                                 int64_t outputs, int exact);
+typedef fc_turned_kernel fc_turned_kernels[2][2][FC_MR_MAX + 1]; /* [nv - 1][step - 1][mr]; NULL where there is none */
+
 /* dots:  C[m][n] = init[m] + sum_{k < K} A[m][k] * B[n][k],   m < rows, n < columns           (add: C[m][n] += the sum)
  *
  * Rows of A, B and C begin a_row, b_row and c_row apart; B is followed by zeros up to whole vectors of k.  Each element is summed
@@ -345,6 +354,7 @@ typedef struct fc_kernels {
     fc_gemm_kernels gemm, gemm_gather;
     fc_gemm_far_kernels gemm_far;
     fc_gemm_pairs_kernels gemm_pairs;
+    fc_turned_kernels turned;
     fc_dots_kernel dots;
     fc_stencil_kernel stencil;
     fc_correlate_kernel correlate;

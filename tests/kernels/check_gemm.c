@@ -1,4 +1,4 @@
-/* gemm, gemm_gather, gemm_far and gemm_pairs: every [nv][mr] of a table; dots.
+/* gemm, gemm_gather, gemm_far and gemm_pairs: every [nv][mr] of a table; turned; dots.
  *
  * The contract of the first three fixes the order of the sum and its rounding, so the expected values are exact, and variants that
  * all meet them agree bit by bit.
@@ -208,6 +208,53 @@ void check_gemm_pairs(subject *s)
             for (int i = 0; i < 20 && wanted; i++)
                 one_of_pairs(s, nv, mr, lengths[i % 5], i / 5 % 2 ? INIT : ZERO, i / 10, fused);
         }
+}
+
+/* Pixels in any order of terms; beyond them a row of C may hold anything, up to a vector, unless it is exact. */
+static void one_turned(subject *s, int nv, int step, int mr, int64_t k, int64_t outputs, int exact, int at_end, int fused)
+{
+    int64_t lanes = s->kernels->lanes, n = nv * lanes, written = exact ? mr : lanes, c_row = lanes + random_integer(0, 5);
+    int64_t a_offset[64] = {0}, pixels = (mr - 1) * step + 1;
+    describe("turned %dx%d step %d k=%lld %lld outputs%s at the %s of a page", mr, nv, step, (long long)k, (long long)outputs,
+             exact ? " exactly" : "", at_end ? "end" : "beginning");
+    array *a = array_random(s->type, k ? k + pixels - 1 : 0, at_end), *b = array_random(s->type, (k + 1) * n, at_end);
+    array *c = array_take(s->type, (outputs - 1) * c_row + written, at_end);
+    for (int64_t i = 0; i < k; i++)
+        a_offset[i] = k - 1 - i;
+    array_lock(a);
+    array_lock(b);
+    array_watch(c);
+    for (int64_t j = 0; j < outputs; j++)
+        for (int64_t m = 0; m < written; m++) {
+            double sum = array_get(b, j);
+            for (int64_t i = 0; i < k && m < mr; i++)
+                sum = multiply_add(s->type, fused, array_get(a, a_offset[i] + m * step), array_get(b, (i + 1) * n + j), sum);
+            array_expect(c, j * c_row + m, sum, m < mr ? 0 : INFINITY);
+        }
+    s->kernels->turned[nv - 1][step - 1][mr](k, a->data, a_offset, b->data, c->data, c_row, outputs, exact);
+    array_check(c, "c");
+    arrays_reset();
+    s->cases++;
+}
+
+void check_turned(subject *s)
+{
+    static const int64_t lengths[] = {0, 1, 2, 7, 33};
+    const fc_kernels *kernels = s->kernels;
+    int fused = fuses(s), variants = 0;
+    for (int nv = 1; nv <= 2; nv++)
+        for (int step = 1; step <= 2; step++)
+            for (int mr = 1; mr <= FC_MR_MAX; mr++) {
+                int there = kernels->turned[nv - 1][step - 1][mr] != NULL;
+                if (there != (kernels->turned[0][0][mr] != NULL) || (there && mr > kernels->lanes))
+                    fail("variant %dx%d step %d is %s", mr, nv, step, there ? "there" : "missing");
+                variants += there;
+                for (int64_t outputs = 1; outputs <= nv * kernels->lanes && there; outputs++)
+                    for (int i = 0; i < 20; i++)
+                        one_turned(s, nv, step, mr, lengths[i % 5], outputs, i / 5 % 2, i / 10, fused);
+            }
+    if (!variants)
+        fail("the table has no variant");
 }
 
 /* As short as the contract allows: B has zeros up to whole vectors, the rows of A end with their last term. */

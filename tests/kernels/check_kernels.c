@@ -18,6 +18,7 @@ static const struct row {
     {"gemm_gather", check_gemm_gather},
     {"gemm_far", check_gemm_far},
     {"gemm_pairs", check_gemm_pairs},
+    {"turned", check_turned},
     {"dots", check_dots},
     {"stencil", check_stencil},
     {"correlate", check_correlate},

@@ -19,6 +19,7 @@ void check_gemm(subject *s);
 void check_gemm_gather(subject *s);
 void check_gemm_far(subject *s);
 void check_gemm_pairs(subject *s);
+void check_turned(subject *s);
 void check_dots(subject *s);
 void check_stencil(subject *s);
 void check_correlate(subject *s);
