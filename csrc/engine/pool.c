@@ -34,8 +34,6 @@ int fc_pool_threads(double cost)
 
 int64_t fc_pool_units_per_task(double cost, int64_t units, int threads)
 {
-    if (threads == 1)
-        return fc_max(units, 1);
     double each = cost / (double)fc_max(units, 1);
     int64_t share = fc_ceil_div(units, threads);
     return each * (double)share <= TASK ? fc_max(share, 1) : fc_max(1, (int64_t)(TASK / each));
@@ -103,7 +101,7 @@ fc_status fc_pool_plan_make(fc_pool_plan *plan, const fc_pool *problem, int inde
         plan->driver = i;
     }
     plan->threads = fc_pool_threads(least);
-    plan->units_per_task = fc_pool_units_per_task(least, plan->units, plan->threads);
+    plan->units_per_task = plan->threads == 1 ? plan->units : fc_pool_units_per_task(least, plan->units, plan->threads);
     plan->scratch = fc_add(plan->shared, fc_mul(plan->threads, plan->worker));
     return FC_OK;
 }

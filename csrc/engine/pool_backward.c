@@ -1,7 +1,7 @@
 /* The gradients of pooling, and unpooling.
  *
- * Mean, where pool_spread.c and pool_planes.c do not serve (much overlap, few planes): every window gives each of its positions
- * y / divisor.
+ * Mean: at stride 1 with one divisor a mean of dy.  Where pool_spread.c and pool_planes.c do not serve either (much overlap, few
+ * planes): every window gives each of its positions y / divisor.
  * A row of outputs is divided and spread along w once, then added to (or, where windows lie side by side, stored as) all rows
  * of x that its windows meet:
  *
@@ -196,11 +196,44 @@ static void look_along_axes(mean_job *j)
     }
 }
 
+/* Stride 1 and one divisor: the adjoint is a mean itself, *box, over dy. */
+static int is_box(const fc_pool *p, fc_pool *box)
+{
+    const fc_window *w = &p->window;
+    double count = 1;
+    *box = *p;
+    for (int i = 0; i < FC_AXES; i++) {
+        int64_t end = w->out[i] - 1 + w->kernel[i], room = p->count_padding ? w->in[i] + w->offset[i] : w->in[i];
+        int even = p->divisor != 0 || (end - w->offset[i] <= room && (p->count_padding || !w->offset[i]));
+        if (p->adaptive || w->stride[i] != 1 || w->dilation[i] != 1 || w->offset[i] >= w->kernel[i] || !even ||
+            (w->kernel[i] > 1 && w->out[i] < w->kernel[i]))
+            return 0;
+        box->window.in[i] = w->out[i];
+        box->window.out[i] = w->in[i];
+        box->window.offset[i] = w->kernel[i] - 1 - w->offset[i];
+        count *= (double)w->kernel[i];
+    }
+    box->divisor = fc_pool_divisor(p, count);
+    box->x = p->y;
+    box->y = p->x;
+    return 1;
+}
+
+static fc_status box_mean(const fc_pool *box, void *x, const void *y)
+{
+    fc_pool_plan plan;
+    fc_status status = fc_pool_plan_make(&plan, box, 0);
+    return status ? status : fc_pool_execute(&plan, y, x, NULL);
+}
+
 fc_status fc_pool_mean_adjoint(const fc_pool *problem, void *x, const void *y)
 {
     mean_job j = {.p = *problem, .kernels = fc_dispatch(problem->real), .x = x, .y = y};
+    fc_pool box;
     if (fc_pool_normalize(&j.p))
         return FC_INVALID;
+    if (is_box(&j.p, &box))
+        return box_mean(&box, x, y);
     merge_axes(&j.p);
     int narrow = j.p.window.in[2] < j.kernels->lanes && j.p.window.in[1] > 1, planes_serve = fc_pool_planes_serve(&j.p);
     if (j.p.x.s[2] == 1 && fc_pool_spreads(&j.p) && !(narrow && planes_serve))

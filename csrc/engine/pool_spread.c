@@ -190,6 +190,8 @@ fc_status fc_pool_spread(const fc_pool *problem, void *x, const void *y)
                                     10 * (double)w->in[0] * (double)w->in[1]);
     int threads = fc_pool_threads(cost);
     j.planes_per_task = fc_pool_units_per_task(cost, planes, threads);
+    if (threads == 1 && j.columns == w->in[2]) /* one block, whose lists planes share; of several each should find them in cache */
+        j.planes_per_task = fc_max(1, planes);
     j.scratch = fc_arena_take(threads * j.worker_bytes);
     if (!j.scratch)
         return FC_NO_MEMORY;
