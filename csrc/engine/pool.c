@@ -9,7 +9,7 @@ static const fc_pool_driver *const drivers[] = {&fc_pool_driver_box, &fc_pool_dr
 enum { DRIVERS = sizeof drivers / sizeof drivers[0] };
 
 /* Nanoseconds: below SERIAL one thread does it all (waking another costs 5-50 us), a task takes about TASK. */
-enum { SERIAL = 30000, TASK = 5000 };
+enum { SERIAL = 30000, TASK = 15000 };
 
 /* No size or position reaches it, so that sums of a few do not overflow. */
 #define SIZE_BOUND (INT64_MAX / 8)

@@ -9,7 +9,8 @@
  * kernel masks it, in y the next row overwrites it; only the last rows of a block need the tile, and of planes that follow each
  * other those of a task's last.  Tried before and slower: a padded copy of what a block sees (3x3 with padding 1 spent a third of
  * its time in it), split by phase for stride 2 (three times slower, as copying short rows costs more than all the rest), and
- * deciding row by row what is in place (half the time of 2x2 over 28x28).  3x3x3s2 over 64 of 16x28x28: 250 us where every output sums nine rows, 118 with planes summed first.
+ * deciding row by row what is in place (half the time of 2x2 over 28x28).  3x3x3s2 over 64 of 16x28x28: 250 us where every output
+ * sums nine rows, 118 with planes summed first.
  */
 #include "engine/pool.h"
 #include "engine/rows.h"

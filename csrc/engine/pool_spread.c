@@ -189,8 +189,10 @@ fc_status fc_pool_spread(const fc_pool *problem, void *x, const void *y)
     double cost = (double)planes * (0.15 * (double)w->in[0] * (double)w->in[1] * (double)w->in[2] +
                                     10 * (double)w->in[0] * (double)w->in[1]);
     int threads = fc_pool_threads(cost);
-    j.planes_per_task = fc_pool_units_per_task(cost, planes, threads);
-    if (threads == 1 && j.columns == w->in[2]) /* one block, whose lists planes share; of several each should find them in cache */
+    /* Planes share a block's lists; where there are several blocks, each should find its planes in cache. */
+    int several = j.columns < w->in[2];
+    j.planes_per_task = fc_pool_units_per_task(cost * (several ? 3 : 1), planes, threads);
+    if (threads == 1 && !several)
         j.planes_per_task = fc_max(1, planes);
     j.scratch = fc_arena_take(threads * j.worker_bytes);
     if (!j.scratch)
