@@ -25,7 +25,8 @@
  * transposed 8x8s8 256-21@16 6.5 to 2.1, 4x4s4 64-3@56 0.59 to 0.24.  Zen 5, transposed 2x2s2, pairs transposed as 16 rows, T of
  * 2 MiB and now: 32-16@112 515 to 320 us, 16-8@56 b4 223 to 113; input gradient of 128-256@7 7x7 280 to 78.  Tried: kernels
  * smaller than the stride, the bias interleaved (1x1s2 256-512@56, 512-1024@28, input gradients, as fast as by `channels.c` or one
- * by one).
+ * by one; nor, Zen 5, as a sweep whose outputs are held, 112 columns at a time, and interleaved into rows just filled: of 960-1020 us
+ * the product takes 800, copies of B 40, writing x 75, `channels.c` 980-1020).
  */
 #include "engine/weights.h"
 
