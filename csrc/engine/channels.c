@@ -196,7 +196,10 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
     double terms = 1 + (double)plan->tile[INPUTS] * products / (counts.visits > 1 ? counts.visits : 1);
     double calls = n * products * c * vectors / (9.0 * 3.0 * (terms < TERMS ? terms : TERMS));
     double outputs = n * (double)fc_outputs(&p->window) * vectors * lanes;
-    double packed = (double)p->groups * (double)k * vectors * lanes * (plan->tile[SHARED] ? 1.0 : 0.7);
+    double weights = (double)p->groups * (double)k * vectors * lanes, packed = weights * (plan->tile[SHARED] ? 1.0 : 0.7);
+    /* Weights that no second-level cache keeps are read from afar: packing one takes 0.09 ns of 128-128, 0.12 of 256-384 and 384-384,
+     * 0.17 of 512-512 (3x3, Zen 5; 512-512@7 1.07 ms). */
+    double read = weights * (double)kernels->size > FC_FAR_BYTES ? weights * 0.08 : 0;
     /* In the unit of fc_gemm_cost; a kernel of one vector does half as much (6-16@14 5x5: pixels 11.2 us, this 14.4), and several
      * taps share lines of the image.  Emerald Rapids, one thread: 3x3 64@56 1.48 ms (pixels 1.58), 3x3s2 128@56 1.50 ms, 1x1s2
      * 256-512@56 1.70 ms (pixels 1.60), 512-512@7 1.75 ms; where a pixel's channels lie pages apart, 1x1 512-128@28 b8 8.0 ms
@@ -207,7 +210,7 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
     if (plan->direction == FC_ADJOINT && l.pixels > PIXELS_MAX)
         unit *= 1.12; /* rows are never cut: 1-D 384-384 k3s2 over 3000 14.2 ms, winograd_strided 11.3 */
     *cost = 600 + n * products * c * vectors * 0.125 * unit + calls * 14 +
-            outputs * (l.in_place ? 0.02 : near ? 0.1 : 0.15) + packed * 0.12 + (double)k;
+            outputs * (l.in_place ? 0.02 : near ? 0.1 : 0.15) + packed * 0.12 + read + (double)k;
     return NULL;
 }
 

@@ -78,11 +78,14 @@ static const char *plan_few_pixels(fc_conv_plan *plan, double *cost)
     double weights = (double)p->groups * (double)p->out_channels * (double)patch_of(p, kernels);
     double copy = fc_taps(&p->window) == 1 ? 0.3 : 8.0 / (double)p->window.kernel[2];
     double copies = (double)p->groups * (double)pixels * (double)k * copy;
-    /* In the unit of the other drivers' prices, which are of weights in the cache.  Columns, us, this and pointwise.c: 1280-1000 of
-     * one row 62, 104, of eight 107, 158; 960-240 of eight 20, 27; 512-1000 of 16 86, 96 (Zen 5). */
-    double products = weights * (double)pixels * 0.125 / (double)kernels->lanes;
-    *cost = 150 + copies + weights * (double)kernels->size * (rows ? 0.01 + 0.003 * (double)pixels : 0.006);
-    *cost += rows ? 0 : 2.0 * (double)k + products;
+    /* In the unit of the other drivers' prices, which are of weights in the cache.  This and pointwise.c, us, Zen 5.  Columns:
+     * 1280-1000 of one row 62, 104, of eight 107, 158; 960-240 of eight 20, 27; 512-1000 of 16 86, 96.  Rows: the dots kernel takes
+     * four pixels at a time, two where vectors are shorter, and loads the weights for each; 960-240 of four 13, 22, of eight 26, 29,
+     * of 16 50, 44, AVX2 30, 38, 57, 54, 114, 84; 1280-1000 of one 54, 127, of eight 142, 194, of 16 268, 279. */
+    double vectors = weights / (double)kernels->lanes, n = (double)pixels;
+    double passes = (double)fc_ceil_div(pixels, kernels->lanes * kernels->size == FC_ALIGN ? 4 : 2);
+    *cost = 150 + copies + (rows ? vectors * (0.27 * passes + 0.13 * n)
+                                 : weights * (double)kernels->size * 0.006 + 2.0 * (double)k + vectors * 0.125 * n);
     return NULL;
 }
 
