@@ -80,7 +80,7 @@ static layout lay_out(const fc_conv_plan *plan)
 static double row_cost(const layout *l, int64_t width, int64_t mr)
 {
     double sums = (double)(mr * l->width / l->kernels->lanes);
-    double tile = 0.12 * (sums < 8 ? 8 : sums) * (l->width > l->kernels->lanes ? 1.0 : 1.1) * (double)l->k;
+    double tile = 0.125 * (sums < 8 ? 8 : sums) * (l->width > l->kernels->lanes ? 1.0 : 1.1) * (double)l->k;
     return (double)(l->panels * fc_ceil_div(width, mr)) * (tile + TURN * (double)(l->kernels->lanes * l->width));
 }
 
