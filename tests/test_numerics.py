@@ -207,6 +207,11 @@ WINOGRAD = {
     "dilated sequence": ConvCase((3, 64, 320), (40, 64, 3), padding=8, dilation=8),
     "dilated odd sequence": ConvCase((3, 64, 301), (40, 64, 5), padding=8, dilation=4),
     "3d": ConvCase((1, 32, 4, 12, 12), (20, 32, 3, 5, 5), padding=(1, 2, 2)),
+    "sequence in six taps": ConvCase((3, 70, 301), (40, 70, 6), padding=(4,)),
+    "sequence of few channels": ConvCase((3, 5, 2300), (40, 5, 31), padding=3),
+    "sequence of a channel": ConvCase((2, 1, 900), (20, 1, 301), padding=150),
+    "dilated sequence of few channels": ConvCase((2, 3, 300), (20, 3, 5), padding=8, dilation=4),
+    "strided sequence of a channel": ConvCase((3, 1, 2004), (70, 1, 80), stride=4, padding=8),
 }
 
 # One to five taps a phase, every m, phases whose taps begin before or after their output's place, an axis alone, wide weights.

@@ -38,7 +38,7 @@ enum { CHANNELS, OUTPUTS, ROWS, CHUNKS }; /* plan->tile: of a block; rows of til
 /* Channels and output channels of a block, tiles of a batch, tiles of a stripe.  Measured at 1 MiB and more of cache: batches
  * of 64 tiles x0.97, blocks of 128 x0.95, of 32 output channels x0.92; stripes of 16 tiles x0.92 at 64-64@224. */
 enum { BLOCK = 64, TILES = 64, COLUMNS = 64 };
-enum { STRIDE_MAX = 4, TASKS_WANTED = 8, CHUNK_BYTES_MAX = 6 << 20, JOIN_ROWS = 16 };
+enum { POINTS = 6, STRIDE_MAX = 4, TASKS_WANTED = 8, CHUNK_BYTES_MAX = 6 << 20, JOIN_ROWS = 16 };
 
 typedef struct layout {
     const fc_kernels *kernels;
@@ -81,8 +81,8 @@ static void lay_out_tiles(layout *l, const fc_conv_plan *plan, int64_t edge)
     const fc_window *w = &plan->problem.window, one = phase_of(w);
     int64_t batch = plan->tile[ROWS], lanes = l->kernels->lanes;
     l->edge = edge;
-    l->h = fc_winograd_cut(&one, 1, l->edge);
-    l->w = fc_winograd_cut(&one, 2, l->edge);
+    l->h = fc_winograd_cut(&one, 1, l->edge, POINTS);
+    l->w = fc_winograd_cut(&one, 2, l->edge, POINTS);
     l->stride[0] = w->stride[1];
     l->stride[1] = w->stride[2];
     l->parts = w->stride[1] * w->stride[2];

@@ -1,5 +1,6 @@
-/* Winograd with lanes over channels: F(m x m, r x r), m + r = 7, of any kernel, or F(m, r) of an axis alone (1x7, sequences).
- * float32, stride 1.  A dilated convolution is one per phase of the dilation, whose pixels stand that far apart in one panel.
+/* Winograd with lanes over channels: F(m x m, r x r), m + r = 7, of any kernel, or F(m, r) of an axis alone (1x7, sequences), there
+ * also m + r = 9.  float32, stride 1; sequences of one channel with any stride, whose phases are channels.  A dilated convolution is
+ * one per phase of the dilation, whose pixels stand that far apart in one panel.
  *
  *     V[f][t][c] = (B^T d B)_f of channel c, patch t         U[f][q][c][o] = (G g_q G^T)_f of piece q of the kernel
  *     M[f][t][o] = sum_{q, c} V[f][t + q][c] U[f][q][c][o]    y = A^T M A + b
@@ -12,6 +13,13 @@
  * right or below: the input is transformed once, the output too, and only the sum grows.  Of an axis of k taps, multiplications
  * per output: 6/5 for 2, 6/4 for 3, 6/3 for 4, 6/2 for 5, 12/3 for 6 and 7, 18/3 up to 10.  Six points whatever m is, so one
  * B^T; their errors, of max|y|: 2.0e-6 for 2x2, 1.9e-6 for 3x3, 1.5e-6 for 5x5, 1.1e-6 for 7x7, 7e-7 for 1x7, 256 channels.
+ *
+ * Of an axis alone, eight points, where they save a sixteenth: 8/6 for 3, 8/5 for 4, 8/4 for 5, 14/4 for 8, 35/4 for 20; errors up
+ * to 2.5e-6 for 3, 1.7e-6 for 5.
+ *
+ * Sequences of fewer channels than lanes: a row of V has these and no more, so that the patches of all pieces of a tile follow each
+ * other, and are terms of one product.  80 taps, stride 4, of one channel are 20 taps of four, in 5 pieces: 20 terms a product, and
+ * 2.3 times fewer multiplications.
  *
  *     for each group g, block of rows of tiles                                                                a task
  *         for each kd, vector of channels: copy as a panel (pixels by channels), transform into V
@@ -27,6 +35,12 @@
  *
  * Against the direct drivers (Emerald Rapids, one thread): 7x7 64-64@14 b8 4.3 to 2.3 ms, 5x5 32-64@14 b64 9.1 to 5.7, 5x5
  * 16-32@28 b16 2.1 to 1.45, 1x7 192-192@17 b4 3.9 to 3.0, 2x2 64-128@33 b2 0.86 to 0.70, k3 64-128 of 4096 b8 11 to 8.7.
+ * Zen 5, sequences, six points (or pixels.c) and eight, us: k3 64-128 over 4096 b8 4860, 4590, k3 dilated 128-128 over 1024 b4 1035,
+ * 970, k5 256-256 over 500 b2 1790, 1217, k15 12-48 over 2000 b4 496, 357, k80s4 1-64 over 16000 b16 2590, 2050, k251 8000, 4540.
+ *
+ * Rejected there: y, or the next block's x, fetched to the second-level cache while products run (as fast at best, and 3 % slower:
+ * rows a power of two apart share its sets); V_BYTES of 48 to 512 KiB (the same); rows of y that begin inside a cache line turned
+ * in scratch (k80s4), then copied past the caches (15 % slower) or through them (10-20 %).
  *
  * One NaN or infinity in a patch, or a sum that overflows, spoils a tile.  The output transform sees it, and that vector of
  * channels is computed again by definition, in the rows of this image that the block holds.
@@ -40,7 +54,7 @@
 #include "engine/winograd_pieces.h"
 
 /* plan->tile: rows of tiles of a block; whether U is made for each block, once a call (1) or once a worker (OWN); whether a block is
- * a task; m. */
+ * a task; points and m, as digits. */
 enum { ROWS, SHARED, WHOLE, EDGE };
 enum { CHANNELS = 128 };
 enum { SHARED_BYTES = 8 << 20, V_BYTES = 384 << 10, V_BYTES_MAX = 6 << 20, TILES = 48 };
@@ -48,27 +62,52 @@ enum { SHARED_BYTES = 8 << 20, V_BYTES = 384 << 10, V_BYTES_MAX = 6 << 20, TILES
 typedef struct layout {
     const fc_kernels *kernels;
     const fc_winograd_channels_kernels *winograd;
+    int64_t edge; /* m */
     fc_winograd_axis h, w;
     int64_t frequencies, pieces, phases; /* phases: of the dilation, of both axes */
+    int64_t together;                   /* pieces whose terms follow each other in V, and are summed at once */
     fc_panel x;                         /* the input pixels of a segment */
     int64_t columns, stripes;           /* tiles of a row in each phase; stripes that a plane is cut into, each of such rows */
     int64_t v_columns;                  /* patches of that row: a tile's, and those of the pieces to its right */
     int64_t rows, blocks, tiles;        /* rows of tiles of all stripes; blocks of a group; tiles of a block */
     int64_t inputs, channels;           /* terms of a row of V, in whole vectors; channels of a block */
     fc_winograd_blocks outputs;
+    int64_t tile_bytes;                 /* of V or of a block of M, whichever has more, for a tile of all phases */
     int64_t v_step, m_step, u_step;     /* elements from one frequency to the next */
     int64_t v_bytes, m_bytes, u_bytes, panel_bytes, temp_bytes, offset_bytes, place_bytes, taps_bytes;
 } layout;
 
-/* A sequence is an image of one column, so that its tiles can be cut into blocks like rows; dilated, of as many columns as the
- * dilation, where this divides it. */
+/* The phases of a lone channel's stride are channels that are neighbours, and its kernel a shorter one of stride 1; where there are
+ * as many taps in each and nothing beyond the last whole pixel is read. */
+static void join_phases(fc_conv *p)
+{
+    fc_window *w = &p->window;
+    int64_t s = w->stride[2], read = (w->out[2] - 1) * s + w->kernel[2] - w->offset[2];
+    if (p->channels != 1 || p->groups != 1 || w->dilation[2] != 1 || w->kernel[2] % s || w->offset[2] % s ||
+        (w->in[2] % s && read > w->in[2] / s * s))
+        return;
+    p->channels = s;
+    p->x.c = p->x.s[2];
+    p->w.c = p->w.k[2];
+    p->x.s[2] *= s;
+    p->w.k[2] *= s;
+    w->in[2] /= s;
+    w->kernel[2] /= s;
+    w->offset[2] /= s;
+    w->stride[2] = 1;
+}
+
+/* A sequence of many channels is an image of one column, so that its tiles can be cut into blocks like rows; dilated, of as many
+ * columns as the dilation, where this divides it. */
 static fc_conv image_of(const fc_conv *p)
 {
     fc_conv q = *p;
     fc_window *w = &q.window;
     int64_t d = w->dilation[2];
-    if (w->in[1] != 1 || w->out[1] != 1 || w->kernel[1] != 1 || w->offset[1] || w->kernel[2] == 1 || d < 1 || w->in[2] % d ||
-        w->out[2] % d || w->offset[2] % d)
+    if (w->in[1] != 1 || w->out[1] != 1 || w->kernel[1] != 1 || w->offset[1])
+        return q;
+    join_phases(&q);
+    if (q.channels < fc_dispatch(q.real)->lanes || w->kernel[2] == 1 || d < 1 || w->in[2] % d || w->out[2] % d || w->offset[2] % d)
         return q;
     w->in[1] = w->in[2] / d;
     w->out[1] = w->out[2] / d;
@@ -90,14 +129,22 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
     const fc_window *w = &p->window;
     const fc_kernels *kernels = fc_dispatch(p->real);
     int64_t lanes = kernels->lanes, size = kernels->size, rows = plan->tile[ROWS];
-    layout l = {.kernels = kernels, .h = fc_winograd_cut(w, 1, plan->tile[EDGE])};
-    l.w = fc_winograd_cut(w, 2, plan->tile[EDGE]);
-    l.winograd = &kernels->winograd_channels[l.h.points > 1 && l.w.points > 1];
+    layout l = {.kernels = kernels, .edge = plan->tile[EDGE] % 10};
+    l.h = fc_winograd_cut(w, 1, l.edge, plan->tile[EDGE] / 10);
+    l.w = fc_winograd_cut(w, 2, l.edge, plan->tile[EDGE] / 10);
+    l.winograd = fc_winograd_kernels_of(kernels, &l.h, &l.w);
     l.frequencies = l.h.points * l.w.points;
     l.pieces = fc_mul(l.h.pieces, l.w.pieces);
     l.phases = fc_mul(l.h.d, l.w.d);
     l.inputs = fc_mul(w->kernel[0], fc_ceil_div(p->channels, lanes) * lanes);
-    int64_t columns = fc_max(TILES, V_BYTES / fc_max(1, fc_mul(fc_mul(l.frequencies * l.phases, l.inputs), size)));
+    l.together = 1;
+    if (p->channels < lanes && w->kernel[0] == 1 && l.h.points == 1 && l.w.d == 1) {
+        l.inputs = p->channels;
+        l.together = fc_min(l.pieces, CHANNELS / p->channels);
+    }
+    l.outputs = fc_winograd_blocks_cut(kernels, p->out_channels, plan->tile[WHOLE] ? 1 : plan->threads);
+    l.tile_bytes = fc_max(1, fc_mul(fc_mul(l.frequencies * l.phases, fc_max(l.inputs, l.outputs.width)), size));
+    int64_t columns = fc_max(TILES, V_BYTES / l.tile_bytes);
     l.columns = l.w.tiles > 2 * columns ? fc_weight_part(l.w.tiles, columns) : l.w.tiles;
     l.stripes = fc_ceil_div(l.w.tiles, l.columns);
     l.v_columns = l.columns + l.w.pieces - 1;
@@ -109,7 +156,6 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
     l.x = (fc_panel){.width = lanes, .fold = 1, .rows = fc_mul(l.h.d, l.h.m * rows + l.h.points - l.h.m),
                      .pitch = fc_mul(l.w.d, l.w.m * l.v_columns + l.w.points - l.w.m), .step = {1, 1}};
     l.channels = fc_weight_part(p->channels, plan->tile[SHARED] ? CHANNELS : fc_max(CHANNELS / l.pieces, lanes));
-    l.outputs = fc_winograd_blocks_cut(kernels, p->out_channels, plan->tile[WHOLE] ? 1 : plan->threads);
     int64_t terms = fc_mul(plan->tile[SHARED] ? l.inputs : l.channels, l.pieces);
     l.v_step = fc_add(fc_mul(fc_mul(fc_mul(v_rows, l.phases), l.v_columns), l.inputs), STEP_PAD);
     l.m_step = fc_add(fc_mul(l.tiles, l.outputs.width), STEP_PAD);
@@ -119,7 +165,7 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
     l.u_bytes = fc_bytes(fc_mul(l.frequencies, l.u_step), size);
     l.panel_bytes = fc_bytes(fc_panel_elements(&l.x, l.x.rows), size);
     l.temp_bytes = fc_max(fc_panel_scratch(&l.x, size), l.panel_bytes);
-    l.offset_bytes = fc_bytes(2 * l.channels, sizeof(int64_t));
+    l.offset_bytes = fc_bytes(2 * l.channels * l.together, sizeof(int64_t));
     l.place_bytes = fc_bytes(l.tiles, sizeof(int64_t));
     l.taps_bytes = fc_winograd_taps_bytes(w, l.outputs.width, size);
     return l;
@@ -154,9 +200,10 @@ static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout 
     double points = (double)l->frequencies / FREQUENCIES;
     double outputs = (double)(l->outputs.vectors * l->kernels->lanes), pixels = (double)(l->h.m * l->w.m) / 16;
     double copy_in = p->x.c == 1 ? 0.8 : 1.0, copy_out = p->y.c == 1 ? 0.0 : p->y.s[2] == 1 ? 1.2 : 6.0;
-    double block = fc_gemm_cost(l->kernels, l->tiles, l->outputs.vectors * l->kernels->lanes, l->inputs);
-    double gemm = groups * (double)l->blocks * (double)(l->h.terms * l->w.terms) * block;
-    double inputs = (2.5 * points + copy_in * pixels) * (double)l->inputs, sums = (2.0 * points + copy_out * pixels) * outputs;
+    double block = fc_gemm_cost(l->kernels, l->tiles, l->outputs.vectors * l->kernels->lanes, l->inputs * l->together);
+    double gemm = groups * (double)l->blocks * (double)(l->h.terms * l->w.terms) / (double)l->together * block;
+    double patches = (double)fc_max(l->inputs, l->kernels->lanes);
+    double inputs = (2.5 * points + copy_in * pixels) * patches, sums = (2.0 * points + copy_out * pixels) * outputs;
     double weights = weights_cost(p, l) * (plan->tile[SHARED] ? 1.0 : (double)l->blocks);
     return 2000 + 1.15 * gemm + groups * tiles * (inputs + sums) + weights;
 }
@@ -168,7 +215,7 @@ static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
     plan->tile[ROWS] = plan->tile[SHARED] = plan->tile[WHOLE] = 1;
     layout l = lay_out(plan, p);
     int shared = fc_mul(fc_mul(p->groups, l.outputs.parts), l.u_bytes) <= SHARED_BYTES;
-    int64_t v_bytes = fc_max(1, fc_bytes(fc_mul(fc_mul(l.frequencies * l.v_columns, l.phases), l.inputs), l.kernels->size));
+    int64_t v_bytes = fc_mul(l.v_columns, l.tile_bytes);
     int64_t rows = fc_max(V_BYTES / v_bytes, fc_ceil_div(TILES, fc_mul(l.phases, l.columns)));
     rows = fc_max(1, fc_min(l.rows, fc_min(shared ? rows : INT64_MAX, V_BYTES_MAX / v_bytes)));
     plan->tile[ROWS] = fc_weight_part(l.rows, rows);
@@ -200,7 +247,8 @@ static const char *plan_winograd(fc_conv_plan *plan, double *cost)
         return "the kernel is deep and the channels are no whole vectors";
     if (!fc_reduction(p))
         return "there is nothing to sum";
-    plan->tile[EDGE] = fc_winograd_edge(w);
+    fc_winograd_tile tile = fc_winograd_tile_of(w);
+    plan->tile[EDGE] = 10 * tile.points + tile.m;
     layout l = choose_tile(plan, p);
     if (plan->scratch > fc_scratch_max(plan->threads))
         return "the transformed tiles and weights exceed the scratch bound";
@@ -290,12 +338,14 @@ static void transform_panel(const job *j, const fc_panel_image *image, int64_t r
     transform_patches(l, fc_at(v, begin * l->inputs, size), scratch, pitch * lanes, lanes, rows, end - begin);
 }
 
-/* One row of patches of an image whose channels are neighbours: those that lie inside it are read where they stand. */
+/* One row of patches of an image whose channels are neighbours: those that lie inside it are read where they stand.  What lies
+ * beyond the last channel is read too, and no sum takes it; where rows of V are as short, the next patch overwrites it. */
 static void transform_in_place(const job *j, const fc_panel_image *image, int64_t ih, int64_t iw, char *v, char *scratch)
 {
     const layout *l = &j->l;
     int64_t size = l->kernels->size, m = l->w.m, begin = fc_min(l->v_columns, fc_ceil_div(fc_max(0, -iw), m));
-    int64_t room = image->size[1] - iw - (l->w.points - m), end = fc_max(begin, fc_min(l->v_columns, fc_max(0, room) / m));
+    int64_t beyond = fc_ceil_div(l->kernels->lanes - image->channels, fc_max(1, image->stride[1])); /* pixels, of the last vector */
+    int64_t room = image->size[1] - iw - (l->w.points - m) - beyond, end = fc_max(begin, fc_min(l->v_columns, fc_max(0, room) / m));
     if (!image->x || ih < 0 || ih + l->h.points > image->size[0])
         begin = end = l->v_columns;
     transform_panel(j, image, 1, ih, iw, 0, begin, v, scratch);
@@ -323,7 +373,7 @@ static void transform_input(void *context, int64_t task, int worker)
                                            : fc_at(j->x, s.n * p->x.n + (j->g * p->channels + c) * p->x.c + id * p->x.s[0], size);
         int64_t ih = l->h.m * l->h.d * s.tr - w->offset[1], iw = l->w.m * l->w.d * s.tc - w->offset[2];
         int64_t rows = s.rows + l->h.pieces - 1;
-        int in_place = p->x.c == 1 && image.channels == lanes && l->phases == 1;
+        int in_place = p->x.c == 1 && l->phases == 1 && (image.channels == lanes || image.stride[1] > 0);
         char *v = fc_at(j->inputs, s.v * l->inputs + kd * p->channels + c, size);
         if (!in_place)
             transform_panel(j, &image, rows, ih, iw, 0, l->v_columns, v, scratch);
@@ -338,7 +388,7 @@ static void transform_weights(const job *j, int64_t g, const fc_winograd_part *b
 {
     const fc_conv *p = &j->problem;
     const layout *l = &j->l;
-    fc_winograd_pieces pieces = {p, l->h, l->w, j->plan->tile[EDGE], l->u_step};
+    fc_winograd_pieces pieces = {p, l->h, l->w, l->edge, l->u_step};
     const void *w = fc_at(j->w, g * p->w.g + b->o * p->w.o + c * p->w.c + kd * p->w.k[0], l->kernels->size);
     fc_winograd_transform(&pieces, w, channels, b->outputs, b->width, next, u, taps);
 }
@@ -366,23 +416,31 @@ static void place_tiles(const job *j, int64_t *place)
                 place[s.at + line * l->columns + t] = (s.v + line * l->v_columns + t) * l->inputs * l->kernels->size;
 }
 
-/* M += V U over some terms of V, of which piece `piece` reads those of the patches to the right and below; the first sets M, to
- * zero where it has no terms. */
+static int has_terms(const layout *l, int64_t piece, int64_t f)
+{
+    return fc_winograd_has_terms(&l->h, piece / l->w.pieces, f / l->w.points) &&
+           fc_winograd_has_terms(&l->w, piece % l->w.pieces, f % l->w.points);
+}
+
+/* M += V U over some terms of V, of which piece `piece` and those together with it read those of the patches to the right and below;
+ * the first sets M, to zero where it has no terms. */
 static void add_products(const job *j, const fc_winograd_part *b, int64_t piece, int64_t term, int64_t terms, const int64_t *place,
                          const char *u, char *m)
 {
     const layout *l = &j->l;
     int64_t size = l->kernels->size, rows = block_row(l, j->block + 1) - block_row(l, j->block);
+    int64_t count = fc_min(l->together, l->pieces - piece), right = l->inputs * size, down = b->width * terms * size;
     int add = piece + term > 0;
-    fc_winograd_product product = fc_winograd_product_plan(&l->outputs, b, j->offset, l->channels, place,
+    fc_winograd_product product = fc_winograd_product_plan(&l->outputs, b, j->offset, l->channels * l->together, place,
                                                            rows * l->phases * l->columns);
     const char *v = fc_at(j->inputs, term, size);
     v += (piece / l->w.pieces * l->phases * l->v_columns + piece % l->w.pieces) * l->inputs * size;
     for (int64_t f = 0; f < l->frequencies; f++, v += l->v_step * size, u += l->u_step * size, m += l->m_step * size) {
-        int inside = fc_winograd_has_terms(&l->h, piece / l->w.pieces, f / l->w.points) &&
-                     fc_winograd_has_terms(&l->w, piece % l->w.pieces, f % l->w.points);
-        if (inside || !add)
-            fc_winograd_product_run(&product, inside ? terms : 0, v, u, m, add);
+        int64_t skip = 0; /* pieces without terms, of which only the last can have some at infinity */
+        while (skip < count && !has_terms(l, piece + skip, f))
+            skip++;
+        if (skip < count || !add)
+            fc_winograd_product_run(&product, (count - skip) * terms, v + skip * right, u + skip * down, m, add);
     }
 }
 
@@ -399,7 +457,7 @@ static int transform_outputs(const job *j, const segment *s, char *y, int64_t ro
         for (int64_t phase = 0; phase < l->phases; phase++) {
             char *to = fc_at(y, r * l->h.m * down + phase / l->w.d * row + phase % l->w.d * pixel, size);
             const char *from = fc_at(m, (s->at + (r * l->phases + phase) * l->columns) * width, size);
-            finite &= l->winograd->outputs[j->plan->tile[EDGE]](to, down, step, together ? l->h.m * down : l->w.m * right, from,
+            finite &= l->winograd->outputs[l->edge](to, down, step, together ? l->h.m * down : l->w.m * right, from,
                                                                 l->m_step, (together ? l->phases : 1) * width, init, bounds,
                                                                 together ? s->rows : l->columns) != 0;
         }
@@ -448,7 +506,7 @@ static void multiply(void *context, int64_t task, int worker)
                 u = fc_at(j->weights, term * b.width, size) + (j->g * l->outputs.parts + task) * l->u_bytes;
             else
                 transform_weights(j, j->g, &b, kd, c, n, l->channels, u, taps);
-            for (int64_t piece = 0; piece < l->pieces; piece++)
+            for (int64_t piece = 0; piece < l->pieces; piece += l->together)
                 add_products(j, &b, piece, term, n, place, fc_at(u, piece * next, size), m);
         }
     for (segment s; next_segment(j, &row, &s);)
@@ -495,7 +553,7 @@ static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *
     if (!scratch)
         return FC_NO_MEMORY;
     int64_t *offset = (int64_t *)(void *)scratch;
-    fc_winograd_offsets(&l->outputs, l->channels, offset);
+    fc_winograd_offsets(&l->outputs, l->channels * l->together, offset);
     j.offset = offset;
     j.inputs = scratch + l->offset_bytes;
     j.scratch = j.inputs + (plan->tile[WHOLE] ? 0 : l->v_bytes);

@@ -10,7 +10,9 @@
  */
 #include "engine/winograd_pieces.h"
 
-enum { TAPS = 7, TAPS_MAX = 256, MULTIPLICATIONS_MIN = 1024 }; /* m + r; taps that are gathered together */
+/* Points.  Eight err more than six: they must save that part of the products. */
+enum { SIX = 6, EIGHT = 8, LEAST_GAIN = 16 };
+enum { TAPS_MAX = 256, MULTIPLICATIONS_MIN = 1024 }; /* TAPS_MAX: that are gathered together */
 
 const char *fc_winograd_pieces_refusal(const fc_conv_plan *plan, const fc_window *w)
 {
@@ -27,16 +29,16 @@ const char *fc_winograd_pieces_refusal(const fc_conv_plan *plan, const fc_window
     return NULL;
 }
 
-fc_winograd_axis fc_winograd_cut(const fc_window *w, int axis, int64_t m)
+fc_winograd_axis fc_winograd_cut(const fc_window *w, int axis, int64_t m, int64_t points)
 {
-    int64_t kernel = w->kernel[axis];
+    int64_t kernel = w->kernel[axis], r = points + 1 - m;
     if (kernel == 1)
         return (fc_winograd_axis){1, 1, 1, 1, 1, w->out[axis], 1};
-    fc_winograd_axis a = {.m = m, .points = TAPS - 1, .d = w->dilation[axis]};
+    fc_winograd_axis a = {.m = m, .points = points, .d = w->dilation[axis]};
     a.tiles = fc_ceil_div(w->out[axis], fc_mul(m, a.d));
-    a.pieces = 1 + fc_ceil_div(fc_max(0, kernel - (TAPS - m)), m);
+    a.pieces = 1 + fc_ceil_div(fc_max(0, kernel - r), m);
     a.last = kernel - (a.pieces - 1) * m;
-    if (a.pieces > 1 && m > TAPS - m)
+    if (a.pieces > 1 && m > r)
         a.tiles = 0;
     a.terms = (a.points - 1) * a.pieces;
     for (int64_t piece = 0; piece < a.pieces; piece++)
@@ -50,20 +52,43 @@ static int is_3x3(const fc_window *w)
     return w->kernel[1] == 3 && w->kernel[2] == 3;
 }
 
-int64_t fc_winograd_edge(const fc_window *w)
+/* The best m for so many points, and its products. */
+static int64_t best_edge(const fc_window *w, int64_t points, int64_t *least)
 {
-    int64_t best = 2, least = INT64_MAX;
-    if (is_3x3(w))
-        return 4;
-    for (int64_t m = 2; m <= FC_WINOGRAD_TILE_MAX; m++) {
-        fc_winograd_axis a = fc_winograd_cut(w, 1, m), b = fc_winograd_cut(w, 2, m);
+    int64_t best = 2;
+    *least = INT64_MAX;
+    for (int64_t m = 2; m <= (points == SIX ? FC_WINOGRAD_TILE_MAX : FC_WINOGRAD_LINE_MAX); m++) {
+        fc_winograd_axis a = fc_winograd_cut(w, 1, m, points), b = fc_winograd_cut(w, 2, m, points);
         int64_t products = fc_mul(fc_mul(a.tiles, a.terms), fc_mul(b.tiles, b.terms));
-        if (products && products < least) {
-            least = products;
+        if (products && products < *least) {
+            *least = products;
             best = m;
         }
     }
     return best;
+}
+
+int64_t fc_winograd_edge(const fc_window *w)
+{
+    int64_t least;
+    return is_3x3(w) ? 4 : best_edge(w, SIX, &least);
+}
+
+fc_winograd_tile fc_winograd_tile_of(const fc_window *w)
+{
+    int64_t least, products = INT64_MAX, edge = 0;
+    if (is_3x3(w))
+        return (fc_winograd_tile){4, SIX};
+    if (w->kernel[1] == 1 || w->kernel[2] == 1)
+        edge = best_edge(w, EIGHT, &products);
+    fc_winograd_tile tile = {best_edge(w, SIX, &least), SIX};
+    return least - least / LEAST_GAIN >= products ? (fc_winograd_tile){edge, EIGHT} : tile;
+}
+
+const fc_winograd_channels_kernels *fc_winograd_kernels_of(const fc_kernels *kernels, const fc_winograd_axis *h,
+                                                           const fc_winograd_axis *w)
+{
+    return &kernels->winograd_channels[h->points == EIGHT || w->points == EIGHT ? 2 : h->points > 1 && w->points > 1];
 }
 
 int64_t fc_winograd_taps_bytes(const fc_window *w, int64_t width, int64_t size)
@@ -123,15 +148,16 @@ void fc_winograd_gather(const fc_conv *p, const void *w, int64_t channels, int64
 static void transform_channel(const fc_winograd_pieces *q, const void *taps, int64_t width, int64_t next, char *u)
 {
     const fc_kernels *kernels = fc_dispatch(q->problem->real);
+    const fc_winograd_channels_kernels *transforms = fc_winograd_kernels_of(kernels, &q->h, &q->w);
     int along = q->w.points > 1, both = along && q->h.points > 1;
     int64_t size = kernels->size, row = q->problem->window.kernel[2] * width;
     for (int64_t i = 0; i < q->h.pieces; i++)
         for (int64_t j = 0; j < q->w.pieces; j++, u += next * width * size) {
             int64_t rows = i + 1 < q->h.pieces ? q->h.m : q->h.last, columns = j + 1 < q->w.pieces ? q->w.m : q->w.last;
             const int64_t box[4] = {0, both ? rows : 1, 0, along ? columns : rows};
-            kernels->winograd_channels[both].weights[q->edge](u, q->step,
-                                                              fc_at(taps, i * q->h.m * row + j * q->w.m * width, size), row,
-                                                              along ? width : row, box, width / kernels->lanes);
+            transforms->weights[q->edge](u, q->step,
+                                         fc_at(taps, i * q->h.m * row + j * q->w.m * width, size), row, along ? width : row, box,
+                                         width / kernels->lanes);
         }
 }
 

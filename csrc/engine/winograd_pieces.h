@@ -1,4 +1,5 @@
-/* A kernel of any size for tiles of m x m outputs and six points along an axis: pieces of m taps, the last of up to 7 - m. */
+/* A kernel of any size for tiles of m x m outputs and six points along an axis: pieces of m taps, the last of up to 7 - m.  Of one
+ * axis alone also eight points, and up to 9 - m taps. */
 #ifndef FC_ENGINE_WINOGRAD_PIECES_H
 #define FC_ENGINE_WINOGRAD_PIECES_H
 
@@ -36,10 +37,21 @@ static inline int64_t fc_winograd_used(const fc_winograd_axis *a)
 /* Why no tiles serve the problem, or NULL. */
 const char *fc_winograd_pieces_refusal(const fc_conv_plan *plan, const fc_window *window);
 
-fc_winograd_axis fc_winograd_cut(const fc_window *window, int axis, int64_t m);
+fc_winograd_axis fc_winograd_cut(const fc_window *window, int axis, int64_t m, int64_t points);
 
-/* The m that takes the fewest products, the smaller of equals. */
+/* The m that takes the fewest products, the smaller of equals, with six points. */
 int64_t fc_winograd_edge(const fc_window *window);
+
+/* The same with as many points as serve best. */
+typedef struct fc_winograd_tile {
+    int64_t m, points;
+} fc_winograd_tile;
+
+fc_winograd_tile fc_winograd_tile_of(const fc_window *window);
+
+/* Its transforms. */
+const fc_winograd_channels_kernels *fc_winograd_kernels_of(const fc_kernels *kernels, const fc_winograd_axis *h,
+                                                           const fc_winograd_axis *w);
 
 /* U of one kernel plane for some channels and output channels.  Rows of U are channels, `width` elements wide; frequencies are
  * `step` elements apart, pieces `next` rows. */

@@ -290,7 +290,7 @@ typedef struct fc_winograd_kernels {
 
 /* Winograd with lanes over channels (NULL for float64): F(m x m, r x r), m + r = 7, of both axes, or F(m, r) of one.  Frequency
  * f = 6 i + j, or f = j, stands `step` elements after the one before; of one axis there is only i = 0, and what is said of rows
- * does not count.
+ * does not count.  Of one axis also with eight points, m + r = 9: read 8 and 7 for 6 and 5; without `gradient` and `taps`.
  *
  * input:    dst[f * step + t * next], a vector: (B^T d B)_f of tile t < tiles, whose pixel (i, j), i, j < 6, is the vector at
  *           x + i * row + j * pixel + t * tile; without frequency i = 0 if points[0] > 0, i = 5 if points[1] < 6, and
@@ -305,7 +305,7 @@ typedef struct fc_winograd_kernels {
  * taps:     tap (i, j), i < count[0], j < count[1], of r x r, the vector at taps + i * row + j * pixel + k * lanes, k < vectors,
  *           becomes (G^T U G)_ij, U_f at src + f * step + k * lanes; by m.  What stands at i = 5 does not matter if
  *           count[0] < r, nor at j = 5 if count[1] < r.  0 if any of these taps is not finite */
-enum { FC_WINOGRAD_TILE_MAX = 5 };
+enum { FC_WINOGRAD_TILE_MAX = 5, FC_WINOGRAD_LINE_MAX = 6 };
 typedef void (*fc_winograd_weights_kernel)(void *dst, int64_t step, const void *taps, int64_t row, int64_t pixel,
                                            const int64_t *box, int64_t vectors);
 typedef int (*fc_winograd_outputs_kernel)(void *y, int64_t row, int64_t pixel, int64_t tile, const void *src, int64_t step,
@@ -316,8 +316,8 @@ typedef int (*fc_winograd_taps_kernel)(void *taps, int64_t row, int64_t pixel, c
                                        const int64_t *count, int64_t vectors);
 typedef struct fc_winograd_channels_kernels {
     fc_winograd_patches_kernel input;
-    fc_winograd_weights_kernel weights[FC_WINOGRAD_TILE_MAX + 1];
-    fc_winograd_outputs_kernel outputs[FC_WINOGRAD_TILE_MAX + 1];
+    fc_winograd_weights_kernel weights[FC_WINOGRAD_LINE_MAX + 1];
+    fc_winograd_outputs_kernel outputs[FC_WINOGRAD_LINE_MAX + 1];
     fc_winograd_patches_kernel gradient[FC_WINOGRAD_TILE_MAX + 1];
     fc_winograd_taps_kernel taps[FC_WINOGRAD_TILE_MAX + 1];
 } fc_winograd_channels_kernels;
@@ -377,7 +377,7 @@ typedef struct fc_kernels {
     fc_transpose_rows_kernel transpose_rows;
     fc_sum_row_kernel sum_row;
     fc_dot_kernel dot;
-    fc_winograd_channels_kernels winograd_channels[2]; /* of one axis, of both */
+    fc_winograd_channels_kernels winograd_channels[3]; /* of one axis, of both; of one, eight points */
     fc_winograd_kernels winograd[2]; /* cells of a vector of pixels, and of half a one */
     fc_pool_kernels pool;
     fc_elementwise_kernels elementwise;
