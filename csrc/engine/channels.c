@@ -499,6 +499,8 @@ static void run_task(void *context, int64_t task, int worker)
         store_pixels(j, &b);
     else if (!l->in_place)
         store_block(j, &b);
+    if (l->past)
+        __sync_synchronize();
 }
 
 /* For each group, channel of a part and tap: where A's column stands in the image, and B's row among its phase's. */

@@ -150,21 +150,22 @@ static void store_pixels(const fc_kernels *kernels, const fc_panel_image *m, con
     }
 }
 
-void fc_panel_store(const fc_kernels *kernels, const fc_panel_image *m, const void *panel, int64_t pitch, void *scratch)
+void fc_panel_store(const fc_kernels *kernels, const fc_panel_image *m, const void *panel, int64_t pitch, int past,
+                    void *scratch)
 {
+    fc_transpose_kernel transpose = past ? kernels->transpose_past : kernels->transpose;
     int64_t size = kernels->size, lanes = kernels->lanes, rows = m->size[0], width = m->size[1];
     if (m->c == 1 && (m->channels == lanes || m->stride[1] != 1)) {
         store_pixels(kernels, m, panel, pitch);
         return;
     }
     if (pitch == width && m->stride[0] == width && m->stride[1] == 1 && m->channels == lanes) {
-        kernels->transpose(fc_at(m->x, 0, size), m->c, panel, lanes, rows * pitch, lanes);
+        transpose(fc_at(m->x, 0, size), m->c, panel, lanes, rows * pitch, lanes);
         return;
     }
     if (m->stride[1] == 1 && m->channels == lanes && width >= lanes) {
         for (int64_t r = 0; r < rows; r++)
-            kernels->transpose(fc_at(m->x, r * m->stride[0], size), m->c, fc_at(panel, r * pitch * lanes, size), lanes, width,
-                               lanes);
+            transpose(fc_at(m->x, r * m->stride[0], size), m->c, fc_at(panel, r * pitch * lanes, size), lanes, width, lanes);
         return;
     }
     kernels->transpose(scratch, rows * pitch, panel, lanes, rows * pitch, lanes);

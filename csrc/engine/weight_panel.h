@@ -35,8 +35,9 @@ int64_t fc_panel_scratch(const fc_panel *panel, int64_t size);
 void fc_panel_pack(const fc_panel *panel, const fc_kernels *kernels, void *dst, void *scratch, const fc_panel_image *image,
                    int64_t rows, int64_t ih, int64_t iw);
 
-/* The way back: the first image->size rows and pixels of a panel of at most a vector of channels, `pitch` pixels a row, to x.
- * Scratch: as much as the panel. */
-void fc_panel_store(const fc_kernels *kernels, const fc_panel_image *image, const void *panel, int64_t pitch, void *scratch);
+/* The way back: the first image->size rows and pixels of a panel of at most a vector of channels, `pitch` pixels a row, to x;
+ * `past` the caches where its rows allow.  Scratch: as much as the panel. */
+void fc_panel_store(const fc_kernels *kernels, const fc_panel_image *image, const void *panel, int64_t pitch, int past,
+                    void *scratch);
 
 #endif

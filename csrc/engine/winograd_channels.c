@@ -72,6 +72,7 @@ typedef struct layout {
     int64_t rows, blocks, tiles;        /* rows of tiles of all stripes; blocks of a group; tiles of a block */
     int64_t inputs, channels;           /* terms of a row of V, in whole vectors; channels of a block */
     fc_winograd_blocks outputs;
+    int past;                           /* y is written past the caches */
     int64_t tile_bytes;                 /* of V or of a block of M, whichever has more, for a tile of all phases */
     int64_t v_step, m_step, u_step;     /* elements from one frequency to the next */
     int64_t v_bytes, m_bytes, u_bytes, panel_bytes, temp_bytes, offset_bytes, place_bytes, taps_bytes;
@@ -159,6 +160,7 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
     int64_t terms = fc_mul(plan->tile[SHARED] ? l.inputs : l.channels, l.pieces);
     l.v_step = fc_add(fc_mul(fc_mul(fc_mul(v_rows, l.phases), l.v_columns), l.inputs), STEP_PAD);
     l.m_step = fc_add(fc_mul(l.tiles, l.outputs.width), STEP_PAD);
+    l.past = fc_winograd_past(p, size);
     l.u_step = fc_add(fc_mul(terms, l.outputs.width), STEP_PAD);
     l.v_bytes = fc_bytes(fc_mul(l.frequencies, l.v_step), size);
     l.m_bytes = fc_bytes(fc_mul(l.frequencies, l.m_step), size);
@@ -481,7 +483,7 @@ static void store_outputs(const job *j, const segment *s, int64_t o, int64_t cha
     fc_panel_image to = {.x = y, .channels = channels, .c = p->y.c, .size = {last - oh, end - ow},
                          .stride = {p->y.s[1], p->y.s[2]}};
     if (!direct)
-        fc_panel_store(l->kernels, &to, panel, pitch, panel + l->panel_bytes);
+        fc_panel_store(l->kernels, &to, panel, pitch, l->past, panel + l->panel_bytes);
     for (int64_t c = 0; c < channels && !finite; c++)
         for (int64_t row = oh; row < last; row++)
             fc_reference_row(p, j->x, j->w, j->bias, j->y, o + c, s->n * p->window.out[0] + s->od, row, ow, end);
@@ -512,6 +514,8 @@ static void multiply(void *context, int64_t task, int worker)
     for (segment s; next_segment(j, &row, &s);)
         for (int64_t o = 0; o < b.outputs; o += lanes)
             store_outputs(j, &s, j->g * p->out_channels + b.o + o, fc_min(lanes, b.outputs - o), fc_at(m, o, size), b.width, panel);
+    if (l->past)
+        __sync_synchronize();
 }
 
 static int64_t weight_tasks(const job *j)

@@ -52,6 +52,7 @@ typedef struct layout {
     int64_t rows, blocks, tiles;        /* rows of tiles of all planes; blocks of a group; tiles of a block */
     int64_t terms, inputs, channels;    /* channels, packed of all phases; in whole vectors; of a block of the sum */
     fc_winograd_blocks outputs;
+    int past; /* y is written past the caches */
     int64_t v_step, m_step, u_step;     /* elements from one frequency to the next */
     int64_t v_bytes, m_bytes, u_bytes, panel_bytes, temp_bytes, offset_bytes, taps_bytes;
 } layout;
@@ -95,6 +96,7 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
                      .pitch = fc_add(fc_mul(l.w.step_in * l.w.m, l.w.tiles), l.w.extra), .step = {1, 1}};
     l.channels = fc_weight_part(l.terms, CHANNELS);
     l.outputs = fc_winograd_blocks_cut(kernels, p->out_channels, plan->tile[WHOLE] ? 1 : plan->threads);
+    l.past = fc_winograd_past(p, size);
     l.v_step = fc_add(fc_mul(l.tiles, l.inputs), STEP_PAD);
     l.m_step = fc_add(fc_mul(l.tiles, l.outputs.width), STEP_PAD);
     l.u_step = fc_add(fc_mul(plan->tile[SHARED] ? l.inputs : l.channels, l.outputs.width), STEP_PAD);
@@ -448,7 +450,7 @@ static void store_outputs(const job *j, const segment *s, int64_t o, int64_t cha
     if (j->bias)
         memcpy(init, fc_at(j->bias, o, size), (size_t)(channels * size));
     int finite = transform_outputs(j, s, panel, m, width, init);
-    fc_panel_store(l->kernels, &to, panel, l->w.step_out * l->w.m * l->w.tiles, panel + l->panel_bytes);
+    fc_panel_store(l->kernels, &to, panel, l->w.step_out * l->w.m * l->w.tiles, l->past, panel + l->panel_bytes);
     for (int64_t c = 0; c < channels && !finite; c++)
         repair(j, s, o + c);
 }
@@ -479,6 +481,8 @@ static void multiply(void *context, int64_t task, int worker)
     for (segment s; next_segment(j, &row, &s);)
         for (int64_t o = 0; o < b.outputs; o += lanes)
             store_outputs(j, &s, j->g * p->out_channels + b.o + o, fc_min(lanes, b.outputs - o), fc_at(m, o, size), b.width, panel);
+    if (l->past)
+        __sync_synchronize();
 }
 
 static int64_t weight_tasks(const job *j)

@@ -171,7 +171,7 @@ typedef void (*fc_copy_vectors_kernel)(void *dst, int64_t dst_step, const void *
 typedef void (*fc_interleave_kernel)(void *dst, const void *even, const void *odd, int64_t count);
 
 /* transpose:  dst[j * dst_row + i] = src[i * src_row + j],   i < rows, j < columns; any sizes.
- * transpose_past:  the same, and what fills vectors of dst is written past the caches. */
+ * transpose_past:  the same, past the caches where whole vectors have their place in memory; who reads dst waits for a fence. */
 typedef void (*fc_transpose_kernel)(void *dst, int64_t dst_row, const void *src, int64_t src_row, int64_t rows,
                                     int64_t columns);
 
