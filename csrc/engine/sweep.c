@@ -2,8 +2,8 @@
  *
  *     for each strip of columns
  *         for each block of terms
- *             copy the block's part of the strip, unless few tiles share it
  *             for each tile of rows of C:  gemm kernel, added to C but for the first block
+ *                 the first tile:  copies the block's part of the strip as it reads it, unless few tiles share it
  *                 the first strip:  dots kernel for the last columns, where they are few, transposed once
  *
  * Scratch: the block of a strip (up to 108 KiB, read from the second-level cache once for each tile), its rows' offsets, and the
@@ -21,6 +21,14 @@
  * cache, 16 rows of 256 terms 112, 160; 32 136, 167; 64 151, 167; 128 of 128 terms 157, 167; 256 of 256 166, 170, but 111, 107
  * while another thread shares the core.  Rows that begin inside a cache line: 16 rows 107, 129; 32 108, 104; 64 148, 139.  What
  * up to three tiles read in place is not fetched ahead too: CP r16 256@56 494 to 454 us.
+ *
+ * A strip is copied by the kernel of its first tile, which has loaded it: a copy of its own took 7 % of 1x1 256-64@56, and what it
+ * reads from a far cache is waited for.  Zen 5, one thread: 1x1 256-64@56 496 to 450 us, of eight images 4170 to 3815, 64-256@56 452
+ * to 430, 128-128@56 b8 3640 to 3490, CP r64 256@56 965 to 940, its gradients 2480 to 2420; AVX2 256-64@56 935 to 890, 512-512@14
+ * as fast.  Alone, 64 rows of 256 terms, GFLOPS: copied before 222, so 245; read where it stands, aligned 249, misaligned 216.
+ *
+ * C's lines too are fetched in the kernel, one of a row with each term, where its tiles are as many: bursts before each product cost
+ * 4 % of CP r64 256@56 (Zen 5, one thread, 940 to 915 us; nothing fetched the same).
  *
  * Far arrays, 64-64@56 b16 (12.8 MB each; sums alone 2.4 ms, a copy 1.1-2.2, by strips without fetching ahead 3.8), best and lower
  * quartile beside a busy hyperthread: nothing fetched 5.5, 6.7 ms; bursts of B and C before each product 3.6, 5.0; B and C in the
@@ -105,28 +113,59 @@ typedef struct strip {
     const tail *last; /* the last columns, summed while the rows of A are near; or NULL */
 } strip;
 
+/* Lines that the kernel fetches, one of a row with each term: so many tiles take turns, `parts` of them at the same line of all rows. */
+typedef struct ahead {
+    const char *at;
+    int64_t row, parts, tiles, part; /* row: elements between rows; tiles, part: those left, the next one's */
+} ahead;
+
 /* What a strip fetches and how it writes. */
 typedef struct far {
-    int64_t lines; /* of a row of the next strip */
-    int by_term;   /* the kernel fetches one a term: tile i those of number i */
-    int past;      /* the kernel writes C past the caches */
-    fc_ahead b_ahead, c_ahead;
+    int packs;                 /* the first tile copies the block */
+    int past;                  /* the kernel writes C past the caches */
+    ahead b, c;                /* of the next strip, by the tiles behind that; or, where these are too few: */
+    fc_ahead b_ahead, c_ahead; /* before them */
 } far;
+
+static int64_t lines_of(const char *at, int64_t bytes)
+{
+    return fc_ceil_div((int64_t)((uintptr_t)at % FC_ALIGN) + bytes, FC_ALIGN);
+}
 
 static far plan_far(const fc_sweep *s, const strip *t, int64_t tiles, int64_t terms)
 {
     int64_t size = s->kernels->size, bytes = t->nv * s->kernels->lanes * size;
-    int there = s->kernels->gemm_far[t->nv][1] != NULL;
-    far f = {.lines = fc_ceil_div((int64_t)((uintptr_t)t->next % FC_ALIGN) + bytes, FC_ALIGN)};
-    f.by_term = there && s->b_far && t->next && tiles >= f.lines;
-    f.past = there && s->c_past && terms >= s->k && !(((uintptr_t)t->c | (uintptr_t)(s->c_row * size)) % FC_ALIGN);
+    int there = s->kernels->gemm_far[t->nv][1] != NULL, whole = terms >= s->k;
+    far f = {.packs = there && !t->in_place};
+    f.past = there && s->c_past && whole && !(((uintptr_t)t->c | (uintptr_t)(s->c_row * size)) % FC_ALIGN);
+    f.b = (ahead){t->next, s->b_row, 1, there && s->b_far && t->next ? lines_of(t->next, bytes) : 0, 0};
+    if (f.packs + f.b.tiles > tiles)
+        f.b.tiles = 0;
+    f.c = (ahead){t->c + bytes, s->c_row, fc_ceil_div(s->rows, terms), 0, 0};
+    f.c.tiles = there && s->c_far && !f.past && whole ? f.c.parts * lines_of(f.c.at, bytes) : 0;
+    if (f.packs + f.b.tiles + f.c.tiles > tiles)
+        f.c.tiles = 0;
     f.b_ahead = (fc_ahead){.row = s->b_row * size, .lines = 1 + bytes / FC_ALIGN};
-    f.c_ahead = (fc_ahead){t->c + bytes, s->c_row * size, s->c_far && !f.past ? s->rows : 0, f.b_ahead.lines, 0};
+    f.c_ahead = (fc_ahead){f.c.at, s->c_row * size, s->c_far && !f.past && !f.c.tiles ? s->rows : 0, f.b_ahead.lines, 0};
     return f;
 }
 
+/* The line of the first row that the next tile fetches, or NULL. */
+static const char *next_line(ahead *a, int64_t terms, int64_t size)
+{
+    if (!a->tiles)
+        return NULL;
+    const char *at = a->at + a->part * terms * a->row * size;
+    a->tiles--;
+    if (++a->part == a->parts) {
+        a->part = 0;
+        a->at += FC_ALIGN;
+    }
+    return at;
+}
+
 /* All rows of C by terms [k, k + terms) of a strip; `block` is their B. */
-static void run_block(const fc_sweep *s, const strip *t, far *f, const void *a, const void *init, const void *block,
+static void run_block(const fc_sweep *s, const strip *t, far *f, const void *a, const void *init, void *block,
                       const int64_t *offset, int64_t k, int64_t terms)
 {
     const fc_kernels *kernels = s->kernels;
@@ -143,10 +182,13 @@ static void run_block(const fc_sweep *s, const strip *t, far *f, const void *a, 
         char *c = fc_at(t->c, o * s->c_row, size);
         fc_fetch(&f->b_ahead, share * f->b_ahead.lines);
         fc_fetch(&f->c_ahead, mr * f->c_ahead.lines);
-        int fetches = f->by_term && i < f->lines;
-        if (fetches || f->past)
-            kernels->gemm_far[t->nv][mr](terms, row, block, offset, c, c_offset, start, k > 0,
-                                         fetches ? f->b_ahead.at + i * FC_ALIGN : NULL, s->b_row, f->past);
+        ahead *from = f->b.tiles ? &f->b : &f->c;
+        const char *next = i < f->packs ? NULL : next_line(from, terms, size);
+        if (i < f->packs)
+            kernels->gemm_pack[t->nv][mr](terms, row, fc_at(t->b, k * s->b_row, size), s->b_row, block, c, c_offset, start, k > 0,
+                                          f->past);
+        else if (next || f->past)
+            kernels->gemm_far[t->nv][mr](terms, row, block, offset, c, c_offset, start, k > 0, next, from->row, f->past);
         else
             kernels->gemm[t->nv][mr](terms, row, NULL, block, offset, c, c_offset, start, k > 0);
         if (t->last)
@@ -161,12 +203,14 @@ static int64_t block_terms(const fc_sweep *s)
     return s->k > s->terms ? fc_gemm_terms(s->kernels, s->k, s->terms) : s->k;
 }
 
-/* The B of a block of a strip: copied, or where it stands. */
-static const void *take_block(const fc_sweep *s, const strip *t, int64_t k, int64_t terms, void *panel)
+/* The B of a block of a strip: where it stands, or copied, unless a tile does it. */
+static void *take_block(const fc_sweep *s, const strip *t, const far *f, int64_t k, int64_t terms, void *panel)
 {
     int64_t size = s->kernels->size;
     if (t->in_place)
         return fc_at(t->b, k * s->b_row, size);
+    if (f->packs)
+        return panel;
     s->kernels->copy_vectors(panel, t->nv * s->kernels->lanes, fc_at(t->b, k * s->b_row, size), s->b_row, t->nv, terms);
     return panel;
 }
@@ -181,13 +225,15 @@ static void run_strip(const fc_sweep *s, const strip *t, const void *a, const vo
 {
     int64_t size = s->kernels->size, tiles = fc_ceil_div(s->rows, s->kernels->mr[t->nv]), most = block_terms(s);
     far f = plan_far(s, t, tiles, most);
+    const ahead b = f.b;
     list_offsets(s, t, most, b_offset);
     for (int64_t k = 0; k < s->k; k += most) {
         int64_t terms = fc_min(most, s->k - k);
-        const void *block = take_block(s, t, k, terms, b_offset + s->terms);
+        void *block = take_block(s, t, &f, k, terms, b_offset + s->terms);
         if (s->b_far && t->next) {
-            f.b_ahead.at = t->next + k * s->b_row * size;
-            f.b_ahead.rows = f.by_term || t->in_place ? 0 : terms;
+            f.b = b;
+            f.b.at = f.b_ahead.at = t->next + k * s->b_row * size;
+            f.b_ahead.rows = b.tiles || t->in_place ? 0 : terms;
             f.b_ahead.line = 0;
         }
         run_block(s, t, &f, a, init, block, b_offset, k, terms);
@@ -206,9 +252,11 @@ static void run_along(const fc_sweep *s, const strip *first, int64_t strips, con
             t.b += i * bytes;
             t.c += i * bytes;
             t.last = i ? NULL : first->last;
-            far f = {.lines = bytes / FC_ALIGN, .by_term = s->kernels->gemm_far[t.nv][1] && (k + most < s->k || i + 1 < strips)};
-            f.b_ahead.at = i + 1 < strips ? t.b + k * row + bytes : first->b + (k + most) * row;
-            run_block(s, &t, &f, a, init, take_block(s, &t, k, terms, b_offset + s->terms), b_offset, k, terms);
+            int there = s->kernels->gemm_far[t.nv][1] != NULL;
+            far f = {.packs = there && !t.in_place};
+            f.b = (ahead){i + 1 < strips ? t.b + k * row + bytes : first->b + (k + most) * row, s->b_row, 1, 0, 0};
+            f.b.tiles = there && (k + most < s->k || i + 1 < strips) ? bytes / FC_ALIGN : 0;
+            run_block(s, &t, &f, a, init, take_block(s, &t, &f, k, terms, b_offset + s->terms), b_offset, k, terms);
         }
 }
 

@@ -33,6 +33,12 @@ typedef void (*fc_gemm_far_kernel)(int64_t k, const void *const *a, const void *
                                    int past);
 typedef fc_gemm_far_kernel fc_gemm_far_kernels[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* [nv][mr]; NULL where there is none */
 
+/* gemm_pack:  gemm with row k of B at b + k * b_step, which is stored too, at panel + k * nv * lanes: of a strip that many tiles share
+ * the first copies what the others read.  `past` and vectors as gemm_far's. */
+typedef void (*fc_gemm_pack_kernel)(int64_t k, const void *const *a, const void *b, int64_t b_step, void *panel, void *c,
+                                    const int64_t *c_offset, const void *init, int add, int past);
+typedef fc_gemm_pack_kernel fc_gemm_pack_kernels[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* [nv][mr]; NULL where there is none */
+
 /* gemm_pairs:  C(m, h)[2 i + f] = init[2 m + f] + sum_{k < K} A[2 m + f][k] * B[k][h * lanes / 2 + i],   i < lanes / 2, f < 2
  *
  * Pairs of gemm's rows interleaved: m < mr / 2, h < 2 nv; C(m, h) is at c + c_offset[m] + place[h].  Up to the table's nv, with an
@@ -353,6 +359,7 @@ typedef struct fc_kernels {
     int nv;                           /* the preferred number of vectors of a gemm tile */
     fc_gemm_kernels gemm, gemm_gather;
     fc_gemm_far_kernels gemm_far;
+    fc_gemm_pack_kernels gemm_pack;
     fc_gemm_pairs_kernels gemm_pairs;
     fc_turned_kernels turned;
     fc_dots_kernel dots;

@@ -1,6 +1,6 @@
-/* gemm, gemm_gather, gemm_far and gemm_pairs: every [nv][mr] of a table; turned; dots.
+/* gemm, gemm_gather, gemm_far, gemm_pack and gemm_pairs: every [nv][mr] of a table; turned; dots.
  *
- * The contract of the first three fixes the order of the sum and its rounding, so the expected values are exact, and variants that
+ * The contract of the first four fixes the order of the sum and its rounding, so the expected values are exact, and variants that
  * all meet them agree bit by bit.
  */
 #include <math.h>
@@ -9,7 +9,7 @@
 #include "check_kernels.h"
 
 typedef enum start { ZERO, INIT, ADD, STARTS } start;
-typedef enum family { PLAIN, GATHER, FAR, PAST } family; /* PAST: gemm_far, C past the caches */
+typedef enum family { PLAIN, GATHER, FAR, PAST, PACK, PACK_PAST } family; /* PAST: gemm_far, C past the caches */
 
 /* This file is compiled with -ffp-contract=off: what is written is what is rounded. */
 static double multiply_add(element type, int fused, double a, double b, double c)
@@ -64,7 +64,7 @@ static void one(subject *s, family f, int nv, int mr, int64_t k, start how, int 
     const fc_kernels *kernels = s->kernels;
     int gather = f == GATHER;
     int64_t n = nv * kernels->lanes, gap = random_integer(0, 5), row = gather ? 2 * k + 3 : k + gap;
-    int64_t c_row = n + (f == PAST ? kernels->lanes : 1) * gap;
+    int64_t c_row = n + (f == PAST || f == PACK_PAST ? kernels->lanes : 1) * gap;
     /* Now and then sums of denormal numbers, which must not be flushed. */
     double scale = random_integer(0, 7) ? 1 : s->type == FLOAT32 ? 0x1p-70 : 0x1p-520;
     int64_t a_offset[64] = {0}, b_offset[64] = {0}, c_offset[FC_MR_MAX];
@@ -74,6 +74,7 @@ static void one(subject *s, family f, int nv, int mr, int64_t k, start how, int 
     array *a = array_random(s->type, k ? (mr - 1) * row + (gather ? row : k) : 0, at_end);
     array *b = array_random(s->type, k ? (k - 1) * (n - 1) + n : 0, at_end); /* rows of B may overlap */
     array *init = array_random(s->type, mr, at_end), *c = array_take(s->type, (mr - 1) * c_row + n, at_end);
+    array *panel = array_take(s->type, f >= PACK ? k * n : 0, at_end);
     const void *rows[FC_MR_MAX];
     int64_t origin = k ? random_integer(0, k - 1) : 0; /* of b among its rows: offsets of both signs */
     for (int m = 0; m < mr; m++) {
@@ -97,9 +98,15 @@ static void one(subject *s, family f, int nv, int mr, int64_t k, start how, int 
                                    array_get(b, b_offset[i] + origin * (n - 1) + j), sum);
             array_expect(c, c_offset[m] + j, add(s->type, sum, old), 0);
         }
+    array_watch(panel);
+    for (int64_t i = 0; i < panel->count; i++)
+        array_expect(panel, i, array_get(b, b_offset[i / n] + origin * (n - 1) + i % n), 0);
     const void *from = b->data + origin * (n - 1) * element_size(s->type);
     const void *begin = how == INIT || (how == ADD && random_integer(0, 1)) ? init->data : NULL;
-    if (f >= FAR) /* what it fetches may lie anywhere */
+    if (f >= PACK)
+        kernels->gemm_pack[nv][mr](k, rows, b->data + (k ? (k - 1) * (n - 1) * element_size(s->type) : 0), 1 - n, panel->data,
+                                   c->data, c_offset, begin, how == ADD, f == PACK_PAST);
+    else if (f >= FAR) /* what it fetches may lie anywhere */
         kernels->gemm_far[nv][mr](k, rows, from, b_offset, c->data, c_offset, begin, how == ADD,
                                   f == PAST && random_integer(0, 1) ? NULL : b->data, random_integer(-9999, 9999), f == PAST);
     else
@@ -107,6 +114,7 @@ static void one(subject *s, family f, int nv, int mr, int64_t k, start how, int 
                                                                 c_offset, begin, how == ADD);
     __sync_synchronize();
     array_check(c, "c");
+    array_check(panel, "panel");
     arrays_reset();
     s->cases++;
 }
@@ -115,13 +123,15 @@ static void check_variant(subject *s, family f, int nv, int mr, int fused)
 {
     static const int64_t lengths[] = {0, 1, 2, 7, 33};
     for (int i = 0; i < 5; i++)
-        for (start how = ZERO; how < (f == PAST ? ADD : STARTS); how++)
+        for (start how = ZERO; how < (f == PAST || f == PACK_PAST ? ADD : STARTS); how++)
             for (int at_end = 0; at_end < 2; at_end++)
                 one(s, f, nv, mr, lengths[i], how, at_end, fused);
 }
 
 static int has(const fc_kernels *kernels, family f, int nv, int mr)
 {
+    if (f >= PACK)
+        return kernels->gemm_pack[nv][mr] != NULL;
     return f == PLAIN ? kernels->gemm[nv][mr] != NULL : f == GATHER ? kernels->gemm_gather[nv][mr] != NULL
                                                                   : kernels->gemm_far[nv][mr] != NULL;
 }
@@ -159,6 +169,12 @@ void check_gemm_far(subject *s)
 {
     check_family(s, FAR);
     check_family(s, PAST);
+}
+
+void check_gemm_pack(subject *s)
+{
+    check_family(s, PACK);
+    check_family(s, PACK_PAST);
 }
 
 /* Pairs of rows interleaved, each half vector of columns in a place of its own. */

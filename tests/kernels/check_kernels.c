@@ -17,6 +17,7 @@ static const struct row {
     {"gemm", check_gemm},
     {"gemm_gather", check_gemm_gather},
     {"gemm_far", check_gemm_far},
+    {"gemm_pack", check_gemm_pack},
     {"gemm_pairs", check_gemm_pairs},
     {"turned", check_turned},
     {"dots", check_dots},

@@ -18,6 +18,7 @@ void put_awkward(array *a);
 void check_gemm(subject *s);
 void check_gemm_gather(subject *s);
 void check_gemm_far(subject *s);
+void check_gemm_pack(subject *s);
 void check_gemm_pairs(subject *s);
 void check_turned(subject *s);
 void check_dots(subject *s);
