@@ -17,13 +17,22 @@ int64_t fc_chain_touches(const fc_window *w, int axis, int64_t in, int64_t most)
     return reach <= 0 ? 0 : fc_min(most, fc_ceil_div(reach, w->stride[axis]));
 }
 
+/* The first position that only outputs from `out` on have a part in; of rows a whole stride or a few before it, so that all bands of
+ * a gradient begin with the same phase and take the same driver: separable s2 64-128@112, gradients, 717 to 675 us, two threads 400
+ * to 340 (Zen 5).  Columns of u end where their tile's begin. */
+static int64_t untouched(const fc_window *w, int axis, int64_t out)
+{
+    int64_t in = out * w->stride[axis] - w->offset[axis], phase = (in % w->stride[axis] + w->stride[axis]) % w->stride[axis];
+    return fc_chain_clamp(axis == 1 ? in - phase : in, 0, w->in[axis]);
+}
+
 fc_span fc_chain_completes(const fc_window *w, int axis, fc_span out)
 {
     fc_span own = {0, w->in[axis]};
     if (out.first > 0)
-        own.first = fc_chain_clamp(out.first * w->stride[axis] - w->offset[axis], 0, w->in[axis]);
+        own.first = untouched(w, axis, out.first);
     if (out.last < w->out[axis])
-        own.last = fc_chain_clamp(out.last * w->stride[axis] - w->offset[axis], 0, w->in[axis]);
+        own.last = untouched(w, axis, out.last);
     return own;
 }
 
