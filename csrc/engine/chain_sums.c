@@ -15,7 +15,9 @@
  * same.
  *
  * A run is as long as leaves its part of a panel in the first-level cache: of narrow panels 256 pixels, not 128, r16 256@56 1463 to
- * 1388 us (512: another 3 %, but sums twice as long).  The weight gradient's driver does the same for any
+ * 1388 us (512: another 3 %, but sums twice as long; wider panels in runs of 256 and 512, Zen 5: the same).  Runs of equal length, not
+ * a short one at the end of a band, and a kernel's offsets listed once for all: Zen 5, one thread, r16 256@56 700 to 670 us, r32
+ * 128@28 b8 1300 to 1240, k9 128@4096 500 to 478, separable 128@56 1060 to 1035.  The weight gradient's driver does the same for any
  * window; here no tap needs an offset, sums stay where they are from band to band, and rows of the gradient are rows of them.
  *
  * Tried, where all r fill one vector and the kernel has a load for every multiply-add: lanes over pixels and their sums at the end,
@@ -87,33 +89,45 @@ static int64_t tile_rows(const fc_kernels *kernels, int64_t nv)
     return nv == 1 ? fc_min(NARROW_ROWS, kernels->mr[nv]) : kernels->mr[nv];
 }
 
-/* One run of pixels for channels first ... last, the strip of r from `column` on. */
-static void add_run(const job *j, char *tile, int64_t column, int64_t first, int64_t last, int64_t pixel, int64_t k, int add)
+/* A strip of r: its first, its width, and the kernel's offsets of a run's pixels and of a tile's channels. */
+typedef struct strip {
+    int64_t column, width, nv, offset[RUN], c_offset[FC_MR_MAX];
+} strip;
+
+static void begin_strip(const job *j, strip *s, int64_t column)
+{
+    s->column = column;
+    s->width = fc_min(j->strip * j->kernels->lanes, j->panel_row - column);
+    s->nv = s->width / j->kernels->lanes;
+    for (int64_t i = 0; i < j->run; i++)
+        s->offset[i] = i * s->width;
+    for (int m = 0; m < FC_MR_MAX; m++)
+        s->c_offset[m] = m * j->panel_row;
+}
+
+/* One run of pixels for channels first ... last. */
+static void add_run(const job *j, const strip *s, char *tile, int64_t first, int64_t last, int64_t pixel, int64_t k, int add)
 {
     const fc_kernels *kernels = j->kernels;
-    int64_t size = kernels->size, pixels = j->rows * j->width, offset[RUN], c_offset[FC_MR_MAX];
-    int64_t own = fc_min(j->strip * kernels->lanes, j->panel_row - column), nv = own / kernels->lanes;
-    int64_t tiles = fc_ceil_div(last - first, tile_rows(kernels, nv)), height = fc_ceil_div(last - first, tiles);
-    const void *b = fc_at(j->walk->panel, column * pixels + pixel * own, size);
-    for (int m = 0; m < FC_MR_MAX; m++)
-        c_offset[m] = m * j->panel_row;
-    for (int64_t i = 0; i < k; i++)
-        offset[i] = i * own;
+    int64_t size = kernels->size, pixels = j->rows * j->width;
+    int64_t tiles = fc_ceil_div(last - first, tile_rows(kernels, s->nv)), height = fc_ceil_div(last - first, tiles);
+    const void *b = fc_at(j->walk->panel, s->column * pixels + pixel * s->width, size);
     for (int64_t c = first, mr; c < last; c += mr) {
         const void *a[FC_MR_MAX];
         mr = fc_min(height, last - c);
         take_rows(j, a, tile, c, mr, pixel, k);
-        kernels->gemm[nv][mr](k, a, NULL, b, offset, fc_at(j->sum, c * j->panel_row + column, size), c_offset, NULL, add);
+        kernels->gemm[s->nv][mr](k, a, NULL, b, s->offset, fc_at(j->sum, c * j->panel_row + s->column, size), s->c_offset, NULL,
+                                 add);
     }
 }
 
 /* Some channels of a strip, all runs of pixels. */
-static void add_rows(const job *j, char *tile, int64_t column, int64_t first, int64_t last)
+static void add_rows(const job *j, const strip *s, char *tile, int64_t first, int64_t last)
 {
     int64_t pixels = j->rows * j->width;
     for (int64_t pixel = 0, k; pixel < pixels; pixel += k) {
         k = fc_min(j->run, (j->flat ? pixels : (pixel / j->width + 1) * j->width) - pixel);
-        add_run(j, tile, column, first, last, pixel, k, j->add || pixel);
+        add_run(j, s, tile, first, last, pixel, k, j->add || pixel);
     }
 }
 
@@ -123,10 +137,11 @@ static void run_task(void *context, int64_t task, int worker)
     int64_t first = j->channels * task / j->tasks, last = j->channels * (task + 1) / j->tasks;
     char *tile = j->walk->tile + worker * fc_chain_sum_tile(j->kernels);
     for (int64_t column = 0; column < j->panel_row; column += j->strip * j->kernels->lanes) {
-        int64_t most = tile_rows(j->kernels, fc_min(j->strip, (j->panel_row - column) / j->kernels->lanes));
-        int64_t block = fc_max(most, ROWS / most * most);
+        strip s;
+        begin_strip(j, &s, column);
+        int64_t most = tile_rows(j->kernels, s.nv), block = fc_max(most, ROWS / most * most);
         for (int64_t c = first; c < last; c += block)
-            add_rows(j, tile, column, c, fc_min(last, c + block));
+            add_rows(j, &s, tile, c, fc_min(last, c + block));
     }
 }
 
@@ -148,6 +163,8 @@ void fc_chain_add_sum(fc_chain_walk *walk, int i, const fc_chain_region *r, int6
              .width = width, .strip = strip_of(kernels), .panel_row = fc_chain_sum_row(kernels, middle)};
     j.run = fc_min(RUN, 512 / fc_min(j.strip, j.panel_row / kernels->lanes));
     j.flat = (far->stride.s[2] == 1 || width == 1) && (far->stride.s[1] == width || rows == 1);
+    int64_t whole = j.flat ? pixels : width;
+    j.run = fc_ceil_div(whole, fc_ceil_div(whole, j.run)); /* not a short one at the end */
     j.tasks = threads == 1 ? 1 : fc_max(1, fc_min(4 * threads, channels / kernels->mr[kernels->nv]));
     walk->multiplications = fc_add(walk->multiplications, fc_mul(fc_mul(images, pixels), fc_mul(channels, middle)));
     walk->cost += (double)images * (fc_gemm_cost(kernels, channels, middle, pixels) + 0.25 * (double)(pixels * middle));
