@@ -217,6 +217,15 @@ def test_stride_beyond_the_input_and_gaps_between_windows(rng):
         check_avg_pool(x, (2, stride, 1))
 
 
+@pytest.mark.parametrize("width", [6, 8, 20, 64, 200])
+def test_deep_windows_that_meet_few_columns(width, rng):
+    """Planes that are reduced to one first, whole rows of them, of which a single window reads the first columns."""
+    x = eighths(rng, (1, 64, 9, 11, width), np.float32)
+    for window in [((9, 2, 5), (9, 9, width), (1, 0, 2)), ((3, 3, 2), (2, 4, width), (1, 1, 1)), ((2, 7, 3), (1, 1, width))]:
+        check_max_pool(x, window)
+        check_avg_pool(x, window)
+
+
 # ---- NaN, infinities, ties ---------------------------------------------------------------------
 
 

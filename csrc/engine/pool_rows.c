@@ -92,7 +92,8 @@ static layout lay_out(const fc_pool_plan *plan)
     for (int i = 0; i < 3; i++) {
         int64_t ow = blocks[i] * columns;
         part a = find_part(p, l.kernels, ow, fc_min(columns, w->out[2] - ow), l.table_rows);
-        int64_t merged = fc_add(fc_mul(l.table_rows - 1, w->in[2]), a.rows.pitch);
+        int64_t last = fc_max(a.rows.pitch, fc_add(a.rows.left, w->in[2])); /* a whole row, though its end be of no window */
+        int64_t merged = fc_add(fc_mul(l.table_rows - 1, w->in[2]), last);
         l.copy_bytes = fc_max(l.copy_bytes, l.merged ? bytes_of(merged, size) : fc_mul(planes, a.rows.bytes));
         l.fill_left = fc_max(l.fill_left, a.rows.left);
         l.fill_bytes = fc_max(l.fill_bytes, bytes_of(fc_add(l.fill_left, a.rows.pitch), size));
