@@ -103,8 +103,8 @@ static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
     layout l = lay_out(plan);
     double least = 0;
     for (int64_t mr = 1; mr <= fc_min(FC_MR_MAX, p->window.out[2]); mr++) {
-        double cost = row_cost(&l, p->window.out[2], mr);
-        if (kernels->turned[0][0][mr] && (!plan->tile[PIXELS] || cost < least)) {
+        double cost = kernels->turned[0][0][mr] ? row_cost(&l, p->window.out[2], mr) : 0;
+        if (cost > 0 && (!plan->tile[PIXELS] || cost < least)) {
             least = cost;
             plan->tile[PIXELS] = mr;
         }
@@ -117,6 +117,8 @@ static const char *plan_turned(fc_conv_plan *plan, double *cost)
     const fc_kernels *kernels = fc_dispatch(p->real);
     if (!fc_reduction(p))
         return "there is nothing to sum";
+    if (2 * p->out_channels < kernels->lanes)
+        return "too few channels: less than half a vector of output";
     if (fc_taps(&p->window) == 1)
         return "a 1x1 is a product of what stands in memory";
     if (fc_reduction(p) > fc_gemm_block(plan))
