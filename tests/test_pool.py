@@ -1,8 +1,8 @@
 """Pooling and unpooling against PyTorch, forward and backward, through every driver of the engine.
 
-Values and indices of a maximum are equal, not close. Four drivers share the work: `rows` (windows alike, lanes along a
-row), `channels` (channels last in memory, as many as a vector has lanes), `planes` (as many planes, transposed), `box` (one window
-at a time).
+Values and indices of a maximum are equal, not close. Five drivers share the work: `rows` (windows alike, lanes along a
+row), `narrow` (planes no wider than a vector), `channels` (channels last in memory, as many as a vector has lanes),
+`planes` (as many planes, transposed), `box` (one window at a time).
 """
 
 import numpy as np

@@ -1,11 +1,11 @@
-/* Pooling: sizes, and the choice among four drivers by estimated cost.  The first of the list always applies: the
+/* Pooling: sizes, and the choice among five drivers by estimated cost.  The first of the list always applies: the
  * boxes, whose plan is short, as the smallest problems need. */
 #include "engine/pool.h"
 
 #include <math.h>
 
-static const fc_pool_driver *const drivers[] = {&fc_pool_driver_box, &fc_pool_driver_channels, &fc_pool_driver_rows,
-                                                &fc_pool_driver_planes};
+static const fc_pool_driver *const drivers[] = {&fc_pool_driver_box, &fc_pool_driver_channels, &fc_pool_driver_narrow,
+                                                &fc_pool_driver_rows, &fc_pool_driver_planes};
 enum { DRIVERS = sizeof drivers / sizeof drivers[0] };
 
 /* Nanoseconds: below SERIAL one thread does it all (waking another costs 5-50 us), a task takes about TASK. */

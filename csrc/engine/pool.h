@@ -26,7 +26,8 @@ typedef struct fc_pool_driver {
     void (*run)(const fc_pool_job *job, int64_t begin, int64_t end, char *scratch);
 } fc_pool_driver;
 
-extern const fc_pool_driver fc_pool_driver_rows, fc_pool_driver_channels, fc_pool_driver_planes, fc_pool_driver_box;
+extern const fc_pool_driver fc_pool_driver_rows, fc_pool_driver_channels, fc_pool_driver_planes, fc_pool_driver_box,
+    fc_pool_driver_narrow;
 
 /* What stop `o` of an axis covers: positions first, first + step, ..., `taps` of them, all inside x. */
 typedef struct fc_pool_range {
@@ -96,6 +97,14 @@ static inline int64_t fc_pool_planes(const fc_pool *p)
     return p->batch * p->channels;
 }
 
+/* Whether planes of this size follow each other without gaps, in them or between. */
+static inline int fc_pool_is_dense(const fc_pool *p, const fc_array_strides *s, const int64_t size[FC_AXES])
+{
+    int64_t rows = fc_mul(size[1], size[2]), plane = fc_mul(size[0], rows);
+    return s->s[2] == 1 && (size[1] == 1 || s->s[1] == size[2]) && (size[0] == 1 || s->s[0] == rows) &&
+           (p->channels == 1 || s->c == plane) && (p->batch == 1 || s->n == fc_mul(p->channels, plane));
+}
+
 /* The stops of an axis that meet positions [begin, end) of x: the first, and how many.  Of a mean. */
 static inline void fc_pool_meet(const fc_pool *p, int axis, int64_t begin, int64_t end, int64_t *first, int64_t *count)
 {
@@ -111,6 +120,13 @@ static inline void fc_pool_meet(const fc_pool *p, int axis, int64_t begin, int64
     }
     *count = fc_max(0, fc_min(last, out) - *first);
 }
+
+/* What all windows of a mean are divided by, or 0 where they differ. */
+double fc_pool_only_divisor(const fc_pool *problem);
+
+/* The gradient of a normalised mean, planes no wider than a vector: whether they and their divisor are such, and what it is. */
+int fc_pool_narrow_serves(const fc_pool *problem);
+fc_status fc_pool_narrow_adjoint(const fc_pool *problem, void *x, const void *y);
 
 /* The gradient of a normalised mean, lanes over planes: whether its copies fit, and what it is. */
 int fc_pool_planes_serve(const fc_pool *problem);

@@ -236,6 +236,8 @@ fc_status fc_pool_mean_adjoint(const fc_pool *problem, void *x, const void *y)
         return box_mean(&box, x, y);
     merge_axes(&j.p);
     int narrow = j.p.window.in[2] < j.kernels->lanes && j.p.window.in[1] > 1, planes_serve = fc_pool_planes_serve(&j.p);
+    if (!is_global(&j.p) && planes_serve && fc_pool_narrow_serves(&j.p)) /* both sum in one order, whatever the layout */
+        return fc_pool_narrow_adjoint(&j.p, x, y);
     if (j.p.x.s[2] == 1 && fc_pool_spreads(&j.p) && !(narrow && planes_serve))
         return fc_pool_spread(&j.p, x, y);
     if (!is_global(&j.p) && planes_serve)

@@ -200,6 +200,7 @@ typedef struct job {
     int64_t list_bytes, quotient_bytes, tile_bytes, worker_bytes;
     int64_t units, units_per_task;
     int last; /* channels are last in both arrays: x is written in place */
+    double only; /* what all windows are divided by, after their sum; 0 where they differ */
 } job;
 
 /* Windows over `count` neighbouring positions of an axis, at most. */
@@ -216,7 +217,7 @@ static void book(job *j)
     const fc_window *w = &j->p.window;
     int64_t size = j->kernels->size, pixel = j->lanes * size, bound = INT64_MAX / 16;
     int64_t rows = fc_mul(most_terms(&j->p, 0, 1), most_terms(&j->p, 1, j->rows));
-    int64_t lists = fc_add(fc_mul(w->out[2], sizeof(double)), fc_mul(w->in[2], 2 * sizeof(int64_t)));
+    int64_t lists = fc_add(fc_mul(fc_add(w->out[2], w->in[2]), sizeof(double)), fc_mul(w->in[2], 2 * sizeof(int64_t)));
     j->list_bytes = fc_arena_round(fc_min(bound, lists));
     j->quotient_bytes = fc_arena_round(fc_min(bound, fc_mul(fc_mul(rows, w->out[2]), pixel)));
     j->tile_bytes = j->last ? 0 : fc_arena_round(fc_min(bound, fc_mul(fc_mul(j->rows, w->in[2]), pixel)));
@@ -288,12 +289,12 @@ static void divide_band(const job *j, const band *b, double *divisor, char *quot
         int64_t d = i / b->lines, h = i % b->lines;
         double across = (double)fc_pool_stop(p, 0, b->od + d).count * (double)fc_pool_stop(p, 1, b->oh + h).count;
         for (int64_t q = 0; q < width; q++)
-            divisor[q] = fc_pool_divisor(p, across * (double)fc_pool_stop(p, 2, q).count);
+            divisor[q] = j->only != 0 ? 1 : fc_pool_divisor(p, across * (double)fc_pool_stop(p, 2, q).count);
         char *row = fc_at(quotient, i * width * j->lanes, size);
         if (j->last)
             j->kernels->pool.mean(1, &zero, divisor, fc_at(y, d * p->y.s[0] + h * p->y.s[1], size), p->y.s[2], row, j->lanes,
                                   width, b->count);
-        else
+        else if (j->only == 0)
             j->kernels->pool.mean(1, &zero, divisor, row, j->lanes, row, j->lanes, width, j->lanes);
     }
 }
@@ -310,8 +311,8 @@ static int64_t run_length(const job *j, const int64_t *first, const int64_t *cou
 }
 
 /* Row b->ih + r of x, written from `to` on, pixels `step` elements apart: runs of pixels, a stride from one to the next. */
-static void sum_row(const job *j, const band *b, int64_t r, const int64_t *first, const int64_t *count, const char *quotient,
-                    char *to, int64_t step)
+static void sum_row(const job *j, const band *b, int64_t r, const int64_t *first, const int64_t *count, const double *only,
+                    const char *quotient, char *to, int64_t step)
 {
     const fc_pool *p = &j->p;
     int64_t size = j->kernels->size, width = p->window.out[2], oh, lines, offset[TERMS_MAX], run, apart;
@@ -324,7 +325,7 @@ static void sum_row(const job *j, const band *b, int64_t r, const int64_t *first
                 for (int64_t q = 0; q < count[iw]; q++)
                     offset[terms++] = ((i / lines * b->lines + i % lines) * width + q) * j->lanes;
             run = run_length(j, first, count, iw, period, &apart);
-            j->kernels->pool.mean(terms, offset, NULL, fc_at(quotient, ((oh - b->oh) * width + first[iw]) * j->lanes, size),
+            j->kernels->pool.mean(terms, offset, only, fc_at(quotient, ((oh - b->oh) * width + first[iw]) * j->lanes, size),
                                   apart * j->lanes, fc_at(to, iw * step, size), period * step, run, j->last ? b->count : j->lanes);
         }
 }
@@ -337,9 +338,12 @@ static void run_adjoint(void *context, int64_t task, int worker)
     char *scratch = j->scratch + worker * j->worker_bytes, *quotient = scratch + j->list_bytes;
     char *tile = quotient + j->quotient_bytes;
     double *divisor = (double *)(void *)scratch;
-    int64_t *first = (int64_t *)(void *)(divisor + p->window.out[2]), *count = first + width;
-    for (int64_t iw = 0; iw < width; iw++)
+    double *after = divisor + p->window.out[2], *only = j->only != 0 ? after : NULL;
+    int64_t *first = (int64_t *)(void *)(after + width), *count = first + width;
+    for (int64_t iw = 0; iw < width; iw++) {
         fc_pool_meet(p, 2, iw, iw + 1, &first[iw], &count[iw]);
+        after[iw] = j->only;
+    }
     int64_t end = fc_min(j->units, (task + 1) * j->units_per_task);
     for (int64_t unit = task * j->units_per_task; unit < end; unit++) {
         band b = find_band(j, unit);
@@ -347,9 +351,9 @@ static void run_adjoint(void *context, int64_t task, int worker)
         divide_band(j, &b, divisor, quotient);
         for (int64_t r = 0; r < b.rows; r++)
             if (j->last)
-                sum_row(j, &b, r, first, count, quotient, fc_at(x, r * p->x.s[1], size), p->x.s[2]);
+                sum_row(j, &b, r, first, count, only, quotient, fc_at(x, r * p->x.s[1], size), p->x.s[2]);
             else
-                sum_row(j, &b, r, first, count, quotient, fc_at(tile, r * width * j->lanes, size), j->lanes);
+                sum_row(j, &b, r, first, count, only, quotient, fc_at(tile, r * width * j->lanes, size), j->lanes);
         if (!j->last)
             give_planes(j->kernels, x, p->x.c, p->x.s[1], b.count, b.rows, width, tile, j->lanes);
     }
@@ -361,6 +365,7 @@ fc_status fc_pool_planes_adjoint(const fc_pool *problem, void *x, const void *y)
     const fc_window *w = &j.p.window;
     j.x = x;
     j.y = y;
+    j.only = fc_pool_only_divisor(problem);
     double cost = 0.4 * (double)fc_pool_planes(&j.p) * (double)fc_mul(w->in[0], fc_mul(w->in[1], w->in[2]));
     int threads = fc_pool_threads(cost);
     j.units_per_task = fc_pool_units_per_task(cost, j.units, threads);

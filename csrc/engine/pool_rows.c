@@ -67,13 +67,6 @@ static int merges_planes(const fc_pool_plan *plan, const fc_kernels *kernels)
            (p->x.s[1] == w->in[2] || w->in[1] == 1) && w->in[2] >= kernels->lanes;
 }
 
-static int is_dense(const fc_pool *p, const fc_array_strides *s, const int64_t size[FC_AXES])
-{
-    int64_t rows = fc_mul(size[1], size[2]), plane = fc_mul(size[0], rows);
-    return s->s[2] == 1 && (size[1] == 1 || s->s[1] == size[2]) && (size[0] == 1 || s->s[0] == rows) &&
-           (p->channels == 1 || s->c == plane) && (p->batch == 1 || s->n == fc_mul(p->channels, plane));
-}
-
 static layout lay_out(const fc_pool_plan *plan)
 {
     const fc_pool *p = &plan->problem;
@@ -103,8 +96,8 @@ static layout lay_out(const fc_pool_plan *plan)
     l.tile_bytes = bytes_of(fc_mul(rows, fc_max(columns, lanes)), size);
     l.lane_bytes = plan->indexed ? l.tile_bytes : 0;
     l.row_bytes = p->kind == FC_POOL_MEAN ? bytes_of(rows, sizeof(double)) : 0;
-    l.x_dense = is_dense(p, &p->x, w->in);
-    l.y_dense = l.row_blocks * l.column_blocks == 1 && is_dense(p, &p->y, w->out);
+    l.x_dense = fc_pool_is_dense(p, &p->x, w->in);
+    l.y_dense = l.row_blocks * l.column_blocks == 1 && fc_pool_is_dense(p, &p->y, w->out);
     return l;
 }
 

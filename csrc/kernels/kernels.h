@@ -216,6 +216,20 @@ typedef struct fc_spread_window {
     int64_t stride, kernel, phase; /* 0 <= phase < stride <= lanes */
 } fc_spread_window;
 
+/* Pooling planes whose rows are no wider than a vector.  Of output row r, column q of a plane, tap (t, k) of a window is
+ *
+ *     x(t, k) = element index[k * lanes + q] of the vector at lines[0] + ... + lines[r - 1] + t of `line`,  t < lines[r], k < taps
+ *
+ * an element beyond the vector is padding; lines are elements from the plane's first on. */
+typedef struct fc_narrow_window {
+    int64_t rows, width; /* of a plane of outputs */
+    const int64_t *lines, *line;
+    int64_t taps; /* at most lanes */
+    const void *index;          /* integers as wide as the real type, below 2 lanes */
+    const double *row_divisor;  /* of a mean */
+    const void *column_divisor; /* lanes; NULL: ones */
+} fc_narrow_window;
+
 /* Pooling.  Lanes over the channels of a pixel, where channels are last: r < rows, q < width, at least one vector of which is
  * written.
  *
@@ -234,6 +248,9 @@ typedef struct fc_spread_window {
  * rows_spread:     x[r][i] = sum of src[(first[r] + t) * row + q] over all t < lines[r] and the q that meet i, i < width; up to a vector beyond each row is written, rows in ascending order.  From the first q
  *                  that meets i, kernel / stride elements before it and a vector after it are read, and are zeros where there
  *                  is no output
+ *
+ * narrow_max, narrow_mean: y[p][r][q] of `planes` planes of fc_narrow_window, those of x x_plane elements apart, those of y
+ *             without gaps; whole vectors are written, in ascending order
  *
  * index:      dst[j * dst_stride] = base + j * step + lanes[j],  j < count; returns whether any of the lanes is negative
  *
@@ -265,6 +282,8 @@ typedef struct fc_pool_kernels {
                         int64_t y_row, int64_t rows, int64_t width);
     void (*rows_spread)(const fc_spread_window *spread, const int64_t *first, const int64_t *lines, const void *src, void *x,
                         int64_t x_row, int64_t rows, int64_t width);
+    void (*narrow_max)(const fc_narrow_window *window, const void *x, int64_t x_plane, void *y, int64_t planes);
+    void (*narrow_mean)(const fc_narrow_window *window, const void *x, int64_t x_plane, void *y, int64_t planes);
     int (*index)(int64_t *dst, int64_t dst_stride, const void *lanes, int64_t base, int64_t step, int64_t count);
     void (*plane_means)(void *dst, const void *const *x, int64_t count, double divisor);
     void (*plane_fill)(void *x, int64_t plane, int64_t count, const void *y, int64_t step, double divisor, int64_t planes);

@@ -58,6 +58,8 @@ static const struct row {
     {"pool.rows_mean", check_pool_rows_mean},
     {"pool.rows_divide", check_pool_rows_divide},
     {"pool.rows_spread", check_pool_rows_spread},
+    {"pool.narrow_max", check_pool_narrow_max},
+    {"pool.narrow_mean", check_pool_narrow_mean},
     {"pool.index", check_pool_index},
     {"pool.plane_means", check_pool_plane_means},
     {"pool.plane_fill", check_pool_plane_fill},

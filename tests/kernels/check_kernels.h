@@ -59,6 +59,8 @@ void check_pool_rows_max_index(subject *s);
 void check_pool_rows_mean(subject *s);
 void check_pool_rows_divide(subject *s);
 void check_pool_rows_spread(subject *s);
+void check_pool_narrow_max(subject *s);
+void check_pool_narrow_mean(subject *s);
 void check_pool_index(subject *s);
 void check_pool_box_max(subject *s);
 void check_pool_box_max_index(subject *s);
