@@ -121,8 +121,8 @@ static inline void fc_pool_meet(const fc_pool *p, int axis, int64_t begin, int64
     *count = fc_max(0, fc_min(last, out) - *first);
 }
 
-/* What all windows of a mean are divided by, or 0 where they differ. */
-double fc_pool_only_divisor(const fc_pool *problem);
+/* What all windows of a mean over such planes are divided by, after their sum; 0 where they differ, or of other planes. */
+double fc_pool_narrow_divisor(const fc_pool *problem);
 
 /* The gradient of a normalised mean, planes no wider than a vector: whether they and their divisor are such, and what it is. */
 int fc_pool_narrow_serves(const fc_pool *problem);

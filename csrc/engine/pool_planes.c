@@ -200,7 +200,7 @@ typedef struct job {
     int64_t list_bytes, quotient_bytes, tile_bytes, worker_bytes;
     int64_t units, units_per_task;
     int last; /* channels are last in both arrays: x is written in place */
-    double only; /* what all windows are divided by, after their sum; 0 where they differ */
+    double only; /* as pool_narrow.c divides, which serves the same planes without gaps */
 } job;
 
 /* Windows over `count` neighbouring positions of an axis, at most. */
@@ -365,7 +365,7 @@ fc_status fc_pool_planes_adjoint(const fc_pool *problem, void *x, const void *y)
     const fc_window *w = &j.p.window;
     j.x = x;
     j.y = y;
-    j.only = fc_pool_only_divisor(problem);
+    j.only = fc_pool_narrow_divisor(problem);
     double cost = 0.4 * (double)fc_pool_planes(&j.p) * (double)fc_mul(w->in[0], fc_mul(w->in[1], w->in[2]));
     int threads = fc_pool_threads(cost);
     j.units_per_task = fc_pool_units_per_task(cost, j.units, threads);

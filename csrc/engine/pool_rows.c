@@ -349,7 +349,7 @@ static void run_rows(const fc_pool_job *j, int64_t begin, int64_t end, char *scr
     int64_t *shift = (int64_t *)(void *)(copies + l.copy_bytes), blocks = l.column_blocks * l.row_blocks, listed = -1, depth = -1;
     fc_pool_window f = {.lines = l.lines, .step = w->stride[1], .line = (const int64_t *)(const void *)j->shared,
                         .taps = w->kernel[2], .stride = w->stride[2], .shift = shift};
-    part a;
+    part a = {.base = 0};
     for (int64_t unit = begin; unit < end; unit++) {
         block b = find_block(j, &l, unit);
         int64_t count = fc_pool_stop(p, 0, b.od).count;
