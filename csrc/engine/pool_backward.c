@@ -314,7 +314,7 @@ fc_status fc_pool_route(const fc_pool *p, void *x, const void *y, const int64_t 
     j.row = flat ? outputs : p->window.out[2];
     double cost = (double)planes * (0.1 * (double)plane + 1.5 * (double)outputs);
     int threads = fc_pool_threads(cost);
-    j.planes_per_task = fc_pool_units_per_task(cost, planes, threads);
+    j.planes_per_task = fc_pool_units_per_task(3 * cost, planes, threads); /* nothing is listed: a task may be short */
     fc_parallel(threads, fc_ceil_div(planes, j.planes_per_task), run_route, &j);
     *wrong = j.wrong;
     return j.invalid ? FC_INVALID : FC_OK;
