@@ -139,6 +139,10 @@ CALLS = {
 }
 
 
+# Windows of unequal sizes: the drivers of planes and of channels last add what overlaps in different orders.
+SUMMED_IN_LAYOUTS_ORDER = {"adaptive_avg_pool2d_backward"}
+
+
 def arguments(name, arrays):
     code = CALLS[name].__code__
     return {key: arrays[key] for key in code.co_varnames[: code.co_argcount]}
@@ -151,12 +155,13 @@ def test_layout_of_each_input_changes_nothing(name, layout, dtype):
     plain = arguments(name, shared_problem(dtype))
     expected = flat(CALLS[name](**plain))
     odd = {key: layout(a) for key, a in plain.items()}
+    assert_same = assert_close if name in SUMMED_IN_LAYOUTS_ORDER else np.testing.assert_array_equal
     for key in plain:
         for actual, right in zip(flat(CALLS[name](**{**plain, key: odd[key]})), expected, strict=True):
-            np.testing.assert_array_equal(actual, right)
+            assert_same(actual, right)
             assert actual.dtype == right.dtype
     for actual, right in zip(flat(CALLS[name](**odd)), expected, strict=True):
-        np.testing.assert_array_equal(actual, right)
+        assert_same(actual, right)
         assert type(actual) is np.ndarray
     for key in plain:
         np.testing.assert_array_equal(odd[key], plain[key])

@@ -130,8 +130,7 @@ static layout lay_out(const fc_conv_plan *plan)
     l.sweep.along = flat && plan->x_far && p->out_channels <= ALONG_ROWS && !fc_cpu_has_near_cache();
     if (l.sweep.along)
         l.sweep.terms = fc_min(terms, ALONG_TERMS);
-    int64_t y_bytes = fc_bytes(p->groups * p->out_channels * fc_pixels(p), kernels->size);
-    l.sweep.c_past = l.far && !l.held && !p->bounds.on && y_bytes > FC_PAST_BYTES;
+    l.sweep.c_past = l.far && !l.held && !p->bounds.on && fc_writes_past(p, kernels->size);
     if (l.swept)
         l.tile_bytes = fc_sweep_bytes(&l.sweep) + l.held;
     else if (!l.by_row && !l.in_place)

@@ -57,13 +57,6 @@ static inline void fc_winograd_choose_own(fc_conv_plan *plan, int shared, double
         plan->tile[shared] = 1;
 }
 
-/* Whether an output is so large that it is written past the caches: 64-128 over 4096 b8, whose rows share sets of these besides,
- * 4600 to 4180 us; 3x3 64-64@224 5700 to 5400. */
-static inline int fc_winograd_past(const fc_conv *p, int64_t size)
-{
-    return fc_bytes(p->groups * p->out_channels * fc_pixels(p), size) > FC_PAST_BYTES;
-}
-
 /* M += V U at one frequency for one block, or M = V U: not by fc_gemm_run, as a product of 16 terms and two vectors takes as long
  * as its tables of rows. */
 typedef struct fc_winograd_product {

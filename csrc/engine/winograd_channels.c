@@ -160,7 +160,7 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
     int64_t terms = fc_mul(plan->tile[SHARED] ? l.inputs : l.channels, l.pieces);
     l.v_step = fc_add(fc_mul(fc_mul(fc_mul(v_rows, l.phases), l.v_columns), l.inputs), STEP_PAD);
     l.m_step = fc_add(fc_mul(l.tiles, l.outputs.width), STEP_PAD);
-    l.past = fc_winograd_past(p, size);
+    l.past = fc_writes_past(p, size);
     l.u_step = fc_add(fc_mul(terms, l.outputs.width), STEP_PAD);
     l.v_bytes = fc_bytes(fc_mul(l.frequencies, l.v_step), size);
     l.m_bytes = fc_bytes(fc_mul(l.frequencies, l.m_step), size);
