@@ -68,7 +68,8 @@ def test_input_gradient_of_stride_2(kernel, padding):
         x, w, b = arrays((2, 3, size % 13 + kernel, size), (kernel, kernel), dtype=DTYPES[size % 2])
         check(x, w, b, stride=2, padding=padding)
         problem = {"direction": "input", "groups": 3, "stride": 2, "padding": padding}
-        assert size < 40 or explain(F.conv2d, x.shape, w.shape, **problem).algorithm == "depthwise"
+        chosen = explain(F.conv2d, x.shape, w.shape, **problem).algorithm
+        assert size < 40 or chosen in {"depthwise", "planes"}  # the latter where vectors are of four
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 75, 30), (2, 3, 31, 70), (1, 1, 9, 512), (1, 1, 5, 513)])
