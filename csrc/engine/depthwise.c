@@ -93,6 +93,7 @@ typedef struct layout {
     int64_t units, tile_row, tile_bytes, shared_bytes, worker_bytes;
     int in_place, flat; /* y is written directly; a tile is one contiguous piece of it */
     int whole;          /* planes, instead of tables */
+    int64_t w_step;     /* between the taps of theirs */
 } layout;
 
 static layout lay_out(const fc_conv_plan *plan)
@@ -116,6 +117,9 @@ static layout lay_out(const fc_conv_plan *plan)
         l.in_place = fc_depthwise_has_flat_rows(&p->y, p->window.out[1], width);
         l.worker_bytes = l.tile_bytes = l.in_place ? 0 : fc_bytes(fc_mul(rows, width), kernels->size);
         l.shared_bytes = 0;
+        l.w_step = p->w.k[1] == 3 * p->w.k[2] ? p->w.k[2] : 1;
+        if (l.w_step != 1) /* the adjoint's, turned */
+            l.weights = (fc_weights){.in_place = 1, .o = p->w.o, .g = p->w.g};
     }
     return l;
 }
@@ -202,7 +206,7 @@ static void run_plane(const job *j, int64_t n, int64_t g, int64_t oh, int64_t ro
     for (int64_t m = 0; m < p->out_channels; m++) {
         int64_t o = g * p->out_channels + m;
         char *y = fc_at(j->y, n * p->y.n + o * p->y.c + oh * p->y.s[1], size), *out = l->in_place ? y : tile;
-        kernels->depthwise_flat(fc_at(j->w, g * l->weights.g + m * l->weights.o, size),
+        kernels->depthwise_flat(fc_at(j->w, g * l->weights.g + m * l->weights.o, size), l->w_step,
                                 j->bias ? fc_at(j->bias, o, size) : NULL, fc_at(j->x, n * p->x.n + g * p->x.c, size), w->in[1],
                                 w->in[2], oh - w->offset[1], out, rows);
         fc_output_clamp(p, kernels, out, rows * w->out[2]);

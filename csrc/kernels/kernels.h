@@ -128,13 +128,13 @@ typedef void (*fc_planes_correlate_kernel)(void *sum, int64_t taps, const int64_
                                            int64_t count);
 /* depthwise for 3 x 3 taps at stride 1 over a plane of height x width elements without gaps, the columns padded by one:
  *
- * depthwise_flat:         y[r][q] = init + sum_{kh, kw} w[3 kh + kw] * x(row + r + kh, q + kw - 1),   r < rows, q < width
+ * depthwise_flat:         y[r][q] = init + sum_{kh, kw} w[(3 kh + kw) w_step] * x(row + r + kh, q + kw - 1),   r < rows, q < width
  * depthwise_flat_weight:  sum[3 kh + kw] += sum_{r, q} gradient[r][q] * x(row + r + kh, q + kw - 1)
  *
  * without the terms that lie outside of x; rows of y and gradient have no gaps either.  Nothing beyond any of them is read or
  * written; rows is at least 1, row any. */
-typedef void (*fc_depthwise_flat_kernel)(const void *w, const void *init, const void *x, int64_t height, int64_t width,
-                                         int64_t row, void *y, int64_t rows);
+typedef void (*fc_depthwise_flat_kernel)(const void *w, int64_t w_step, const void *init, const void *x, int64_t height,
+                                         int64_t width, int64_t row, void *y, int64_t rows);
 typedef void (*fc_depthwise_flat_weight_kernel)(double *sum, const void *x, int64_t height, int64_t width, int64_t row,
                                                 const void *gradient, int64_t rows);
 

@@ -176,7 +176,8 @@ static int64_t plane_element(const plane *p, int64_t j, int64_t t)
 static void flat_case(subject *s, int at_end)
 {
     plane p = plane_take(s, at_end);
-    array *w = array_random(s->type, 9, at_end), *init = array_random(s->type, 1, at_end);
+    int64_t w_step = CHOOSE(1, -1, 2), w_first = w_step < 0 ? 8 : 0;
+    array *w = array_random(s->type, 8 * (w_step < 0 ? 1 : w_step) + 1, at_end), *init = array_random(s->type, 1, at_end);
     array *y = array_take(s->type, p.count, at_end);
     int with_init = (int)random_integer(0, 1);
     array_lock(w);
@@ -187,13 +188,14 @@ static void flat_case(subject *s, int at_end)
         for (int64_t t = 0; t < 9; t++) {
             int64_t at = plane_element(&p, j, t);
             touched += at >= 0 && at == p.spoilt;
-            double term = at < 0 || at == p.spoilt ? 0 : array_get(w, t) * array_get(p.x, at);
+            double term = at < 0 || at == p.spoilt ? 0 : array_get(w, w_first + t * w_step) * array_get(p.x, at);
             sum += term;
             magnitude += fabs(term);
         }
         array_expect(y, j, sum, touched ? INFINITY : 20 * value_epsilon(s->type) * magnitude);
     }
-    s->kernels->depthwise_flat(w->data, with_init ? init->data : NULL, p.x->data, p.height, p.width, p.row, y->data, p.rows);
+    s->kernels->depthwise_flat(w->data + w_first * element_size(s->type), w_step, with_init ? init->data : NULL, p.x->data,
+                               p.height, p.width, p.row, y->data, p.rows);
     array_check(y, "y");
     arrays_reset();
     s->cases++;
