@@ -13,7 +13,7 @@ import fastconv
 import numpy as np
 import torch
 
-KERNELS = ((1, 7), (2, 2), (4, 4), (5, 5), (7, 7))  # and 3x3
+KERNELS = ((1, 3), (1, 7), (2, 2), (4, 4), (5, 5), (7, 7))  # and 3x3
 STRIDED = ((4, 4), (5, 5), (7, 7))                  # of stride 2
 PASSES = ("forward", "input gradient", "weight gradient")
 

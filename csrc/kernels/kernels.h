@@ -245,9 +245,9 @@ typedef struct fc_narrow_window {
  * rows_mean:       y[r][q] = sum_{t, kw} x(t, kw) / (row_divisor[r] * column_divisor[q]);  column_divisor may be NULL (ones)
  * rows_divide:     dst[r][q] = y[r][q] / (row_divisor[r] * column_divisor[q]), q < width, then zeros up to dst_row; whole
  *                  vectors of y are read, and up to a vector beyond the last row of dst is written
- * rows_spread:     x[r][i] = sum of src[(first[r] + t) * row + q] over all t < lines[r] and the q that meet i, i < width; up to a vector beyond each row is written, rows in ascending order.  From the first q
- *                  that meets i, kernel / stride elements before it and a vector after it are read, and are zeros where there
- *                  is no output
+ * rows_spread:     x[r][i] = sum of src[(first[r] + t) * row + q] over all t < lines[r] and the q that meet i, i < width; up to a
+ *                  vector beyond each row is written, rows in ascending order.  From the first q that meets i, kernel / stride
+ *                  elements before it and a vector after it are read, and are zeros where there is no output
  *
  * narrow_max, narrow_mean: y[p][r][q] of `planes` planes of fc_narrow_window, those of x x_plane elements apart, those of y
  *             without gaps; whole vectors are written, in ascending order
