@@ -386,7 +386,7 @@ def test_errors_are_within_what_is_documented(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["precision", "--channels", "32", "--size", "12", "--epochs", "1"])
     precision.main()
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
-    kernels = "1x7", "2x2", "4x4", "5x5", "7x7", *(f"{kernel} stride 2" for kernel in ("4x4", "5x5", "7x7"))
+    kernels = "1x3", "1x7", "2x2", "4x4", "5x5", "7x7", *(f"{kernel} stride 2" for kernel in ("4x4", "5x5", "7x7"))
     others = [f"32-64@12, {kernel}" for kernel in kernels]
     assert [row[0] for row in rows] == ["32-64@12"] * 3 + others + ["1-16@8", "16-32@4"]
     for high, highest, theirs in (map(float, row[at : at + 3]) for row in rows for at in (2, 5, 8)):
