@@ -47,7 +47,7 @@ const void *fc_weights_take(const fc_weights *weights, const fc_conv *p, const f
     if (weights->in_place)
         return w;
     fc_conv q = *p;
-    if (p->out_channels == 1) { /* rows of many groups a task: 512 of 3x3@14, 29 us, so 24 */
+    if (p->out_channels == 1) { /* rows of many groups a task: gradient of dw k3 256 over 4096 138 us, so 135 */
         q.out_channels = p->groups;
         q.groups = 1;
         q.w.o = p->w.g;
