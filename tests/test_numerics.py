@@ -378,6 +378,20 @@ def test_nonfinite_weight_gradient_by_default_precision(case, value):
     assert not np.isfinite(got).all() and np.isfinite(got).any()
 
 
+def test_weight_gradient_ignores_what_its_scratch_held():
+    """Of 65 channels the last block has fewer vectors than the others: what lies beyond them must not count as not finite."""
+    case = ConvCase((8, 65, 16, 16), (48, 65, 3, 3), padding=1)
+    x, shape, grad = weight_problem(case, normal)
+    assert fastconv.explain(F.conv2d, x.shape, shape, **case.options, direction="weight").algorithm == "winograd"
+    fastconv.set_num_threads(1)
+    expected = F.conv2d_weight(x, shape, grad, **case.options)
+    spoilt = np.full((8, 128, 16, 16), np.nan, np.float32)
+    for _ in range(5):
+        fastconv.set_num_threads(2)
+        F.conv2d_weight(spoilt, (48, 128, 3, 3), grad, **case.options)
+        np.testing.assert_array_equal(F.conv2d_weight(x, shape, grad, **case.options), expected)
+
+
 def test_float64_is_double_all_the_way():
     """Values that float32 cannot hold, through every function that computes."""
     x = 1 + np.arange(1, 401).reshape(1, 4, 10, 10) * 2.0**-40

@@ -324,6 +324,12 @@ static int64_t transform_batch(const job *j, const block *b, int64_t batch, char
     return row * l->row;
 }
 
+/* Vectors of a row of V and U that a block fills: the last block's rows may be shorter. */
+static int64_t vectors_of(const layout *l, const block *b)
+{
+    return l->parts * fc_ceil_div(b->channels, l->kernels->lanes);
+}
+
 /* U of one frequency and piece, += D V. */
 static void add_product(const job *j, const fc_gemm *gemm, int64_t outputs, const char *d, const char *v, char *u, int add)
 {
@@ -345,6 +351,7 @@ static void add_products(const job *j, const block *b, int64_t tiles, const char
     int64_t next = b->outputs * l->width * size;
     fc_gemm gemm = j->gemm;
     gemm.k = tiles;
+    gemm.columns = vectors_of(l, b) * l->kernels->lanes;
     gemm.b_offset = place;
     for (int64_t fh = 0; fh < l->h.points; fh++)
         for (int64_t fw = 0; fw < l->w.points; fw++, v += l->v_step * size, d += l->d_step * size, u += l->u_step * size)
@@ -361,14 +368,15 @@ static int transform_taps(const job *j, const block *b, int64_t o, const char *u
     const layout *l = &j->l;
     const int64_t *kernel = j->plan->problem.window.kernel;
     int64_t size = l->kernels->size, lanes = l->kernels->lanes, row = kernel[2] * l->channels;
-    int64_t across = l->stride[1] * l->channels, down = l->stride[0] * row, together = l->parts > 1 ? 1 : l->channels / lanes;
+    int64_t across = l->stride[1] * l->channels, down = l->stride[0] * row;
+    int64_t vectors = vectors_of(l, b), together = l->parts > 1 ? 1 : vectors;
     int along = l->w.points > 1, finite = 1;
     for (int64_t piece = 0; piece < l->pieces; piece++) {
         int64_t h = piece / l->w.pieces * l->h.m, w = piece % l->w.pieces * l->w.m;
         int last_h = piece / l->w.pieces == l->h.pieces - 1, last_w = piece % l->w.pieces == l->w.pieces - 1;
         char *to = fc_at(taps, h * down + w * across, size);
         const char *from = fc_at(u, (piece * b->outputs + o) * l->width, size);
-        for (int64_t k = 0; k < l->width / lanes; k += together) {
+        for (int64_t k = 0; k < vectors; k += together) {
             int64_t fh = k % l->parts / l->stride[1], fw = k % l->parts % l->stride[1];
             int64_t rows = last_h ? fc_ceil_div(kernel[1] - fh, l->stride[0]) - h : l->h.m;
             int64_t columns = last_w ? fc_ceil_div(kernel[2] - fw, l->stride[1]) - w : l->w.m;
