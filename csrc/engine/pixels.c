@@ -55,6 +55,12 @@ enum { NEAR_BYTES = 96 << 10 };
 /* Strips of a row that are cut once for all rows, at most. */
 enum { STRIPS = 64 };
 
+/* Channels of a tile of two vectors, at most, where rows are products of their own: more pointers to rows of weights than integer
+ * registers hold, and the next tile's multiply-adds wait for the last's sums to be stored.  Zen 4, 27 terms, cycles of a multiply-add
+ * of a row of two vectors: four to seven channels 56 to 58, eight 62, eleven 67, fourteen 64; 3-32@32 b32 583 to 545 us, 8-32@32 b32
+ * 1510 to 1450, 3-16@32 b32 315 to 295. */
+enum { PAIR_ROWS = 7 };
+
 /* Products of few rows whose image is far are swept along its rows, so many terms at a time (see sweep.c). */
 enum { ALONG_ROWS = 32, ALONG_TERMS = 32 };
 
@@ -332,7 +338,7 @@ static void row_piece(const job *j, const piece *t)
     for (int64_t first = 0, rows; first < t->rows; first += rows) {
         rows = fc_min(most, t->rows - first);
         for (int64_t o = 0, mr; o < t->outputs; o += mr) {
-            mr = fc_min(gemm.rows, t->outputs - o);
+            mr = fc_ceil_div(t->outputs - o, fc_ceil_div(t->outputs - o, gemm.rows));
             const void *a[FC_MR_MAX], *init = t->bias ? fc_at(t->bias, o, size) : NULL;
             int64_t y_offset[FC_MR_MAX];
             for (int64_t m = 0; m < mr; m++) {
@@ -467,6 +473,8 @@ static fc_status run_pixels(const fc_conv_plan *plan, void *x, void *w, void *bi
     j.worker_bytes = j.l.source.bytes + j.l.tile_bytes;
     fc_gemm_plan(&j.gemm, j.l.kernels, p->out_channels / plan->tile[BLOCKS],
                  j.l.by_row ? j.l.part.window.out[2] : j.l.columns);
+    if (j.l.by_row && j.gemm.strip == 2)
+        j.gemm.rows = (int)fc_min(j.gemm.rows, PAIR_ROWS);
     j.gemm.k = j.l.k;
     j.gemm.terms = fc_gemm_block(plan);
     if (p->y.c == 1 && p->y.s[2] != 1 && !j.l.in_place) {
