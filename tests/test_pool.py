@@ -445,6 +445,31 @@ def test_unpool_keeps_the_sign_of_zero():
     assert np.signbit(F.max_unpool1d(np.array([[[-0.0]]]), np.array([[[1]]]), 2)).tolist() == [[[False, True]]]
 
 
+@pytest.mark.parametrize("size", [(32,), (67,), (2, 40), (4, 38), (5, 65), (4, 6, 34), (3, 5, 33), (6, 1, 36), (150, 130)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_windows_side_by_side(size, dtype, rng):
+    """Rows of windows two wide, of at least a vector, also where an index belongs to no such window, or to no position at all."""
+    x = rng.permutation(3 * 4 * int(np.prod(size))).reshape(3, 4, *size).astype(dtype)
+    window = tuple(min(2, n) for n in size)
+    y, indices = ours("max_pool", len(size))(x, window, return_indices=True)
+    grad = np.where(rng.random(y.shape) < 0.1, -0.0, rng.standard_normal(y.shape)).astype(dtype)
+    flat = indices.reshape(12, -1)
+    for plane, place, other in ((0, 0, None), (7, flat.shape[1] - 1, 1), (0, 5, 0), (11, 2, size[-1] - 1)):
+        flat[plane, place] = flat[plane, place] if other is None else other
+        put, added = np.zeros((2, *x.shape), dtype).reshape(2, 12, -1)
+        for i in range(12):
+            for at, value in zip(flat[i], grad.reshape(12, -1)[i], strict=True):
+                put[i, at] = value
+                added[i, at] += value
+        for expected, result in ((added, ours("max_pool", len(size), "_backward")(grad, indices, x.shape)),
+                                 (put, ours("max_unpool", len(size))(grad, indices, window, output_size=x.shape))):
+            np.testing.assert_array_equal(result.reshape(12, -1), expected)
+            np.testing.assert_array_equal(np.signbit(result).reshape(12, -1), np.signbit(expected))
+    flat[9, 3] += 2**32
+    with pytest.raises(ValueError, match="indices: expected flat positions"):
+        ours("max_pool", len(size), "_backward")(grad, indices, x.shape)
+
+
 @pytest.mark.parametrize("wrong", [-1, 16, 2**40, -(2**63), 2**63 - 1])
 @pytest.mark.parametrize("place", [0, 5, 11])
 def test_index_outside_the_plane(wrong, place):

@@ -265,7 +265,13 @@ typedef struct fc_narrow_window {
  *
  * spread:     dst[first[q] + i] += src[q],  i < length[q], q < count
  * route:      dst[index[j] * dst_stride] = src[j]  (add: +=),  j < count, element j of src and index at j * its stride; stops
- *             at an index outside [0, size) and returns how many it did */
+ *             at an index outside [0, size) and returns how many it did
+ * pairs:      windows two columns wide and `lines` (1 or 2) rows high, side by side, width >= lanes of them in each of some rows, give
+ *             src to the one of their elements whose place is their index:
+ *                 dst[(lines r + i) * dst_row + 2 j + k] = src[r * width + j] (add: +0) where index[r * width + j] is
+ *                 place + (lines r + i) * dst_row + 2 j + k, else 0,  r < rows, j < width, i < lines, k < 2
+ *             Places are below 2^31; of float32 the low words of indices are looked at.  Returns how many of them are places of their
+ *             windows; of float32 none where an index is beyond 32 bits */
 typedef struct fc_pool_kernels {
     void (*max)(int64_t taps, const int64_t *offset, const void *x, int64_t x_row, void *y, int64_t y_row, int64_t rows,
                 int64_t width);
@@ -293,6 +299,8 @@ typedef struct fc_pool_kernels {
     void (*spread)(void *dst, const int64_t *first, const int64_t *length, const void *src, int64_t count);
     int64_t (*route)(void *dst, int64_t dst_stride, int64_t size, const void *src, int64_t src_stride, const int64_t *index,
                      int64_t index_stride, int64_t count, int add);
+    int64_t (*pairs)(int lines, int64_t width, void *dst, int64_t dst_row, const void *src, const int64_t *index, int64_t place,
+                     int64_t rows, int add);
 } fc_pool_kernels;
 
 /* Winograd F(4x4, 3x3), float32 only (NULL pointers otherwise), for two sizes of cells.  A cell is `cell` neighbouring pixels

@@ -68,6 +68,7 @@ static const struct row {
     {"pool.box_sum", check_pool_box_sum},
     {"pool.spread", check_pool_spread},
     {"pool.route", check_pool_route},
+    {"pool.pairs", check_pool_pairs},
     {"elementwise.gate", check_elementwise_gate},
     {"elementwise.clamp", check_elementwise_clamp},
     {"elementwise.add", check_elementwise_add},

@@ -69,6 +69,7 @@ void check_pool_plane_fill(subject *s);
 void check_pool_box_sum(subject *s);
 void check_pool_spread(subject *s);
 void check_pool_route(subject *s);
+void check_pool_pairs(subject *s);
 void check_elementwise_gate(subject *s);
 void check_elementwise_clamp(subject *s);
 void check_elementwise_add(subject *s);

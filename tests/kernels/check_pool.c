@@ -372,3 +372,46 @@ void check_pool_route(subject *s)
         arrays_reset();
     }
 }
+
+/* Windows two columns wide, side by side; now and then an index of none of them. */
+void check_pool_pairs(subject *s)
+{
+    for (; s->cases < 1500; s->cases++) {
+        int lines = (int)random_integer(1, 2), add = s->cases % 2;
+        int64_t lanes = s->kernels->lanes, width = random_integer(lanes, 3 * lanes), rows = random_integer(1, 4);
+        int64_t row = 2 * width + CHOOSE(0, 0, 1, 5), place = CHOOSE(0, 7, 1 << 20), met = 0;
+        int wrong = (int)random_integer(0, 1), far = s->kernels->size == 4 && random_integer(0, 3) == 0;
+        describe("%d lines, %lld rows of %lld, %lld apart, from %lld on%s%s", lines, (long long)rows, (long long)width,
+                 (long long)row, (long long)place, wrong ? ", some wrong" : "", far ? ", one beyond 32 bits" : "");
+        array *src = array_random(s->type, rows * width, s->cases / 2 % 2), *index = array_take(INT64, rows * width, s->cases / 4 % 2);
+        array *dst = array_take(s->type, (rows * lines - 1) * row + 2 * width, s->cases / 8 % 2);
+        put_awkward(src);
+        array_watch(dst);
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t j = 0; j < width; j++) {
+                int64_t i = random_integer(0, lines - 1), k = random_integer(0, 1), at = r * width + j;
+                int miss = wrong && random_integer(0, 3) == 0;
+                for (int64_t e = 0; e < 2 * lines; e++)
+                    array_expect(dst, (r * lines + e / 2) * row + 2 * j + e % 2, 0, 0);
+                double value = array_get(src, at);
+                if (!miss)
+                    array_expect(dst, (r * lines + i) * row + 2 * j + k, add ? value + 0.0 : value, 0);
+                met += !miss;
+                array_put(index, at, (double)(place + (r * lines + i) * row + 2 * j + k + (miss ? 2 : 0)));
+                if (miss && random_integer(0, 1))
+                    array_put(index, at, INT32_MAX);
+            }
+        if (far) { /* though its low word be a place */
+            ((int64_t *)(void *)index->data)[random_integer(0, rows * width - 1)] += CHOOSE((int64_t)1 << 40, INT64_MIN);
+            met = 0;
+        }
+        array_lock(src);
+        array_lock(index);
+        int64_t done = s->kernels->pool.pairs(lines, width, dst->data, row, src->data, (const int64_t *)(const void *)index->data,
+                                              place, rows, add);
+        array_check(dst, "dst");
+        if (done != met)
+            fail("returned %lld, not %lld", (long long)done, (long long)met);
+        arrays_reset();
+    }
+}
