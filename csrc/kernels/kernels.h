@@ -160,6 +160,11 @@ typedef void (*fc_depthwise_weave_kernel)(const fc_weave_window *window, const v
 typedef void (*fc_gather_row_kernel)(void *dst, int64_t count, const void *x, int64_t x_stride, int64_t first, int64_t step,
                                      int64_t size, const void *fill);
 
+/* pick_rows:  dst[r * dst_row + j] = src[r * src_row + j * stride],   r < rows, j < count: gather_row where nothing is padding, of many
+ * short rows. */
+typedef void (*fc_pick_rows_kernel)(void *dst, int64_t dst_row, const void *src, int64_t src_row, int64_t stride, int64_t rows,
+                                    int64_t count);
+
 /* gather_block:  dst[r * dst_row + ((c * n[1] + i) * n[2] + j) * n[3] + k] = x[r, c, i, j, k],   r < rows, all of n.
  * Read in the order of c, then r: for weights whose rows r are neighbours and whose channels c are far apart. */
 typedef void (*fc_gather_block_kernel)(void *dst, int64_t dst_row, int64_t rows, const int64_t *n, const void *x, int64_t x_row,
@@ -403,6 +408,7 @@ typedef struct fc_kernels {
     fc_depthwise_flat_weight_kernel depthwise_flat_weight;
     fc_depthwise_weave_kernel depthwise_weave[2][FC_WEAVE_SIDE_MAX - FC_WEAVE_SIDE_MIN + 1]; /* [P][K - the least] */
     fc_gather_row_kernel gather_row;
+    fc_pick_rows_kernel pick_rows;
     fc_gather_block_kernel gather_block;
     fc_scatter_row_kernel scatter_row;
     fc_copy_vectors_kernel copy_vectors;

@@ -1,4 +1,4 @@
-/* gather_row, gather_block, scatter_row, copy_vectors, interleave, transpose, transpose_past, transpose_rows, sum_row and dot: what moves
+/* gather_row, pick_rows, gather_block, scatter_row, copy_vectors, interleave, transpose, transpose_past, transpose_rows, sum_row and dot: what moves
  * or adds along rows of any stride. */
 #include <math.h>
 
@@ -59,6 +59,37 @@ void check_gather_row(subject *s)
                         gather_row_case(s, counts[c], strides[x], firsts[f], steps[t], size, 0);
                     gather_row_case(s, counts[c], strides[x], -1, steps[t], size, 1);
                 }
+}
+
+static void pick_rows_case(subject *s, int64_t rows, int64_t count, int64_t stride, int64_t src_gap, int64_t dst_gap)
+{
+    describe("rows=%lld count=%lld stride=%lld src_gap=%lld dst_gap=%lld", (long long)rows, (long long)count, (long long)stride,
+             (long long)src_gap, (long long)dst_gap);
+    int at_end = s->cases++ % 2;
+    int64_t src_row = extent(count, stride) + src_gap, dst_row = count + dst_gap, begin = origin(count, stride);
+    array *src = array_random(s->type, rows ? rows * src_row - src_gap : 0, at_end);
+    array *dst = array_take(s->type, rows ? rows * dst_row - dst_gap : 0, at_end);
+    array_lock(src);
+    array_watch(dst);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t j = 0; j < count; j++)
+            array_expect(dst, r * dst_row + j, array_get(src, begin + r * src_row + j * stride), 0);
+    s->kernels->pick_rows(dst->data, dst_row, at(src, begin), src_row, stride, rows, count);
+    array_check(dst, "dst");
+    arrays_reset();
+}
+
+void check_pick_rows(subject *s)
+{
+    int64_t lanes = s->kernels->lanes;
+    int64_t counts[] = {1, 2, lanes - 1, lanes, lanes + 1, 2 * lanes - 1, 2 * lanes, 5 * lanes + 1};
+    static const int64_t strides[] = {2, 3, 4, 5, 6, 1, 0, -2};
+    for (int64_t rows = 0; rows < 4; rows++)
+        for (int c = 0; c < 8; c++)
+            for (int t = 0; t < 8; t++) {
+                pick_rows_case(s, rows, counts[c], strides[t], 0, 0);
+                pick_rows_case(s, rows, counts[c], strides[t], 5, 3);
+            }
 }
 
 /* A read-only array of `axes` axes; strides of any sign, and what is only read may overlap itself. */
