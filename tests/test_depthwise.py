@@ -40,12 +40,12 @@ def check(x, w, b, algorithm=None, **options):
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("kernel", range(1, 9))
+@pytest.mark.parametrize("kernel", range(1, 11))
 def test_every_width(kernel, stride):
     for width in range(1, 41):
         if width + 2 * (kernel // 2) < kernel:
             continue
-        known = kernel <= 7 and stride <= 2
+        known = kernel <= 9 and stride <= 2
         x, w, b = arrays((1, 3, 11, width), (kernel, kernel), dtype=DTYPES[width % 2])
         check(x, w, b, "depthwise" if known else None, stride=stride, padding=kernel // 2)
 
@@ -98,6 +98,20 @@ def test_one_and_three_axes(shape, kernel, options, dtype):
     check(*arrays(shape, kernel, 1, dtype), **options)
 
 
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 16, 17, 31, 40])
+def test_lone_rows(kernel):
+    """By the stencil driver: rows in place but for their ends, runs of taps, longer than a vector or not."""
+    for width in [*range(40, 60), 100, 127, 200, 333]:
+        for padding in sorted({0, 1, kernel // 2, kernel - 1, kernel + 20}):
+            dilation = 1 + (width + padding) % 3 // 2
+            if width + 2 * padding < (kernel - 1) * dilation + 1:
+                continue
+            x, w, b = arrays((2, 3, width), (kernel,), 1 + width % 2, DTYPES[(width + padding) % 2])
+            check(x, w, b, "stencil", padding=padding, dilation=dilation)
+    x, w, b = arrays((1, 2, 5, 60), (3, kernel))
+    check(x, w, b, "stencil", padding=(1, kernel // 2))
+
+
 @pytest.mark.parametrize("options", [
     {"padding": 0},
     {"padding": (4, 9)},                    # whole windows in the padding
@@ -111,9 +125,10 @@ def test_one_and_three_axes(shape, kernel, options, dtype):
     {"padding": 2, "dilation": (1, 2), "stride": 2},
     {"padding": 2, "dilation": 2, "stride": 2},
 ], ids=str)
-@pytest.mark.parametrize("width", [5, 14, 16, 33])
+@pytest.mark.parametrize("width", [5, 14, 16, 33, 70])
 def test_paddings_and_dilations(width, options):
     check(*arrays((2, 2, 12, width), (3, 3)), **options)
+    check(*arrays((2, 2, 19, width + 2), (5, 3)), **options)
 
 
 LAYOUTS = {
@@ -139,6 +154,8 @@ def test_layouts(width, layout):
         judged = torch_judge.conv_backward(*doubles(grad, x, w), **options)
         for actual, expected in zip(F.conv2d_backward(grad, x, w, **options), judged, strict=True):
             assert_close(actual, expected)
+    x, w, b = arrays((2, 3, 11, width), (5, 4), 2)
+    check(layout(x), w, b, "depthwise", padding=2, stride=2)
 
 
 @pytest.mark.parametrize("width", [3, 14, 16, 17, 40])
@@ -177,7 +194,7 @@ def at_start_of_memory(array):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mprotect through ctypes is tried on Linux only")
 @pytest.mark.parametrize("place", [at_end_of_memory, at_start_of_memory])
-@pytest.mark.parametrize("kernel", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5, 7, 9])
 def test_no_access_outside_the_arrays(kernel, place):
     for width in (1, 2, 7, 14, 16, 30, 31, 33, 48):
         for stride in (1, 2):

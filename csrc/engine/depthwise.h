@@ -9,6 +9,8 @@ typedef struct fc_depthwise {
     int variant;                /* of the kernels: the stride - 1 */
     int64_t rows, bands;        /* output rows of a band */
     fc_rows x;
+    int64_t pitch;              /* of a split row's phases, 0 where rows are not split; zeros between them pad both */
+    int64_t lead;               /* zeros before the first */
     int64_t table_bytes, copy_bytes; /* of one worker */
     int64_t shared_bytes;            /* the shifts, the row of zeros */
 } fc_depthwise;
@@ -26,8 +28,11 @@ static inline int fc_depthwise_has_flat_rows(const fc_array_strides *s, int64_t 
  * depthwise_flat_weight, which read it in place. */
 int fc_depthwise_is_flat(const fc_conv *problem);
 
-/* A table for bands of at most `rows` output rows. */
-fc_depthwise fc_depthwise_plan(const fc_conv *problem, const fc_kernels *kernels, int64_t rows);
+/* Elements from a phase of a split row to the next, if a forward problem's rows are split, else 0. */
+int64_t fc_depthwise_pitch(const fc_conv *problem, const fc_kernels *kernels);
+
+/* A table for bands of at most `rows` output rows; `pitch` as above. */
+fc_depthwise fc_depthwise_plan(const fc_conv *problem, const fc_kernels *kernels, int64_t rows, int64_t pitch);
 
 /* Writes what workers share; returns the row of zeros and sets window.shift. */
 const void *fc_depthwise_share(fc_depthwise *depthwise, const fc_conv *problem, int64_t size, void *scratch);

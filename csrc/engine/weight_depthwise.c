@@ -36,7 +36,7 @@ static layout lay_out(const fc_conv_plan *plan)
     const fc_window *w = &p->window;
     const fc_kernels *kernels = fc_dispatch(p->real);
     int64_t rows = plan->tile[ROWS];
-    layout l = {.kernels = kernels, .input = fc_depthwise_plan(p, kernels, rows)};
+    layout l = {.kernels = kernels, .input = fc_depthwise_plan(p, kernels, rows, 0)};
     l.gradient = fc_rows_plan(kernels->size, w->out[1], w->out[2], p->y.s[1], p->y.s[2], 0,
                               fc_max(w->out[2], kernels->lanes), rows);
     l.units = p->batch * w->out[0] * l.input.bands;

@@ -69,6 +69,12 @@ typedef void (*fc_dots_kernel)(int64_t k, const void *a, int64_t a_row, const vo
 typedef void (*fc_stencil_kernel)(int64_t taps, const int64_t *offset, const void *w, const void *init, const void *x,
                                   int64_t x_row, void *y, int64_t y_row, int64_t rows, int64_t width);
 
+/* stencil_runs:  y[r][q] = init + sum_{l < lines, k < run} w[l * run + k] * x[r * x_row + q + offset[l] + k],   r < rows, q < width
+ *
+ * The same, of neighbouring taps. */
+typedef void (*fc_stencil_runs_kernel)(int64_t lines, const int64_t *offset, int64_t run, const void *w, const void *init,
+                                       const void *x, int64_t x_row, void *y, int64_t y_row, int64_t rows, int64_t width);
+
 /* correlate:  sum[t] += sum_{r < rows, q < width} x[r * x_row + q + offset[t]] * y[r * y_row + q],   t < taps
  *
  * Rows of x and y can be read in whole vectors beyond width; what stands there does not count. */
@@ -99,8 +105,15 @@ typedef void (*fc_lane_sums_kernel)(void *dst, const void *src, int64_t count);
  * with r < rows, q < out; x is zero where 0 <= j < in does not hold; S = 1 or 2 and the kernel's height are constants of the
  * variant.  shift ascends.  Whole vectors are read from every row (and gradient): from element min(0, shift[0]) on, up to
  * where a vector of outputs at the last column, or at column 0 where out < lanes, ends: LANES * S elements from its first.
- * Whole vectors are written: with out < lanes beyond the row, rows in ascending order. */
-enum { FC_DEPTHWISE_HEIGHT_MAX = 7 };
+ * Whole vectors are written: with out < lanes beyond the row, rows in ascending order.
+ *
+ * depthwise with S = 2 and a height of FC_DEPTHWISE_SPLIT or more takes rows as split_rows leaves them, and their padding: columns
+ * are q + shift[kw], whatever `in`, and shift is in any order.
+ *
+ * split_rows:  dst[2 r pitch + j % 2 * pitch + j / 2] = x[r * x_row + j * x_stride] where j < in, else 0;  r < rows, j < 2 pitch
+ *
+ * pitch is a multiple of lanes. */
+enum { FC_DEPTHWISE_HEIGHT_MAX = 9, FC_DEPTHWISE_SPLIT = 4 };
 typedef struct fc_depthwise_window {
     int64_t planes, plane, step; /* KD, and strides of the table */
     int64_t taps;                /* KW */
@@ -112,6 +125,9 @@ typedef void (*fc_depthwise_kernel)(const fc_depthwise_window *window, const voi
                                     const void *const *row, void *y, int64_t y_row, int64_t rows);
 typedef void (*fc_depthwise_weight_kernel)(const fc_depthwise_window *window, double *sum, const void *const *row,
                                            const void *const *gradient, int64_t rows);
+
+typedef void (*fc_split_rows_kernel)(void *dst, int64_t pitch, const void *x, int64_t x_row, int64_t x_stride, int64_t in,
+                                     int64_t rows);
 
 /* planes: lanes over channels that share nothing but their geometry; an element of x, y, w, init and sum is a vector here, whose
  * offsets and steps count reals:
@@ -396,12 +412,14 @@ typedef struct fc_kernels {
     fc_turned_kernels turned;
     fc_dots_kernel dots;
     fc_stencil_kernel stencil;
+    fc_stencil_runs_kernel stencil_runs;
     fc_correlate_kernel correlate;
     int cross_rows, cross_columns;                             /* the most rows m and columns n of cross */
     fc_cross_kernel cross[FC_CROSS_MAX + 1][FC_CROSS_MAX + 1]; /* [nr][mr]; NULL above these */
     fc_lane_sums_kernel lane_sums;
     fc_depthwise_kernel depthwise[2][FC_DEPTHWISE_HEIGHT_MAX + 1];               /* [S - 1][height] */
     fc_depthwise_weight_kernel depthwise_weight[2][FC_DEPTHWISE_HEIGHT_MAX + 1];
+    fc_split_rows_kernel split_rows;
     fc_planes_stencil_kernel planes_stencil;
     fc_planes_correlate_kernel planes_correlate;
     fc_depthwise_flat_kernel depthwise_flat;

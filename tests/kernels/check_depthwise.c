@@ -1,4 +1,4 @@
-/* depthwise and depthwise_weight: every [stride][height] of a table, rows of input anywhere in memory; both flat ones. */
+/* depthwise and depthwise_weight: every [stride][height] of a table, rows of input anywhere in memory; split_rows; both flat ones. */
 #include <math.h>
 
 #include "check_kernels.h"
@@ -8,7 +8,7 @@ enum { TABLE_ROWS = 2 * ROWS_MAX + FC_DEPTHWISE_HEIGHT_MAX, TABLE_MAX = PLANES_M
 
 typedef struct window {
     fc_depthwise_window f;
-    int stride, height;
+    int stride, height, split; /* split: columns are a phase's */
     int64_t rows, whole, shift[TAPS_MAX]; /* whole: outputs of a row in whole vectors */
     array *x;
     int64_t first[TABLE_MAX]; /* of each row: where its element 0 stands in x */
@@ -23,15 +23,16 @@ static int64_t table_index(const window *w, int64_t kd, int64_t i)
 /* x(kd, i, j) of the contract. */
 static double element_at(const window *w, int64_t kd, int64_t i, int64_t j)
 {
-    return j >= 0 && j < w->f.in ? array_get(w->x, w->first[table_index(w, kd, i)] + j) : 0;
+    return (j >= 0 && j < w->f.in) || w->split ? array_get(w->x, w->first[table_index(w, kd, i)] + j) : 0;
 }
 
 /* Rows stand in any order, some twice; around their `in` elements there is room for whole vectors, full of NaN, and the table
- * has no pointer where no row is read. */
-static void window_take(window *w, subject *s, int stride, int height, int at_end)
+ * has no pointer where no row is read.  Split rows are padded: all that an output meets counts, whatever `in`. */
+static void window_take(window *w, subject *s, int stride, int height, int split, int at_end)
 {
     int64_t lanes = s->kernels->lanes, table_rows, low, high, at = random_integer(-4, 3);
-    *w = (window){.stride = stride, .height = height, .rows = random_integer(0, ROWS_MAX)};
+    int across = split ? 1 : stride;
+    *w = (window){.stride = stride, .height = height, .split = split, .rows = random_integer(0, ROWS_MAX)};
     w->f.taps = random_integer(0, 2) ? 3 : random_integer(1, TAPS_MAX);
     w->f.planes = random_integer(0, 2) ? 1 : PLANES_MAX;
     w->f.step = random_integer(0, 2) ? 1 : STEP_MAX;
@@ -46,7 +47,7 @@ static void window_take(window *w, subject *s, int stride, int height, int at_en
     w->f.plane = table_rows * w->f.step + random_integer(0, 2);
     w->whole = w->f.out < lanes ? lanes : w->f.out;
     low = w->shift[0] < 0 ? w->shift[0] : 0;
-    high = w->whole * stride + w->shift[w->f.taps - 1];
+    high = w->whole * across + w->shift[w->f.taps - 1];
     high = high < 1 ? 1 : high;
     describe("height=%d stride=%d taps=%lld shift=%lld+%lld planes=%lld step=%lld rows=%lld in=%lld out=%lld at the %s of a page",
              height, stride, (long long)w->f.taps, (long long)w->shift[0], (long long)gap, (long long)w->f.planes,
@@ -58,8 +59,13 @@ static void window_take(window *w, subject *s, int stride, int height, int at_en
         place = random_integer(0, 9) ? place : 0;
         w->first[index] = place * length - low;
         w->row[index] = w->x->data + w->first[index] * element_size(s->type);
-        for (int64_t j = 0; j < w->f.in && j < high; j++)
+        for (int64_t j = split ? low : 0; j < (split ? w->f.out + w->shift[w->f.taps - 1] : w->f.in) && j < high; j++)
             array_put(w->x, w->first[index] + j, random_uniform());
+    }
+    for (int t = 0; split && t < w->f.taps; t += 2) { /* in any order */
+        int64_t other = w->shift[w->f.taps - 1 - t];
+        w->shift[w->f.taps - 1 - t] = w->shift[t];
+        w->shift[t] = other;
     }
     array_lock(w->x);
 }
@@ -67,7 +73,8 @@ static void window_take(window *w, subject *s, int stride, int height, int at_en
 static void forward_case(subject *s, int stride, int height, int at_end)
 {
     window w;
-    window_take(&w, s, stride, height, at_end);
+    int across = stride == 2 && height >= FC_DEPTHWISE_SPLIT ? 1 : stride;
+    window_take(&w, s, stride, height, across < stride, at_end);
     int64_t out = w.f.out, y_row = out + random_integer(0, 4), lanes = s->kernels->lanes, with_init = random_integer(0, 1);
     array *weights = array_random(s->type, w.f.planes * height * w.f.taps, at_end), *init = array_random(s->type, 1, at_end);
     array *y = array_take(s->type, w.rows ? (w.rows - 1) * y_row + w.whole : 0, at_end);
@@ -82,7 +89,7 @@ static void forward_case(subject *s, int stride, int height, int at_end)
             int64_t terms = w.f.planes * height * w.f.taps;
             for (int64_t t = 0; t < terms; t++) {
                 int64_t kd = t / w.f.taps / height, kh = t / w.f.taps % height, kw = t % w.f.taps;
-                double term = array_get(weights, t) * element_at(&w, kd, r * stride + kh, q * stride + w.shift[kw]);
+                double term = array_get(weights, t) * element_at(&w, kd, r * stride + kh, q * across + w.shift[kw]);
                 sum += term;
                 magnitude += fabs(term);
             }
@@ -97,7 +104,7 @@ static void forward_case(subject *s, int stride, int height, int at_end)
 static void weight_case(subject *s, int stride, int height, int at_end)
 {
     window w;
-    window_take(&w, s, stride, height, at_end);
+    window_take(&w, s, stride, height, 0, at_end);
     int64_t terms = w.f.planes * height * w.f.taps;
     const void *gradient[ROWS_MAX * STEP_MAX] = {NULL};
     array *g = array_take(s->type, w.rows * w.whole, at_end), *sum = array_random(FLOAT64, terms, at_end);
@@ -141,6 +148,30 @@ void check_depthwise(subject *s)
 void check_depthwise_weight(subject *s)
 {
     repeat(s, weight_case);
+}
+
+void check_split_rows(subject *s)
+{
+    int64_t lanes = s->kernels->lanes;
+    for (int64_t in = 0; in <= 7 * lanes; in++)
+        for (int k = 0; k < 4; k++, s->cases++) {
+            int64_t stride = k < 2 ? 1 : random_integer(1, 3), rows = random_integer(0, 3);
+            int64_t x_row = in * stride + random_integer(0, 3), least = (in + 1) / 2;
+            int64_t pitch = (least + lanes - 1) / lanes * lanes + random_integer(0, 2) * lanes;
+            describe("in=%lld stride=%lld rows=%lld x_row=%lld pitch=%lld", (long long)in, (long long)stride, (long long)rows,
+                     (long long)x_row, (long long)pitch);
+            array *x = array_random(s->type, rows && in ? (rows - 1) * x_row + (in - 1) * stride + 1 : 0, k % 2);
+            array *dst = array_take(s->type, rows * 2 * pitch, k % 2);
+            array_lock(x);
+            array_watch(dst);
+            for (int64_t i = 0; i < rows * 2 * pitch; i++) {
+                int64_t r = i / (2 * pitch), j = i % pitch * 2 + i / pitch % 2;
+                array_expect(dst, i, j < in ? array_get(x, r * x_row + j * stride) : 0, 0);
+            }
+            s->kernels->split_rows(dst->data, pitch, x->data, x_row, stride, in, rows);
+            array_check(dst, "dst");
+            arrays_reset();
+        }
 }
 
 typedef struct plane {

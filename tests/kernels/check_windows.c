@@ -28,40 +28,59 @@ static window window_random(int64_t taps, int64_t rows, int64_t width, int64_t r
     return w;
 }
 
+/* One case of stencil (run 0) or stencil_runs. */
+static void stencil_case(subject *s, int64_t taps, int64_t run, int64_t width, int at_end, int with_init)
+{
+    int64_t size = s->kernels->size, lines = run ? taps / run : taps, rows = random_integer(0, 3);
+    window w = window_random(lines, rows, width, width + (run ? run - 1 : 0));
+    int64_t y_row = width + random_integer(0, 5), y_count = w.rows ? (w.rows - 1) * y_row + width : 0;
+    describe("taps=%lld in %lld lines, rows=%lld width=%lld x_row=%lld y_row=%lld%s", (long long)taps, (long long)lines,
+             (long long)w.rows, (long long)width, (long long)w.x_row, (long long)y_row, with_init ? " init" : "");
+    array *x = array_random(s->type, w.count, at_end), *f = array_random(s->type, taps, at_end);
+    array *init = array_random(s->type, 1, at_end), *y = array_take(s->type, y_count, at_end);
+    array_lock(x);
+    array_lock(f);
+    array_lock(init);
+    array_watch(y);
+    for (int64_t r = 0; r < w.rows; r++)
+        for (int64_t q = 0; q < width; q++) {
+            double sum = with_init ? array_get(init, 0) : 0, magnitude = fabs(sum);
+            for (int64_t t = 0; t < taps; t++) {
+                int64_t at = run ? w.offset[t / run] + t % run : w.offset[t];
+                double term = array_get(f, t) * array_get(x, w.origin + r * w.x_row + q + at);
+                sum += term;
+                magnitude += fabs(term);
+            }
+            array_expect(y, r * y_row + q, sum, taps ? 2 * value_epsilon(s->type) * (double)(taps + 1) * magnitude : 0);
+        }
+    const void *start = with_init ? init->data : NULL;
+    if (run)
+        s->kernels->stencil_runs(lines, w.offset, run, f->data, start, x->data + w.origin * size, w.x_row, y->data, y_row, w.rows,
+                                 width);
+    else
+        s->kernels->stencil(taps, w.offset, f->data, start, x->data + w.origin * size, w.x_row, y->data, y_row, w.rows, width);
+    array_check(y, "y");
+    arrays_reset();
+    s->cases++;
+}
+
 void check_stencil(subject *s)
 {
     static const int64_t taps[] = {0, 1, 3, 4, 9, 31};
-    int64_t lanes = s->kernels->lanes, size = s->kernels->size;
+    int64_t lanes = s->kernels->lanes;
     for (int i = 0; i < 6; i++)
         for (int64_t width = lanes; width <= 9 * lanes + 1; width += width < 3 * lanes ? 1 : random_integer(1, lanes))
-            for (int k = 0; k < 8; k++, s->cases++) {
-                int at_end = k % 2, with_init = k / 2 % 2;
-                window w = window_random(taps[i], random_integer(0, 3), width, width);
-                int64_t y_row = width + random_integer(0, 5), y_count = w.rows ? (w.rows - 1) * y_row + width : 0;
-                describe("taps=%lld rows=%lld width=%lld x_row=%lld y_row=%lld%s", (long long)w.taps, (long long)w.rows,
-                         (long long)width, (long long)w.x_row, (long long)y_row, with_init ? " init" : "");
-                array *x = array_random(s->type, w.count, at_end), *f = array_random(s->type, w.taps, at_end);
-                array *init = array_random(s->type, 1, at_end), *y = array_take(s->type, y_count, at_end);
-                array_lock(x);
-                array_lock(f);
-                array_lock(init);
-                array_watch(y);
-                for (int64_t r = 0; r < w.rows; r++)
-                    for (int64_t q = 0; q < width; q++) {
-                        double sum = with_init ? array_get(init, 0) : 0, magnitude = fabs(sum);
-                        for (int64_t t = 0; t < w.taps; t++) {
-                            double term = array_get(f, t) * array_get(x, w.origin + r * w.x_row + q + w.offset[t]);
-                            sum += term;
-                            magnitude += fabs(term);
-                        }
-                        array_expect(y, r * y_row + q, sum,
-                                     w.taps ? 2 * value_epsilon(s->type) * (double)(w.taps + 1) * magnitude : 0);
-                    }
-                s->kernels->stencil(w.taps, w.offset, f->data, with_init ? init->data : NULL, x->data + w.origin * size,
-                                    w.x_row, y->data, y_row, w.rows, width);
-                array_check(y, "y");
-                arrays_reset();
-            }
+            for (int k = 0; k < 8; k++)
+                stencil_case(s, taps[i], 0, width, k % 2, k / 2 % 2);
+}
+
+void check_stencil_runs(subject *s)
+{
+    int64_t lanes = s->kernels->lanes;
+    for (int64_t run = 1; run <= 4 * lanes + 2; run += run < 2 * lanes ? random_integer(1, lanes / 2) : 1)
+        for (int64_t width = lanes; width <= 17 * lanes + 1; width += random_integer(1, 2 * lanes))
+            for (int k = 0; k < 4; k++)
+                stencil_case(s, run * random_integer(1, 3), run, width, k % 2, k / 2 % 2);
 }
 
 /* Beyond the width stands NaN: it is read in whole vectors, and does not count. */
