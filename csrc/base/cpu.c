@@ -16,6 +16,11 @@ int fc_cpu_has_near_cache(void)
 {
     return __builtin_cpu_is("amd") != 0;
 }
+
+int fc_cpu_has_half_multiplier(void)
+{
+    return __builtin_cpu_is("amdfam19h") && fc_cpu_has_avx512();
+}
 #else
 int fc_cpu_has_avx2(void)
 {
@@ -28,6 +33,11 @@ int fc_cpu_has_avx512(void)
 }
 
 int fc_cpu_has_near_cache(void)
+{
+    return 0;
+}
+
+int fc_cpu_has_half_multiplier(void)
 {
     return 0;
 }

@@ -9,4 +9,7 @@ int fc_cpu_has_avx512(void); /* F, BW, DQ, VL */
  * (Zen 5 90 GB/s); not Intel's, which a mesh of tens of them do (Emerald Rapids 17 GB/s), nor what was not measured. */
 int fc_cpu_has_near_cache(void);
 
+/* Whether a core multiplies one vector of 512 bits a cycle where others do two: Zen 4, so that products weigh more there. */
+int fc_cpu_has_half_multiplier(void);
+
 #endif
