@@ -18,7 +18,6 @@
 enum { ROWS, COLUMNS };                             /* plan->tile */
 enum { BLOCK_BYTES = 24 << 10, ROWS_MAX = 64 };     /* a window's rows, in a first-level cache of 32 KiB; output rows */
 enum { TAPS_MAX = 4096, DEPTH_MAX = 16 };           /* of a window; of one whose planes are reduced first */
-enum { ROLL_MAX = 16 };                             /* rows of a window that the kernel reduces once for all outputs */
 
 /* Columns [ow, ow + columns) of the outputs: where x is read, `window.in` columns from `begin` on. */
 typedef struct part {
@@ -140,7 +139,7 @@ static const char *plan_rows(fc_pool_plan *plan, double *cost)
     plan->worker = fc_add(plan->worker, l.even ? 0 : bytes_of(fc_max(plan->tile[COLUMNS], kernels->lanes), kernels->size));
     if (fc_add(plan->shared, fc_mul(plan->worker, fc_threads_get())) > fc_scratch_max(fc_threads_get()))
         return "the rows of a block exceed the scratch bound";
-    int rolls = w->stride[1] == 1 && w->stride[2] == 1 && w->dilation[1] == 1 && l.lines == w->kernel[1] && l.lines <= ROLL_MAX;
+    int rolls = w->stride[1] == 1 && w->stride[2] == 1 && w->dilation[1] == 1 && l.lines == w->kernel[1] && l.lines <= FC_POOL_ROLL_MAX;
     double rows = (double)plan->tile[ROWS], copied = l.x_dense && !l.merged ? 0 : (double)(l.copy_bytes / kernels->size);
     double vectors = rows * (double)fc_ceil_div(plan->tile[COLUMNS], kernels->lanes), planes = (double)(l.lines / w->kernel[1]);
     double loads = w->stride[2] == 1 ? 1 : w->stride[2] == 2 ? 1.5 : 0.6 * (double)kernels->lanes;

@@ -222,6 +222,7 @@ typedef void (*fc_dot_kernel)(void *y, const void *init, const int64_t *n, const
  * lines and taps are at least 1, shift ascends.  Whole vectors are read from every row: from element min(0, shift[0]) on, up to
  * where a vector of outputs at the last column, or at column 0 where out < lanes, ends: LANES * stride elements from its
  * first.  Whole vectors are written: with out < lanes beyond the row, rows in ascending order. */
+enum { FC_POOL_ROLL_MAX = 16 }; /* lines of a window that are reduced once for all outputs at stride 1; a power of two */
 typedef struct fc_pool_window {
     int64_t lines, step;
     const int64_t *line;
