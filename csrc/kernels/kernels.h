@@ -47,14 +47,15 @@ typedef void (*fc_gemm_pairs_kernel)(int64_t k, const void *const *a, const void
                                      const int64_t *c_offset, const int64_t *place, const void *init);
 typedef fc_gemm_pairs_kernel fc_gemm_pairs_kernels[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* [nv][mr]; NULL where there is none */
 
-/* turned:  C[j][m] = B[0][j] + sum_{i < K} A[a_offset[i] + m * step] * B[1 + i][j],   m < mr, j < outputs
+/* turned:  C[j][m] = B[0][j] + sum_{i < K} A[a_offset[i] + m * step] * B[1 + i][j],   m < mr, j < outputs,   for each of some tiles
  *
- * mr, step (1 or 2) and nv (1 or 2) are constants of the variant; a row of B is nv vectors and follows the last, outputs is at least 1
- * and at most their lanes.  Row j of C is c + j * c_row; unless `exact`, a whole vector of it is written, whatever beyond m.  Each
- * element is one chain of multiply-adds in the order of i, whatever the variant. */
-typedef void (*fc_turned_kernel)(int64_t k, const void *a, const int64_t *a_offset, const void *b, void *c, int64_t c_row,
-                                 int64_t outputs, int exact);
-typedef fc_turned_kernel fc_turned_kernels[2][2][FC_MR_MAX + 1]; /* [nv - 1][step - 1][mr]; NULL where there is none */
+ * Tile t's A begins at a + at[t][0], row j of its C is c + at[t][1] + j * c_row.  mr, step (1 or 2) and nv (1 or 2) are constants of the
+ * variant; a row of B is nv vectors and follows the last, outputs is at least 1 and at most their lanes.  Whole vectors of rows are
+ * written, whatever beyond m, a tile's before the next one's; of the last tile, if `exact`, mr elements.  Each element is one chain
+ * of multiply-adds in the order of i, whatever the variant. */
+typedef void (*fc_turned_kernel)(int64_t tiles, const int64_t (*at)[2], int64_t k, const void *a, const int64_t *a_offset,
+                                 const void *b, void *c, int64_t c_row, int64_t outputs, int exact);
+typedef fc_turned_kernel fc_turned_kernels[2][2][FC_LANES_MAX + 1]; /* [nv - 1][step - 1][mr]; NULL where there is none */
 
 /* dots:  C[m][n] = init[m] + sum_{k < K} A[m][k] * B[n][k],   m < rows, n < columns           (add: C[m][n] += the sum)
  *

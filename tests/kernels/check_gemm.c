@@ -226,28 +226,35 @@ void check_gemm_pairs(subject *s)
         }
 }
 
-/* Pixels in any order of terms; beyond them a row of C may hold anything, up to a vector, unless it is exact. */
+/* Tiles side by side in C, anywhere in A; pixels in any order of terms; beyond the last tile's a row of C may hold anything, up to a
+ * vector, unless it is exact. */
 static void one_turned(subject *s, int nv, int step, int mr, int64_t k, int64_t outputs, int exact, int at_end, int fused)
 {
-    int64_t lanes = s->kernels->lanes, n = nv * lanes, written = exact ? mr : lanes, c_row = lanes + random_integer(0, 5);
-    int64_t a_offset[64] = {0}, pixels = (mr - 1) * step + 1;
-    describe("turned %dx%d step %d k=%lld %lld outputs%s at the %s of a page", mr, nv, step, (long long)k, (long long)outputs,
-             exact ? " exactly" : "", at_end ? "end" : "beginning");
-    array *a = array_random(s->type, k ? k + pixels - 1 : 0, at_end), *b = array_random(s->type, (k + 1) * n, at_end);
+    int64_t lanes = s->kernels->lanes, n = nv * lanes, tiles = random_integer(1, 3), pixels = (mr - 1) * step + 1, at[3][2];
+    int64_t a_offset[64] = {0}, width = tiles * mr, written = width - mr + (exact ? mr : lanes), c_row = written + random_integer(0, 5);
+    describe("turned %dx%d step %d k=%lld %lld tiles %lld outputs%s at the %s of a page", mr, nv, step, (long long)k, (long long)tiles,
+             (long long)outputs, exact ? " exactly" : "", at_end ? "end" : "beginning");
+    array *a = array_random(s->type, k ? k + pixels + 1 : 0, at_end), *b = array_random(s->type, (k + 1) * n, at_end);
     array *c = array_take(s->type, (outputs - 1) * c_row + written, at_end);
     for (int64_t i = 0; i < k; i++)
         a_offset[i] = k - 1 - i;
+    for (int64_t t = 0; t < tiles; t++) {
+        at[t][0] = random_integer(0, 2);
+        at[t][1] = t * mr;
+    }
     array_lock(a);
     array_lock(b);
     array_watch(c);
     for (int64_t j = 0; j < outputs; j++)
-        for (int64_t m = 0; m < written; m++) {
+        for (int64_t q = 0; q < written; q++) {
             double sum = array_get(b, j);
-            for (int64_t i = 0; i < k && m < mr; i++)
-                sum = multiply_add(s->type, fused, array_get(a, a_offset[i] + m * step), array_get(b, (i + 1) * n + j), sum);
-            array_expect(c, j * c_row + m, sum, m < mr ? 0 : INFINITY);
+            for (int64_t i = 0; i < k && q < width; i++)
+                sum = multiply_add(s->type, fused, array_get(a, at[q / mr][0] + a_offset[i] + q % mr * step),
+                                   array_get(b, (i + 1) * n + j), sum);
+            array_expect(c, j * c_row + q, sum, q < width ? 0 : INFINITY);
         }
-    s->kernels->turned[nv - 1][step - 1][mr](k, a->data, a_offset, b->data, c->data, c_row, outputs, exact);
+    s->kernels->turned[nv - 1][step - 1][mr](tiles, (const int64_t(*)[2])at, k, a->data, a_offset, b->data, c->data, c_row, outputs,
+                                             exact);
     array_check(c, "c");
     arrays_reset();
     s->cases++;
@@ -255,14 +262,15 @@ static void one_turned(subject *s, int nv, int step, int mr, int64_t k, int64_t 
 
 void check_turned(subject *s)
 {
-    static const int64_t lengths[] = {0, 1, 2, 7, 33};
+    static const int64_t lengths[] = {0, 1, 7, 13, 33};
     const fc_kernels *kernels = s->kernels;
     int fused = fuses(s), variants = 0;
     for (int nv = 1; nv <= 2; nv++)
         for (int step = 1; step <= 2; step++)
-            for (int mr = 1; mr <= FC_MR_MAX; mr++) {
-                int there = kernels->turned[nv - 1][step - 1][mr] != NULL;
-                if (there != (kernels->turned[0][0][mr] != NULL) || (there && mr > kernels->lanes))
+            for (int mr = 1; mr <= FC_LANES_MAX; mr++) {
+                int there = kernels->turned[nv - 1][step - 1][mr] != NULL, one = kernels->turned[0][0][mr] != NULL;
+                int fits = mr <= kernels->lanes && 2 * mr >= kernels->lanes, other = kernels->turned[nv - 1][2 - step][mr] != NULL;
+                if (there != other || there > one || there > fits)
                     fail("variant %dx%d step %d is %s", mr, nv, step, there ? "there" : "missing");
                 variants += there;
                 for (int64_t outputs = 1; outputs <= nv * kernels->lanes && there; outputs++)
