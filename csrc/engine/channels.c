@@ -363,7 +363,7 @@ static void add_group(const job *j, const block *b, const fc_tap_group *group, i
                       int nv, char *c, int add)
 {
     const fc_kernels *kernels = j->l.kernels;
-    int64_t count = list_pixels(j, b, group), tiles = fc_ceil_div(count, kernels->mr[nv]);
+    int64_t count = list_pixels(j, b, group), tiles = fc_ceil_div(count, fc_gather_rows(kernels, nv));
     int64_t terms = fc_group_taps(group) * inputs, blocks = fc_ceil_div(terms, TERMS);
     int64_t place = group->place * j->plan->tile[INPUTS];
     int64_t few = tiles ? count / tiles : 0, larger = count - few * tiles; /* rows of a tile, or one more: of so many tiles */
