@@ -20,7 +20,9 @@
  *
  * Zen 5, one thread (the best of `weight_depthwise.c`, `weight_gemm.c` and `weight_channels.c`, this): 3-32@32 b32 305, 287 us, with
  * AVX2 680, 514; 7x7 3-16@128 b4 1500, 1420; 1x1 13-17@101 45, 31, with AVX2 77, 48; 3x3x3 3-16@16x56x56 850, 775; but 3x3s2
- * 3-32@299 206, 250 and 64-64@224 15.5, 19.7 ms.  Slices of 128 vectors of narrow images, whose sums come from the second-level
+ * 3-32@299 206, 250 and 64-64@224 15.5, 19.7 ms.  Zen 4 (the best of the others, this): 3-32@32 b32 612, 556, 8 of 3-32@28 137, 118,
+ * 7x7 3-16@128 816, 708; but 8 of 3-16@56 233, 245, 3x3s2 3-32@299 420, 447.  Rejected there: fetching the next tile's dY meanwhile (7x7
+ * the same, 2 of 3-32@32 36.0, 38.2; 13-17@101 50, 54).  Slices of 128 vectors of narrow images, whose sums come from the second-level
  * cache half as often, would have to be cut from several planes.
  */
 #include "engine/band.h"
@@ -154,7 +156,7 @@ static const char *plan_rows(fc_conv_plan *plan, double *cost)
     double copied = (double)l.band_bytes / (double)plan->tile[CHANNELS] * (double)p->channels;
     double rows = copied / (double)kernels->size / (double)l.band.pitch, taken = p->x.s[2] != 1 ? 8 : w->stride[2] > 1 ? 3 : 1;
     double unit = tiles * (double)fc_ceil_div(l.vectors, SLICE) * call + 0.0125 * taken * copied + 4 * rows + vectors + 40;
-    double product = kernels->cross_columns < 5 ? 0.125 : 0.14; /* smaller tiles wait less for vectors across cache lines */
+    double product = kernels->cross_columns < 5 ? 0.125 : 0.13; /* smaller tiles wait less for vectors across cache lines */
     double sums = (double)p->groups * pairs * (product * vectors * (double)l.units + 1.0 + (double)plan->tile[CHUNKS]);
     *cost = 400 + sums + blocks * (double)l.units * unit;
     return NULL;
