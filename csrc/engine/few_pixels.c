@@ -16,6 +16,7 @@
  * Columns: the input gradient of one row 690 -> 220, of 960-240 with eight rows 118 -> 45.  Blocks of k are short there, as every
  * row of W lies in a page of its own.
  */
+#include "engine/few_pixels.h"
 #include "engine/gemm.h"
 #include "engine/output.h"
 #include "engine/weights.h"
@@ -25,7 +26,7 @@
 /* TILE: rows, whole tiles of the dots kernel at any width of vectors; COLUMNS: outputs of a task at most; TERMS: of a block of k,
  * fewer where the rows of W would share lines of the first-level cache (Zen 5, input gradients of one row, 8 and 32 terms: 4096-1000
  * 244 and 428 us, 1280-1000 84 and 62). */
-enum { PIXELS_MAX = 16, TILE = 6, BLOCK_BYTES = 64 << 10, COLUMNS = 1024, TERMS = 32, TERMS_SHARED = 8, SAME_LINE = 4096 };
+enum { TILE = 6, BLOCK_BYTES = 64 << 10, COLUMNS = 1024, TERMS = 32, TERMS_SHARED = 8, SAME_LINE = 4096 };
 
 /* A patch up to whole vectors. */
 static int64_t patch_of(const fc_conv *p, const fc_kernels *kernels)
@@ -62,7 +63,7 @@ static const char *plan_few_pixels(fc_conv_plan *plan, double *cost)
 {
     const fc_conv *p = &plan->problem;
     int64_t pixels = fc_pixels(p), k = fc_reduction(p);
-    if (pixels > PIXELS_MAX)
+    if (pixels > FC_FEW_PIXELS)
         return "there are more than a few output pixels";
     if (!k)
         return "there is nothing to sum";
@@ -89,48 +90,37 @@ static const char *plan_few_pixels(fc_conv_plan *plan, double *cost)
     return NULL;
 }
 
-typedef struct job {
-    const fc_conv *p;
-    const fc_kernels *kernels;
-    fc_weights weights;
-    fc_gemm gemm;    /* for columns */
-    int64_t *offset; /* of their rows, or NULL */
-    const char *x, *w, *bias;
-    char *y, *patches, *blocks;
-    int64_t patch, outputs, block_bytes, terms;
-} job;
-
 /* The patch whose first tap reads position `first` of an image. */
-static void copy_patch(const job *j, char *dst, const char *x, const int64_t first[FC_AXES])
+static void copy_patch(const fc_conv *p, const fc_kernels *kernels, char *dst, int64_t patch, const char *x,
+                       const int64_t first[FC_AXES])
 {
     static const double zero = 0;
-    const fc_window *w = &j->p->window;
-    const fc_array_strides *s = &j->p->x;
-    int64_t size = j->kernels->size, k = fc_reduction(j->p);
-    memset(fc_at(dst, k, size), 0, (size_t)((j->patch - k) * size));
+    const fc_window *w = &p->window;
+    const fc_array_strides *s = &p->x;
+    int64_t size = kernels->size, k = fc_reduction(p);
+    memset(fc_at(dst, k, size), 0, (size_t)((patch - k) * size));
     if (fc_taps(w) == 1) {
         int inside = 1;
         for (int i = 0; i < FC_AXES; i++)
             inside &= first[i] >= 0 && first[i] < w->in[i];
         const char *pixel = inside ? fc_at(x, first[0] * s->s[0] + first[1] * s->s[1] + first[2] * s->s[2], size) : NULL;
-        j->kernels->gather_row(dst, k, pixel, s->c, 0, 1, k, &zero);
+        kernels->gather_row(dst, k, pixel, s->c, 0, 1, k, &zero);
         return;
     }
-    for (int64_t c = 0; c < j->p->channels; c++)
+    for (int64_t c = 0; c < p->channels; c++)
         for (int64_t kd = 0; kd < w->kernel[0]; kd++)
             for (int64_t kh = 0; kh < w->kernel[1]; kh++, dst += w->kernel[2] * size) {
                 int64_t id = first[0] + kd * w->dilation[0], ih = first[1] + kh * w->dilation[1];
                 int inside = id >= 0 && id < w->in[0] && ih >= 0 && ih < w->in[1];
-                j->kernels->gather_row(dst, w->kernel[2], inside ? fc_at(x, c * s->c + id * s->s[0] + ih * s->s[1], size) : NULL,
+                kernels->gather_row(dst, w->kernel[2], inside ? fc_at(x, c * s->c + id * s->s[0] + ih * s->s[1], size) : NULL,
                                        s->s[2], first[2], w->dilation[2], w->in[2], &zero);
             }
 }
 
-static void copy_patches(const job *j)
+void fc_few_pixels_patches(const fc_conv *p, const fc_kernels *kernels, const void *x, void *patches, int64_t patch)
 {
-    const fc_conv *p = j->p;
     const fc_window *w = &p->window;
-    int64_t size = j->kernels->size, pixels = fc_pixels(p), first[FC_AXES];
+    int64_t size = kernels->size, pixels = fc_pixels(p), first[FC_AXES];
     for (int64_t g = 0; g < p->groups; g++)
         for (int64_t pixel = 0; pixel < pixels; pixel++) {
             int64_t image = pixel;
@@ -138,10 +128,21 @@ static void copy_patches(const job *j)
                 first[i] = image % w->out[i] * w->stride[i] - w->offset[i];
                 image /= w->out[i];
             }
-            copy_patch(j, fc_at(j->patches, (g * pixels + pixel) * j->patch, size),
-                       fc_at(j->x, image * p->x.n + g * p->channels * p->x.c, size), first);
+            copy_patch(p, kernels, fc_at(patches, (g * pixels + pixel) * patch, size), patch,
+                       fc_at(x, image * p->x.n + g * p->channels * p->x.c, size), first);
         }
 }
+
+typedef struct job {
+    const fc_conv *p;
+    const fc_kernels *kernels;
+    fc_weights weights;
+    fc_gemm gemm;    /* for columns */
+    int64_t *offset; /* of their rows, or NULL */
+    const char *w, *bias;
+    char *y, *patches, *blocks;
+    int64_t patch, outputs, block_bytes, terms;
+} job;
 
 /* The sums of `outputs` channels, a row of `block` for each pixel; through the other block, where a kernel gives columns. */
 static void sum_rows(const job *j, int64_t outputs, const char *w, const char *patches, const void *bias, char *block)
@@ -211,7 +212,7 @@ static fc_status run_few_pixels(const fc_conv_plan *plan, void *x, void *w, void
 {
     const fc_conv *p = &plan->problem;
     const fc_kernels *kernels = fc_dispatch(p->real);
-    job j = {.p = p, .kernels = kernels, .weights = fc_weights_plan(p, kernels->size), .x = x, .w = w, .bias = bias, .y = y};
+    job j = {.p = p, .kernels = kernels, .weights = fc_weights_plan(p, kernels->size), .w = w, .bias = bias, .y = y};
     char *scratch = fc_arena_take(plan->scratch);
     if (!scratch)
         return FC_NO_MEMORY;
@@ -227,7 +228,7 @@ static fc_status run_few_pixels(const fc_conv_plan *plan, void *x, void *w, void
     }
     j.patches = scratch + offsets_bytes(p, kernels);
     j.blocks = j.patches + fc_bytes(p->groups * fc_pixels(p) * j.patch, kernels->size);
-    copy_patches(&j);
+    fc_few_pixels_patches(p, kernels, x, j.patches, j.patch);
     fc_parallel(plan->threads, p->groups * fc_ceil_div(p->out_channels, j.outputs), run_task, &j);
     fc_arena_give();
     return FC_OK;

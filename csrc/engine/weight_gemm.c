@@ -57,21 +57,6 @@ typedef struct layout {
     int64_t place_bytes, line_bytes, tap_bytes, panel_bytes, temp_bytes, sum_bytes, gradient_bytes;
 } layout;
 
-static int64_t bytes_of(int64_t count, int64_t size)
-{
-    return fc_arena_round(fc_min(INT64_MAX / 8, fc_mul(count, size)));
-}
-
-/* What so many vectors of columns cost, a vector of a strip of the best width being 1 (measured: 9x3 0.96 of peak, 14x2 0.93,
- * 6x4 0.95, 9x2 0.81, 9x1 0.5). */
-static double columns_cost(const fc_kernels *kernels, int64_t vectors)
-{
-    if (vectors <= 2 || vectors % 4 == 0)
-        return (double)vectors * (vectors == 1 ? 1.6 : vectors == 2 ? 1.07 : 1.02);
-    int64_t rest = vectors % kernels->nv;
-    return (double)vectors + (rest == 0 ? 0.0 : kernels->nv == 2 ? 0.6 : rest == 1 ? 0.8 : 0.4);
-}
-
 static line line_of(const fc_window *w, int64_t kh)
 {
     int64_t before = w->offset[1] - kh * w->dilation[1], after = w->in[1] + before, stride = w->stride[1];
@@ -101,7 +86,7 @@ static void choose_bundle(layout *l, const fc_conv *p)
     for (int64_t vectors = fc_max(1, COLUMN_VECTORS / l->wide); vectors > 0; vectors--) {
         int64_t whole = fc_weight_part(fc_ceil_div(p->channels, lanes), vectors) * lanes;
         int64_t width = p->channels < lanes ? p->channels : whole, bundles = fc_ceil_div(p->channels, width);
-        double cost = (double)bundles * columns_cost(l->kernels, fc_ceil_div(l->wide * width, lanes));
+        double cost = (double)bundles * fc_weight_columns_cost(l->kernels, fc_ceil_div(l->wide * width, lanes));
         if (cost > least)
             continue;
         least = cost;
@@ -112,7 +97,7 @@ static void choose_bundle(layout *l, const fc_conv *p)
     int64_t folded = fc_mul(kernel[1], p->channels);
     int dense = l->wide == kernel[2] && p->window.dilation[1] == 1;
     if (p->channels < lanes && kernel[1] > 1 && dense && folded * l->wide <= 16 * COLUMN_VECTORS * lanes &&
-        columns_cost(l->kernels, fc_ceil_div(folded * l->wide, lanes)) < 0.9 * least * (double)kernel[1]) {
+        fc_weight_columns_cost(l->kernels, fc_ceil_div(folded * l->wide, lanes)) < 0.9 * least * (double)kernel[1]) {
         l->panel.fold = kernel[1];
         l->panel.width = folded;
     }
@@ -164,13 +149,13 @@ static layout lay_out(const fc_conv_plan *plan)
     int halves = p->channels % kernels->lanes == 0 && !(l.skips && l.planes > 1);
     l.terms = fc_taps(w) > 1 ? FC_KC : far ? l.pixels : halves ? FC_KC / 2 : FC_KC;
     l.fetches = far && fc_taps(w) == 1 && w->stride[1] == 1 && p->x.s[2] == 1;
-    l.place_bytes = bytes_of(fc_mul(l.pixels, l.skips && l.planes > 1 ? 1 + 2 * l.lines : 1), sizeof(int64_t));
-    l.line_bytes = bytes_of(l.lines, sizeof(line));
-    l.tap_bytes = bytes_of(l.products, sizeof(int64_t));
-    l.panel_bytes = bytes_of(fc_add(fc_mul(plan->tile[BUNDLES], l.bundle_panel), 2 * l.columns), size);
+    l.place_bytes = fc_bytes(fc_mul(l.pixels, l.skips && l.planes > 1 ? 1 + 2 * l.lines : 1), sizeof(int64_t));
+    l.line_bytes = fc_bytes(l.lines, sizeof(line));
+    l.tap_bytes = fc_bytes(l.products, sizeof(int64_t));
+    l.panel_bytes = fc_bytes(fc_add(fc_mul(plan->tile[BUNDLES], l.bundle_panel), 2 * l.columns), size);
     l.temp_bytes = fc_panel_scratch(&l.panel, size);
-    l.sum_bytes = bytes_of(fc_mul(plan->tile[OUTPUTS], l.sum_row), size);
-    l.gradient_bytes = l.in_place ? 0 : bytes_of(fc_mul(plan->tile[OUTPUTS], FC_KC + GRADIENT_PAD), size);
+    l.sum_bytes = fc_bytes(fc_mul(plan->tile[OUTPUTS], l.sum_row), size);
+    l.gradient_bytes = l.in_place ? 0 : fc_bytes(fc_mul(plan->tile[OUTPUTS], FC_KC + GRADIENT_PAD), size);
     return l;
 }
 
@@ -192,12 +177,10 @@ static int64_t unit_rows(const fc_conv_plan *plan, int64_t wanted)
     const int64_t *out = p->window.out;
     fc_conv_plan one = *plan, two = *plan;
     one.tile[ROWS] = 1;
-    if (out[2] > WIDTH_MAX)
-        return 1;
     two.tile[ROWS] = fc_min(2, out[1]);
     layout a = lay_out(&one), b = lay_out(&two);
-    if (b.bundle_panel > INT64_MAX / 8)
-        return 1; /* refused for its scratch */
+    if (out[2] > WIDTH_MAX || b.bundle_panel > INT64_MAX / 8) /* or it is refused for its scratch */
+        return 1;
     int64_t halo = fc_max(0, 2 * a.bundle_panel - b.bundle_panel), row = fc_max(1, a.bundle_panel - halo);
     int64_t room = PANEL_BYTES / a.kernels->size / plan->tile[BUNDLES];
     int64_t rows = fc_max(1, fc_min(out[1], (room - halo) / row)), planes = fc_mul(p->batch, out[0]);
@@ -222,18 +205,16 @@ static int64_t block_outputs(const fc_conv *p, const layout *l, int64_t row)
     return fc_min(most, fc_max(even, 4 * l->kernels->mr[l->kernels->nv]));
 }
 
-/* More tasks for threads, without another order of the sum, and as many for each: 1x1 320-1280@7, two threads, in five 266 us, in ten
- * 209 (Zen 4). */
+/* More tasks for threads, as many for each, in the same order of the sum: 1x1 320-1280@7, two threads 266 to 209 us (Zen 4). */
 static void share_out(fc_conv_plan *plan, const layout *l)
 {
-    int64_t *tile = plan->tile, outputs = plan->problem.out_channels, threads = plan->threads, blocks = l->channel_blocks;
-    int64_t others = plan->problem.groups * l->output_blocks * tile[CHUNKS];
-    int64_t split = fc_min(tile[BUNDLES], fc_ceil_div(4 * threads, blocks * others));
+    int64_t *tile = plan->tile, threads = plan->threads, others = plan->problem.groups * l->output_blocks * tile[CHUNKS];
+    int64_t split = fc_min(tile[BUNDLES], fc_ceil_div(4 * threads, l->channel_blocks * others));
     tile[BUNDLES] = fc_weight_part(tile[BUNDLES], tile[BUNDLES] / split);
     int64_t tasks = others * fc_ceil_div(l->bundles, tile[BUNDLES]), more = fc_ceil_div(2 * threads, tasks);
     while (more < threads && tasks * more < 8 * threads && tasks * more % threads)
         more++;
-    tile[OUTPUTS] = fc_weight_part(outputs, fc_max(fc_min(tile[OUTPUTS], 32), fc_ceil_div(tile[OUTPUTS], more)));
+    tile[OUTPUTS] = fc_weight_part(plan->problem.out_channels, fc_max(fc_min(tile[OUTPUTS], 32), fc_ceil_div(tile[OUTPUTS], more)));
 }
 
 static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
@@ -270,8 +251,7 @@ static const char *plan_gemm(fc_conv_plan *plan, double *cost)
     layout l = lay_out(plan);
     double blocks = (double)blocks_of(p, &l), chunks = (double)plan->tile[CHUNKS], bytes = (double)kernels->size;
     plan->scratch = fc_add(fc_add(l.place_bytes, fc_add(l.tap_bytes, l.line_bytes)), fc_mul(plan->threads, worker_bytes(&l)));
-    if (plan->tile[CHUNKS] > 1)
-        plan->scratch = fc_add(plan->scratch, fc_mul(plan->tile[CHUNKS], fc_mul(blocks_of(p, &l), l.sum_bytes)));
+    plan->scratch = fc_add(plan->scratch, chunks > 1 ? fc_mul(plan->tile[CHUNKS], fc_mul(blocks_of(p, &l), l.sum_bytes)) : 0);
     if (plan->scratch > fc_scratch_max(plan->threads))
         return "a band of the input exceeds the scratch bound";
     double bundles = blocks * (double)plan->tile[BUNDLES], units = (double)l.units, outputs = (double)plan->tile[OUTPUTS];
@@ -310,9 +290,8 @@ static block block_at(const job *j, int64_t index)
 {
     const int64_t *tile = j->plan->tile;
     block b = {.o = index % j->l.output_blocks * tile[OUTPUTS]};
-    index /= j->l.output_blocks;
-    b.bundle = index % j->l.channel_blocks * tile[BUNDLES];
-    b.g = index / j->l.channel_blocks;
+    b.bundle = index / j->l.output_blocks % j->l.channel_blocks * tile[BUNDLES];
+    b.g = index / j->l.output_blocks / j->l.channel_blocks;
     b.outputs = fc_min(tile[OUTPUTS], j->plan->problem.out_channels - b.o);
     b.bundles = fc_min(tile[BUNDLES], j->l.bundles - b.bundle);
     return b;
@@ -492,13 +471,11 @@ static fc_ahead input_ahead(const job *j, const block *b, int64_t index)
     if (!j->l.fetches || index >= j->l.units)
         return (fc_ahead){0};
     unit u = unit_at(j, index);
-    int64_t size = j->l.kernels->size, n = u.plane / w->out[0], id = u.plane % w->out[0] * w->stride[0] - w->offset[0];
-    int64_t at = n * p->x.n + (b->g * p->channels + b->bundle * j->l.bundle) * p->x.c + id * p->x.s[0] +
+    int64_t size = j->l.kernels->size, c = b->bundle * j->l.bundle, id = u.plane % w->out[0] * w->stride[0] - w->offset[0];
+    int64_t at = u.plane / w->out[0] * p->x.n + (b->g * p->channels + c) * p->x.c + id * p->x.s[0] +
                  (u.oh - w->offset[1]) * p->x.s[1] + u.ow - w->offset[2];
-    return (fc_ahead){.at = fc_at(j->x, at, size),
-                      .row = p->x.c * size,
-                      .rows = fc_min(b->bundles * j->l.bundle, p->channels - b->bundle * j->l.bundle),
-                      .lines = fc_ceil_div(u.rows * p->x.s[1] * size, FC_ALIGN)};
+    return (fc_ahead){fc_at(j->x, at, size), p->x.c * size, fc_min(b->bundles * j->l.bundle, p->channels - c),
+                      fc_ceil_div(u.rows * p->x.s[1] * size, FC_ALIGN), 0};
 }
 
 static void add_unit(const job *j, const block *b, int64_t index, char *scratch, char *sum, int add, int once)
@@ -511,14 +488,13 @@ static void add_unit(const job *j, const block *b, int64_t index, char *scratch,
     pack_panels(j, b, &u, scratch, temp);
     int64_t blocks = fc_ceil_div(u.pixels, l->terms);
     fc_ahead ahead = input_ahead(j, b, index + 1);
-    int64_t tiles = fc_ceil_div(b->outputs, j->gemm.rows), strips = fc_ceil_div(l->columns / l->kernels->lanes, j->gemm.strip);
-    int64_t lines = fc_ceil_div(ahead.rows * ahead.lines, b->bundles * tiles * strips * fc_ceil_div(u.pixels, fc_min(l->terms, FC_KC)));
+    fc_gemm gemm = j->gemm;
+    int64_t tiles = fc_ceil_div(b->outputs, gemm.rows) * fc_ceil_div(l->columns / l->kernels->lanes, gemm.strip);
+    gemm.ahead = ahead.rows ? &ahead : NULL;
+    gemm.fetch = fc_ceil_div(ahead.rows * ahead.lines, b->bundles * tiles * fc_ceil_div(u.pixels, fc_min(l->terms, FC_KC)));
     for (int64_t i = 0; i < blocks; i++) {
         span s = {&u, u.pixels * i / blocks, u.pixels * (i + 1) / blocks - u.pixels * i / blocks};
-        fc_gemm gemm = j->gemm;
         const char *a = gradient;
-        gemm.ahead = ahead.rows ? &ahead : NULL;
-        gemm.fetch = lines;
         if (l->in_place) {
             int64_t n = u.plane / p->window.out[0], od = u.plane % p->window.out[0];
             int64_t at = n * p->y.n + (b->g * p->out_channels + b->o) * p->y.c + od * p->y.s[0] + u.oh * p->y.s[1] + u.ow;

@@ -10,6 +10,16 @@ static inline int64_t fc_weight_part(int64_t total, int64_t most)
     return fc_ceil_div(total, fc_ceil_div(total, fc_max(1, most)));
 }
 
+/* What so many vectors of columns cost, a vector of a strip of the best width being 1 (measured: 9x3 0.96 of peak, 14x2 0.93,
+ * 6x4 0.95, 9x2 0.81, 9x1 0.5). */
+static inline double fc_weight_columns_cost(const fc_kernels *kernels, int64_t vectors)
+{
+    if (vectors <= 2 || vectors % 4 == 0)
+        return (double)vectors * (vectors == 1 ? 1.6 : vectors == 2 ? 1.07 : 1.02);
+    int64_t rest = vectors % kernels->nv;
+    return (double)vectors + (rest == 0 ? 0.0 : kernels->nv == 2 ? 0.6 : rest == 1 ? 0.8 : 0.4);
+}
+
 /* fc_gemm_plan, with strips of four vectors where that leaves no narrower one: 6x4 reads less of A than 14x2 (1x1 64-256@56
  * from 807 to 786 us). */
 static inline void fc_weight_gemm_plan(fc_gemm *gemm, const fc_kernels *kernels, int64_t outputs, int64_t columns)

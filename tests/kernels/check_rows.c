@@ -1,5 +1,5 @@
-/* gather_row, pick_rows, gather_block, scatter_row, copy_vectors, interleave, transpose, transpose_past, transpose_rows, sum_row and dot: what moves
- * or adds along rows of any stride. */
+/* gather_row, pick_rows, gather_block, scatter_row, copy_vectors, interleave, transpose, transpose_past, transpose_rows, sum_row and dot: what
+ * moves or adds along rows of any stride. */
 #include <math.h>
 
 #include "check_kernels.h"
