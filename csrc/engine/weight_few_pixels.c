@@ -64,7 +64,7 @@ static void multiply(const job *j, int64_t g, int64_t begin, int64_t end)
     const fc_conv *p = j->p;
     int64_t size = j->kernels->size, lanes = j->kernels->lanes, pixels = fc_pixels(p), k = fc_reduction(p);
     int64_t b_offset[FC_FEW_PIXELS], c_offset[FC_MR_MAX], vectors = fc_ceil_div(k, lanes);
-    int strip = fc_gemm_packed_strip(j->kernels);
+    int64_t strip = fc_min(fc_gemm_packed_strip(j->kernels), k / lanes); /* the last overlaps the one before */
     const char *b = fc_at(j->patches, g * pixels * k, size);
     for (int64_t i = 0; i < pixels; i++)
         b_offset[i] = i * k;
@@ -78,7 +78,7 @@ static void multiply(const job *j, int64_t g, int64_t begin, int64_t end)
         char *c = fc_at(j->w, g * p->w.g + o * p->w.o, size);
         for (int64_t done = 0, nv; done < vectors; done += nv) {
             nv = fc_min(strip, vectors - done);
-            int64_t at = fc_max(0, fc_min(done * lanes, k - nv * lanes));
+            int64_t at = fc_min(done * lanes, k - nv * lanes);
             j->kernels->gemm[nv][rows](pixels, a, NULL, fc_at(b, at, size), b_offset, fc_at(c, at, size), c_offset, NULL, 0);
         }
     }
