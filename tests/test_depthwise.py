@@ -98,6 +98,32 @@ def test_one_and_three_axes(shape, kernel, options, dtype):
     check(*arrays(shape, kernel, 1, dtype), **options)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [2, 3, 4, 8])
+def test_groups_of_a_few_channels(channels, dtype):
+    rng = np.random.default_rng(channels)
+    for groups, size, kernel, options in [
+        (5, (13, 19), (3, 3), {"padding": 1}),
+        (2, (56, 56), (3, 3), {"padding": 1}),
+        (1, (17, 40), (4, 5), {"padding": 2, "dilation": 2}),
+        (3, (33, 37), (5, 3), {"padding": (2, 1), "stride": 2}),
+        (2, (15, 21), (3, 3), {"padding": 1, "stride": 2}),
+        (2, (3, 9, 18), (2, 3, 3), {"padding": 1}),
+    ]:
+        x = rng.standard_normal((2, groups * channels, *size)).astype(dtype)
+        w = rng.standard_normal((groups * 3, channels, *kernel)).astype(dtype)
+        b = rng.standard_normal(groups * 3).astype(dtype)
+        expected = torch_judge.conv(*doubles(x, w, b), groups=groups, **options)
+        assert_close(CONV[len(size)](x, w, b, groups=groups, **options, algorithm="depthwise"), expected)
+
+
+@pytest.mark.parametrize("shape, weight, groups", [((1, 18, 9, 9), (4, 9, 3, 3), 2), ((1, 4, 9, 9), (4, 2, 2, 3), 2)])
+def test_groups_of_more(shape, weight, groups):
+    x, w = np.ones(shape, np.float32), np.ones(weight, np.float32)
+    with pytest.raises(ValueError, match="many input channels"):
+        F.conv2d(x, w, groups=groups, algorithm="depthwise")
+
+
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4, 16, 17, 31, 40])
 def test_lone_rows(kernel):
     """By the stencil driver: rows in place but for their ends, runs of taps, longer than a vector or not."""

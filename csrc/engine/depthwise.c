@@ -1,8 +1,12 @@
-/* The depthwise driver: one input channel a group, read in place, lanes over output pixels.
+/* The depthwise driver: one input channel a group, or a few, read in place, lanes over output pixels.
  *
- *     for each image n, channel g, plane od, band of rows       a unit; several a task
+ *     for each image n, group g, plane od, band of rows       a unit; several a task
  *         table of the band's input rows: in place, copied at the image's ends, zeros in the padding
- *         for each of the channel's outputs m: depthwise kernel over the whole band
+ *         for each of the group's outputs m: depthwise kernel over the whole band
+ *
+ * A group's few channels are so many planes of the kernel: its passes read a vector for several rows of outputs, which the rows of
+ * the pixel driver's product do not.  3x3 in 32 groups of 4 over 56x56, Zen 4: 312 us, by the pixel driver 400
+ * (312 in bands of 56 rows, 335 of 28, 356 of 14).
  *
  * At stride 2, kernels of four rows or more take rows whose even and odd columns are split, in padded copies that stay in the
  * first-level cache: every tap is then a whole vector, and no edge differs.  5x5 144@56 on Zen 4 108 us; two loads and a shuffle a
@@ -26,7 +30,7 @@
 #include <string.h>
 
 enum { ROWS, UNITS };                                      /* plan->tile: rows of a band, units of a task */
-enum { ROWS_MAX = 128, BAND_BYTES = 64 << 10, SPLIT_BYTES = 24 << 10, TASK_NS = 4000 }; /* a few microseconds are worth claiming */
+enum { CHANNELS_MAX = 8, ROWS_MAX = 128, BAND_BYTES = 64 << 10, SPLIT_BYTES = 24 << 10, TASK_NS = 4000 }; /* a few microseconds are worth claiming */
 
 const char *fc_depthwise_refusal(const fc_conv *p)
 {
@@ -63,7 +67,8 @@ static int64_t round_up(int64_t n, int64_t unit)
     return fc_mul(fc_ceil_div(n, unit), unit);
 }
 
-int64_t fc_depthwise_pitch(const fc_conv *p, const fc_kernels *kernels)
+/* Elements from a phase of a split row to the next; 0 where rows are not split. */
+static int64_t split_pitch(const fc_conv *p, const fc_kernels *kernels)
 {
     const fc_window *w = &p->window;
     if (w->stride[2] != 2 || w->kernel[1] < FC_DEPTHWISE_SPLIT)
@@ -72,14 +77,15 @@ int64_t fc_depthwise_pitch(const fc_conv *p, const fc_kernels *kernels)
     return round_up(fc_max((w->in[2] + 1) / 2 + left, w->out[2] + fc_max(0, last_shift(w))), kernels->lanes);
 }
 
-fc_depthwise fc_depthwise_plan(const fc_conv *p, const fc_kernels *kernels, int64_t rows, int64_t pitch)
+fc_depthwise fc_depthwise_plan(const fc_conv *p, const fc_kernels *kernels, int64_t rows, int whole)
 {
     const fc_window *w = &p->window;
     int64_t stride = w->stride[2], vectors = fc_max(w->out[2], kernels->lanes);
-    int64_t left = fc_max(0, w->offset[2]);
+    int64_t left = fc_max(0, w->offset[2]), pitch = whole ? split_pitch(p, kernels) : 0;
     int64_t right = vectors * stride + (w->kernel[2] - 1) * w->dilation[2] - w->offset[2];
     fc_depthwise d = {.variant = stride == 2, .rows = rows, .bands = fc_ceil_div(w->out[1], rows), .pitch = pitch};
-    d.window = (fc_depthwise_window){.planes = w->kernel[0], .step = w->dilation[1], .taps = w->kernel[2],
+    d.channels = whole ? p->channels : 1;
+    d.window = (fc_depthwise_window){.planes = fc_mul(d.channels, w->kernel[0]), .step = w->dilation[1], .taps = w->kernel[2],
                                      .in = w->in[2], .out = w->out[2]};
     d.window.plane = fc_add((rows - 1) * w->stride[1] + 1, fc_mul(w->kernel[1] - 1, w->dilation[1]));
     d.x = fc_rows_plan(kernels->size, w->in[1], w->in[2], p->x.s[1], p->x.s[2], left, right, d.window.plane);
@@ -91,8 +97,8 @@ fc_depthwise fc_depthwise_plan(const fc_conv *p, const fc_kernels *kernels, int6
         d.x.copies = fc_min(d.window.plane, w->in[1]);
         d.x.bytes = fc_bytes(fc_add(d.lead + beyond, fc_mul(d.x.copies, 2 * pitch)), kernels->size);
     }
-    d.table_bytes = fc_arena_round(fc_min(INT64_MAX / 8, fc_mul(fc_mul(w->kernel[0], d.window.plane), sizeof(void *))));
-    d.copy_bytes = fc_min(INT64_MAX / 8, fc_mul(w->kernel[0], d.x.bytes));
+    d.table_bytes = fc_arena_round(fc_min(INT64_MAX / 8, fc_mul(fc_mul(d.window.planes, d.window.plane), sizeof(void *))));
+    d.copy_bytes = fc_min(INT64_MAX / 8, fc_mul(d.window.planes, d.x.bytes));
     int64_t shifts = fc_arena_round(fc_min(INT64_MAX / 8, fc_mul(w->kernel[2], sizeof(int64_t))));
     d.shared_bytes = fc_add(shifts, fc_rows_zero_bytes(&d.x, kernels->size));
     return d;
@@ -129,11 +135,11 @@ void fc_depthwise_take(const fc_depthwise *d, const fc_conv *p, const fc_kernels
 {
     const fc_window *w = &p->window;
     int64_t count = (rows - 1) * w->stride[1] + (w->kernel[1] - 1) * w->dilation[1] + 1, first = oh * w->stride[1] - w->offset[1];
-    for (int64_t kd = 0; kd < w->kernel[0]; kd++, table += d->window.plane) {
-        int64_t id = od * w->stride[0] + kd * w->dilation[0] - w->offset[0];
-        const void *plane = id >= 0 && id < w->in[0] ? fc_at(x, id * p->x.s[0], kernels->size) : NULL;
+    for (int64_t i = 0; i < d->window.planes; i++, table += d->window.plane) {
+        int64_t c = i / w->kernel[0], id = od * w->stride[0] + i % w->kernel[0] * w->dilation[0] - w->offset[0];
+        const void *plane = id >= 0 && id < w->in[0] ? fc_at(x, c * p->x.c + id * p->x.s[0], kernels->size) : NULL;
         if (d->pitch)
-            split_rows(d, p, kernels, table, fc_at(copies, kd * d->x.bytes, 1), zero, plane, first, count);
+            split_rows(d, p, kernels, table, fc_at(copies, i * d->x.bytes, 1), zero, plane, first, count);
         else
             copies = fc_rows_take(&d->x, kernels, table, copies, zero, plane, first, count);
     }
@@ -155,7 +161,7 @@ static layout lay_out(const fc_conv_plan *plan)
     const fc_kernels *kernels = fc_dispatch(p->real);
     int64_t rows = plan->tile[ROWS], width = p->window.out[2];
     layout l = {.kernels = kernels, .weights = fc_weights_plan(p, kernels->size)};
-    l.input = fc_depthwise_plan(p, kernels, rows, fc_depthwise_pitch(p, kernels));
+    l.input = fc_depthwise_plan(p, kernels, rows, 1);
     l.units = p->batch * p->groups * p->window.out[0] * l.input.bands;
     l.in_place = width >= kernels->lanes && p->y.s[2] == 1;
     /* A narrow row's vector is overwritten by the next row, but not by the next of a dilated image. */
@@ -166,7 +172,7 @@ static layout lay_out(const fc_conv_plan *plan)
                                                                    kernels->size)));
     l.worker_bytes = fc_add(fc_add(l.input.table_bytes, l.input.copy_bytes), l.tile_bytes);
     l.shared_bytes = l.input.shared_bytes;
-    l.whole = fc_depthwise_is_flat(p);
+    l.whole = p->channels == 1 && fc_depthwise_is_flat(p);
     if (l.whole) {
         l.in_place = fc_depthwise_has_flat_rows(&p->y, p->window.out[1], width);
         l.worker_bytes = l.tile_bytes = l.in_place ? 0 : fc_bytes(fc_mul(rows, width), kernels->size);
@@ -184,11 +190,11 @@ static int64_t choose_rows(const fc_conv_plan *plan, const fc_kernels *kernels)
     const fc_conv *p = &plan->problem;
     const fc_window *w = &p->window;
     int64_t height = w->out[1], images = p->batch * p->groups * w->out[0], rows = ROWS_MAX;
-    int64_t pitch = fc_depthwise_pitch(p, kernels);
-    if (pitch)
-        rows = fc_max(8, SPLIT_BYTES / fc_mul(4 * pitch, kernels->size) / 8 * 8); /* two rows of input to one of outputs */
+    int64_t pitch = split_pitch(p, kernels), planes = fc_mul(p->channels, w->kernel[0]);
+    if (pitch) /* two rows of input to one of outputs */
+        rows = fc_max(8, SPLIT_BYTES / fc_mul(planes, fc_mul(4 * pitch, kernels->size)) / 8 * 8);
     else if (p->x.s[2] != 1 || p->out_channels > 1)
-        rows = fc_max(4, BAND_BYTES / fc_max(1, fc_mul(fc_mul(w->kernel[0], w->in[2]), kernels->size * w->stride[1])));
+        rows = fc_max(4, BAND_BYTES / fc_max(1, fc_mul(fc_mul(planes, w->in[2]), kernels->size * w->stride[1])));
     if (plan->threads > 1 && images < 4 * plan->threads)
         rows = fc_min(rows, fc_max(4, fc_ceil_div(height, fc_ceil_div(4 * plan->threads, images))));
     rows = fc_min(rows, height);
@@ -198,28 +204,50 @@ static int64_t choose_rows(const fc_conv_plan *plan, const fc_kernels *kernels)
 /* Nanoseconds to split a byte of a row. */
 #define SPLIT 0.006
 
+/* Whether passes make two vectors or one and a half (kernels/depthwise.inc); those of 64 bytes. */
+static int has_pairs(const fc_conv *p)
+{
+    const fc_window *w = &p->window;
+    return w->out[1] >= 4 && (w->kernel[1] > 3 || (w->kernel[1] == 3 && w->stride[1] == 1 && p->channels > 1));
+}
+
+/* Nanoseconds of a vector's tap. */
+static double tap_cost(const fc_conv *p)
+{
+    const fc_window *w = &p->window;
+    if (w->out[1] <= 3)
+        return 0.4; /* a lone row shares no load */
+    if (w->stride[2] == 2 && w->kernel[1] < FC_DEPTHWISE_SPLIT)
+        return 0.36;
+    if (p->channels > 1)
+        return 0.15; /* Zen 4, this and pixels, us: 32 groups of 4@56 312, 400; 3-32@32 b32 658, 590; 8ch 5x5 35, 33; 7x7 3-16@128 b4 2780, 2720 */
+    return w->kernel[1] > 4 ? 0.085 : 0.12;
+}
+
 static const char *plan_depthwise(fc_conv_plan *plan, double *cost)
 {
     const fc_conv *p = &plan->problem;
-    const char *refusal = p->channels != 1 ? "a group has more than one input channel" : fc_depthwise_refusal(p);
+    const char *refusal = fc_depthwise_refusal(p);
     if (refusal)
         return refusal;
+    if (p->channels > 1 && (p->channels > CHANNELS_MAX || p->window.kernel[1] < 3))
+        return "a group has many input channels, or more than one and a kernel of one or two rows";
+    if (p->channels > 1 && fc_reduction(p) > fc_gemm_block(plan))
+        return "long sums are made in blocks";
     plan->tile[ROWS] = choose_rows(plan, fc_dispatch(p->real));
     layout l = lay_out(plan);
     plan->scratch = fc_add(fc_add(l.shared_bytes, l.weights.bytes), fc_mul(plan->threads, l.worker_bytes));
     if (plan->scratch > fc_scratch_max(plan->threads))
         return "the rows exceed the scratch bound";
-    double taps = (double)fc_taps(&p->window), rows = (double)plan->tile[ROWS], outputs = (double)p->out_channels;
-    int halves = p->window.kernel[1] > 3 && p->window.out[1] >= 4; /* of vectors too, if they are of 64 bytes */
-    int64_t lanes = l.kernels->lanes / (halves && l.kernels->lanes * l.kernels->size == 64 ? 2 : 1);
+    double taps = (double)fc_reduction(p), rows = (double)plan->tile[ROWS], outputs = (double)p->out_channels;
+    int64_t lanes = l.kernels->lanes / (has_pairs(p) && l.kernels->lanes * l.kernels->size == FC_ALIGN ? 2 : 1); /* halves */
     double vectors = rows * (double)fc_ceil_div(p->window.out[2], lanes) * (double)lanes / (double)l.kernels->lanes;
-    double bytes = (double)l.kernels->size, pass = p->window.out[1] <= 3 ? 0.4 : p->window.kernel[1] > 4 ? 0.085 : 0.12; /* a lone row shares no load */
-    pass *= p->window.stride[2] == 2 && !l.input.pitch ? 3 : 1;
+    double bytes = (double)l.kernels->size;
     double row = (double)(l.input.pitch ? 2 * l.input.pitch : l.input.x.pitch);
-    double copied = row * (double)(l.input.x.copies * p->window.kernel[0]);
+    double copied = row * (double)(l.input.x.copies * l.input.window.planes);
     double copy = p->x.s[2] != 1 ? 0.3 : l.input.pitch ? SPLIT : 0.03;
     double stored = l.in_place ? 0 : outputs * rows * (double)l.tile_row * (l.flat ? 1 : p->y.s[2] == 1 ? 2 : 20);
-    double unit = 30 + outputs * (10 + vectors * (1 + pass * taps)) + copy * bytes * copied + 0.03 * bytes * stored;
+    double unit = 30 + outputs * (10 + vectors * (1 + tap_cost(p) * taps)) + copy * bytes * copied + 0.03 * bytes * stored;
     if (l.whole)
         unit = 10 + outputs * (5 + 0.9 * vectors) + 0.03 * bytes * stored;
     *cost = 300 + (double)l.units * unit + 0.3 * (double)l.weights.bytes;
@@ -306,8 +334,8 @@ static void run_unit(const job *j, int64_t unit, char *scratch)
     }
     const void **table = (const void **)(void *)scratch;
     char *copies = scratch + l->input.table_bytes, *tile = copies + l->input.copy_bytes;
-    fc_depthwise_take(&l->input, p, l->kernels, table, copies, j->zero, fc_at(j->x, n * p->x.n + g * p->x.c, size), od, oh,
-                      rows);
+    fc_depthwise_take(&l->input, p, l->kernels, table, copies, j->zero,
+                      fc_at(j->x, n * p->x.n + g * p->channels * p->x.c, size), od, oh, rows);
     for (int64_t m = 0; m < p->out_channels; m++) {
         int64_t o = g * p->out_channels + m;
         run_channel(j, table, tile, o, fc_at(j->w, g * l->weights.g + m * l->weights.o, size),

@@ -8,6 +8,7 @@ typedef struct fc_depthwise {
     fc_depthwise_window window; /* but for `shift` */
     int variant;                /* of the kernels: the stride - 1 */
     int64_t rows, bands;        /* output rows of a band */
+    int64_t channels;           /* whose planes the table holds, one after the other */
     fc_rows x;
     int64_t pitch;              /* of a split row's phases, 0 where rows are not split; zeros between them pad both */
     int64_t lead;               /* zeros before the first */
@@ -28,16 +29,14 @@ static inline int fc_depthwise_has_flat_rows(const fc_array_strides *s, int64_t 
  * depthwise_flat_weight, which read it in place. */
 int fc_depthwise_is_flat(const fc_conv *problem);
 
-/* Elements from a phase of a split row to the next, if a forward problem's rows are split, else 0. */
-int64_t fc_depthwise_pitch(const fc_conv *problem, const fc_kernels *kernels);
-
-/* A table for bands of at most `rows` output rows; `pitch` as above. */
-fc_depthwise fc_depthwise_plan(const fc_conv *problem, const fc_kernels *kernels, int64_t rows, int64_t pitch);
+/* A table for bands of at most `rows` output rows: `whole`: of all channels of a group, rows split where the forward kernels want
+ * them so, else of one channel, as the weight gradient's. */
+fc_depthwise fc_depthwise_plan(const fc_conv *problem, const fc_kernels *kernels, int64_t rows, int whole);
 
 /* Writes what workers share; returns the row of zeros and sets window.shift. */
 const void *fc_depthwise_share(fc_depthwise *depthwise, const fc_conv *problem, int64_t size, void *scratch);
 
-/* The rows behind `rows` output rows from (od, oh) of the channel at x. */
+/* The rows behind `rows` output rows from (od, oh) of the channels from x on. */
 void fc_depthwise_take(const fc_depthwise *depthwise, const fc_conv *problem, const fc_kernels *kernels, const void **table,
                        void *copies, const void *zero, const void *x, int64_t od, int64_t oh, int64_t rows);
 

@@ -68,8 +68,15 @@ static layout lay_out(const fc_conv_plan *plan)
     return l;
 }
 
-/* Of a tap of a run, in the same measure. */
-#define RUN_TAP 0.08
+/* Nanoseconds of a vector's tap, and of two of a run that share a load, in the same measure. */
+#define TAP 0.35
+#define PAIR 0.16
+
+static double tap_cost(const layout *l, double taps)
+{
+    int64_t rest = l->run % (2 * l->kernels->lanes), pairs = l->run / 2 - rest / 2 + fc_max(0, rest - l->kernels->lanes);
+    return l->run ? taps * (TAP + (double)pairs / (double)l->run * (PAIR - 2 * TAP)) : taps * TAP;
+}
 
 static const char *plan_stencil(fc_conv_plan *plan, double *cost)
 {
@@ -95,7 +102,7 @@ static const char *plan_stencil(fc_conv_plan *plan, double *cost)
     double copied = l.source.in_place ? 0 : l.end ? 2 * (double)l.source.pitch : (double)l.source.channel;
     double stored = l.in_place ? 0 : rows * (double)l.width;
     /* Calibrated on Zen 5, one thread: 1-D k4 768@1024 144 us, k31 4x512@2000 3.4 ms, 16x1-64 k7s4 @4000 190 us. */
-    *cost = 300 + taps + tasks * (40 + outputs * (vectors * (1 + (l.run ? RUN_TAP : 0.35) * taps) + 5 * rows) +
+    *cost = 300 + taps + tasks * (40 + outputs * (vectors * (1 + tap_cost(&l, taps)) + 5 * rows) +
                                   0.0125 * bytes * (copied + outputs * stored) + 4.0 * copied / (double)l.source.pitch);
     return NULL;
 }
