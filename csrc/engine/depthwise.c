@@ -30,7 +30,8 @@
 #include <string.h>
 
 enum { ROWS, UNITS };                                      /* plan->tile: rows of a band, units of a task */
-enum { CHANNELS_MAX = 8, ROWS_MAX = 128, BAND_BYTES = 64 << 10, SPLIT_BYTES = 24 << 10, TASK_NS = 4000 }; /* a few microseconds are worth claiming */
+enum { CHANNELS_MAX = 8, ROWS_MAX = 128, BAND_BYTES = 64 << 10, SPLIT_BYTES = 24 << 10 };
+enum { TASK_NS = 4000 }; /* a few microseconds are worth claiming */
 
 const char *fc_depthwise_refusal(const fc_conv *p)
 {
@@ -219,8 +220,8 @@ static double tap_cost(const fc_conv *p)
         return 0.4; /* a lone row shares no load */
     if (w->stride[2] == 2 && w->kernel[1] < FC_DEPTHWISE_SPLIT)
         return 0.36;
-    if (p->channels > 1)
-        return 0.15; /* Zen 4, this and pixels, us: 32 groups of 4@56 312, 400; 3-32@32 b32 658, 590; 8ch 5x5 35, 33; 7x7 3-16@128 b4 2780, 2720 */
+    if (p->channels > 1) /* Zen 4, this and pixels, us: 32 groups of 4@56 312, 400; 3-32@32 b32 658, 590; 7x7 3-16@128 b4 2780, 2720 */
+        return 0.15;
     return w->kernel[1] > 4 ? 0.085 : 0.12;
 }
 
