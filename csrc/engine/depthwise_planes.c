@@ -11,7 +11,8 @@
  * For narrow images, strides above 1 and adjoints of strides, where lanes over the pixels of a row are masked, gathered and woven;
  * for long kernels, whose unaligned loads bound the others; for channels-last memory.  On one core of Emerald Rapids, us, this and
  * the depthwise or stencil driver as they were then: 3x3 512@14 51, 97; 5x5s2 144@56 155, 242; k31 4x512@2000
- * 3900, 6000 (since then the former splits rows, the latter sums runs of taps: see there).  Wide images at stride 1 lose: 3x3 32@112 296, 150.
+ * 3900, 6000 (since then the former splits rows, the latter sums runs of taps: see there).  Wide images at
+ * stride 1 lose: 3x3 32@112 296, 150.
  *
  * Scratch: tables; per worker the weights as vectors, a tile of input and one or two of outputs.
  */
