@@ -31,7 +31,9 @@
  * Where there are fewer blocks than threads want, one after the other has its vectors of channels, then its blocks of output
  * channels as tasks, and V is shared.
  *
- * Channels come in blocks so that U of one (36 x 128 x 48) stays in the second-level cache while it is used; M is small.
+ * Channels come in blocks so that U of one (36 x 128 x 48) stays in the second-level cache while it is used; M is small.  Where U is
+ * made for each block of tiles, and read once or twice, half as many: Zen 4, 512-512@7 2770 to 2190 us, 512-512@14 5310 to 4890,
+ * 384-384@13 2990 to 2740 (a quarter as many: 2250; of a kernel cut into pieces, 5x5 256-256@14, 3200 to 3320).
  *
  * Against the direct drivers (Emerald Rapids, one thread): 7x7 64-64@14 b8 4.3 to 2.3 ms, 5x5 32-64@14 b64 9.1 to 5.7, 5x5
  * 16-32@28 b16 2.1 to 1.45, 1x7 192-192@17 b4 3.9 to 3.0, 2x2 64-128@33 b2 0.86 to 0.70, k3 64-128 of 4096 b8 11 to 8.7.
@@ -57,7 +59,7 @@
 /* plan->tile: rows of tiles of a block; whether U is made for each block, once a call (1) or once a worker (OWN); whether a block is
  * a task; points and m, as digits. */
 enum { ROWS, SHARED, WHOLE, EDGE };
-enum { CHANNELS = 128 };
+enum { CHANNELS = 128, ONCE = 64 };
 enum { SHARED_BYTES = 8 << 20, V_BYTES = 384 << 10, V_BYTES_MAX = 6 << 20, TILES = 48 };
 
 typedef struct layout {
@@ -157,7 +159,7 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
     rows = fc_add(fc_min(rows, l.h.tiles), l.h.pieces - 1);
     l.x = (fc_panel){.width = lanes, .fold = 1, .rows = fc_mul(l.h.d, l.h.m * rows + l.h.points - l.h.m),
                      .pitch = fc_mul(l.w.d, l.w.m * l.v_columns + l.w.points - l.w.m), .step = {1, 1}};
-    l.channels = fc_weight_part(p->channels, plan->tile[SHARED] ? CHANNELS : fc_max(CHANNELS / l.pieces, lanes));
+    l.channels = fc_weight_part(p->channels, plan->tile[SHARED] ? CHANNELS : l.pieces == 1 ? ONCE : fc_max(CHANNELS / l.pieces, lanes));
     int64_t terms = fc_mul(plan->tile[SHARED] ? l.inputs : l.channels, l.pieces);
     l.v_step = fc_add(fc_mul(fc_mul(fc_mul(v_rows, l.phases), l.v_columns), l.inputs), STEP_PAD);
     l.m_step = fc_add(fc_mul(l.tiles, l.outputs.width), STEP_PAD);
