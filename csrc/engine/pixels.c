@@ -29,7 +29,9 @@
  * Scratch: the offsets of k, the weights where they are not rows in memory; per worker a band (about FC_BLOCK_BYTES) and a
  * tile's rows of output, unless y can be written in place, or a sweep's strip and the outputs it holds.
  * Rejected: blocking the channels of a band (the output would be read and written once per block of channels; the few rows
- * copied twice cost less); a copy of the whole padded image (64@224 would take 13 MB).
+ * copied twice cost less); a copy of the whole padded image (64@224 would take 13 MB); Strassen's method for large 1x1s, seven
+ * products of half the size (Zen 4, us: 1024-256@14 931, 847, 512-512@14 904, 844): its rounding errors are as large as the largest
+ * channels' and pixels', in all of them: a channel whose weights are zero is no longer exactly its bias.
  */
 #include "base/cpu.h"
 #include "engine/gemm.h"
