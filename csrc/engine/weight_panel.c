@@ -117,22 +117,10 @@ void fc_panel_pack(const fc_panel *p, const fc_kernels *kernels, void *dst, void
         n = fc_min(slice, rows - r);
         int64_t copied = copied_rows(p, n), step = p->fold > 1 ? 1 : p->step[0];
         int64_t next_row = p->fold > 1 ? lanes * pitch : pitch, next_channel = p->fold > 1 ? pitch : copied * pitch;
-        int64_t from = ih + r * p->step[0];
-        int whole = m->x && p->step[1] > 1 && from >= 0 && from + (copied - 1) * step < m->size[0] && iw >= 0 &&
-                    iw + (pitch - 1) * p->step[1] < m->size[1];
-        for (int64_t c = 0; c < lanes; c++) {
-            if (whole && c < m->channels)
-                kernels->pick_rows(fc_at(scratch, c * next_channel, size), next_row,
-                                   fc_at(m->x, c * m->c + from * m->stride[0] + iw * m->stride[1], size), step * m->stride[0],
-                                   p->step[1] * m->stride[1], copied, pitch);
-            for (int64_t i = whole && c < m->channels ? copied : 0; i < copied; i++) {
-                int64_t at = ih + r * p->step[0] + i * step;
-                int inside = m->x && c < m->channels && at >= 0 && at < m->size[0];
-                kernels->gather_row(fc_at(scratch, c * next_channel + i * next_row, size), pitch,
-                                    inside ? fc_at(m->x, c * m->c + at * m->stride[0], size) : NULL, m->stride[1], iw,
-                                    p->step[1], m->size[1], &zero);
-            }
-        }
+        const int64_t first[] = {ih + r * p->step[0], iw}, steps[] = {step, p->step[1]};
+        for (int64_t c = 0; c < lanes; c++)
+            kernels->gather_rows(fc_at(scratch, c * next_channel, size), next_row, copied, pitch,
+                                 m->x && c < m->channels ? fc_at(m->x, c * m->c, size) : NULL, m->stride, first, steps, m->size, &zero);
         void *out = fc_at(dst, r * pitch * p->width, size);
         if (p->fold == 1)
             kernels->transpose(out, p->width, scratch, copied * pitch, p->width, copied * pitch);

@@ -177,10 +177,11 @@ typedef void (*fc_depthwise_weave_kernel)(const fc_weave_window *window, const v
 typedef void (*fc_gather_row_kernel)(void *dst, int64_t count, const void *x, int64_t x_stride, int64_t first, int64_t step,
                                      int64_t size, const void *fill);
 
-/* pick_rows:  dst[r * dst_row + j] = src[r * src_row + j * stride],   r < rows, j < count: gather_row where nothing is padding, of many
- * short rows. */
-typedef void (*fc_pick_rows_kernel)(void *dst, int64_t dst_row, const void *src, int64_t src_row, int64_t stride, int64_t rows,
-                                    int64_t count);
+/* gather_rows:  dst[r * dst_row + j] = x[first[0] + r * step[0]][first[1] + j * step[1]] where both lie within size, else fill;
+ * r < rows, j < count.  Element (i, j) of x stands at x + i * x_stride[0] + j * x_stride[1].  A NULL x lies in the padding altogether.
+ * dst_row is at least count. */
+typedef void (*fc_gather_rows_kernel)(void *dst, int64_t dst_row, int64_t rows, int64_t count, const void *x, const int64_t *x_stride,
+                                      const int64_t *first, const int64_t *step, const int64_t *size, const void *fill);
 
 /* gather_block:  dst[r * dst_row + ((c * n[1] + i) * n[2] + j) * n[3] + k] = x[r, c, i, j, k],   r < rows, all of n.
  * Read in the order of c, then r: for weights whose rows r are neighbours and whose channels c are far apart. */
@@ -428,7 +429,7 @@ typedef struct fc_kernels {
     fc_depthwise_flat_weight_kernel depthwise_flat_weight;
     fc_depthwise_weave_kernel depthwise_weave[2][FC_WEAVE_SIDE_MAX - FC_WEAVE_SIDE_MIN + 1]; /* [P][K - the least] */
     fc_gather_row_kernel gather_row;
-    fc_pick_rows_kernel pick_rows;
+    fc_gather_rows_kernel gather_rows;
     fc_gather_block_kernel gather_block;
     fc_scatter_row_kernel scatter_row;
     fc_copy_vectors_kernel copy_vectors;

@@ -35,7 +35,7 @@ static const struct row {
     {"depthwise_flat_weight", check_depthwise_flat_weight},
     {"depthwise_weave", check_depthwise_weave},
     {"gather_row", check_gather_row},
-    {"pick_rows", check_pick_rows},
+    {"gather_rows", check_gather_rows},
     {"gather_block", check_gather_block},
     {"scatter_row", check_scatter_row},
     {"copy_vectors", check_copy_vectors},

@@ -36,7 +36,7 @@ void check_depthwise_flat(subject *s);
 void check_depthwise_flat_weight(subject *s);
 void check_depthwise_weave(subject *s);
 void check_gather_row(subject *s);
-void check_pick_rows(subject *s);
+void check_gather_rows(subject *s);
 void check_gather_block(subject *s);
 void check_scatter_row(subject *s);
 void check_copy_vectors(subject *s);

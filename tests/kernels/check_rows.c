@@ -1,5 +1,5 @@
-/* gather_row, pick_rows, gather_block, scatter_row, copy_vectors, interleave, transpose, transpose_past, transpose_rows, sum_row and dot: what
- * moves or adds along rows of any stride. */
+/* gather_row, gather_rows, gather_block, scatter_row, copy_vectors, interleave, transpose, transpose_past, transpose_rows, sum_row and dot:
+ * what moves or adds along rows of any stride. */
 #include <math.h>
 
 #include "check_kernels.h"
@@ -61,35 +61,51 @@ void check_gather_row(subject *s)
                 }
 }
 
-static void pick_rows_case(subject *s, int64_t rows, int64_t count, int64_t stride, int64_t src_gap, int64_t dst_gap)
+typedef struct plane {
+    int64_t stride[2], first[2], step[2], size[2];
+} plane;
+
+static void gather_rows_case(subject *s, int64_t rows, int64_t count, int64_t dst_gap, const plane *p, int null)
 {
-    describe("rows=%lld count=%lld stride=%lld src_gap=%lld dst_gap=%lld", (long long)rows, (long long)count, (long long)stride,
-             (long long)src_gap, (long long)dst_gap);
-    int at_end = s->cases++ % 2;
-    int64_t src_row = extent(count, stride) + src_gap, dst_row = count + dst_gap, begin = origin(count, stride);
-    array *src = array_random(s->type, rows ? rows * src_row - src_gap : 0, at_end);
-    array *dst = array_take(s->type, rows ? rows * dst_row - dst_gap : 0, at_end);
-    array_lock(src);
+    describe("rows=%lld count=%lld dst_gap=%lld stride=%lld,%lld first=%lld,%lld step=%lld,%lld size=%lld,%lld%s", (long long)rows,
+             (long long)count, (long long)dst_gap, (long long)p->stride[0], (long long)p->stride[1], (long long)p->first[0],
+             (long long)p->first[1], (long long)p->step[0], (long long)p->step[1], (long long)p->size[0], (long long)p->size[1],
+             null ? " NULL" : "");
+    int at_end = s->cases++ % 2, empty = !p->size[0] || !p->size[1];
+    int64_t x0 = empty ? 0 : origin(p->size[0], p->stride[0]) + origin(p->size[1], p->stride[1]);
+    int64_t reach = extent(p->size[0], p->stride[0]) + extent(p->size[1], p->stride[1]) - 1, dst_row = count + dst_gap;
+    array *x = array_random(s->type, empty ? 0 : reach, at_end), *fill = array_random(s->type, 1, at_end);
+    array *dst = array_take(s->type, rows && count ? rows * dst_row - dst_gap : 0, at_end);
+    array_lock(x);
+    array_lock(fill);
     array_watch(dst);
     for (int64_t r = 0; r < rows; r++)
-        for (int64_t j = 0; j < count; j++)
-            array_expect(dst, r * dst_row + j, array_get(src, begin + r * src_row + j * stride), 0);
-    s->kernels->pick_rows(dst->data, dst_row, at(src, begin), src_row, stride, rows, count);
+        for (int64_t j = 0; j < count; j++) {
+            int64_t i = p->first[0] + r * p->step[0], k = p->first[1] + j * p->step[1];
+            int inside = !null && i >= 0 && i < p->size[0] && k >= 0 && k < p->size[1];
+            array_expect(dst, r * dst_row + j, array_get(inside ? x : fill, inside ? x0 + i * p->stride[0] + k * p->stride[1] : 0), 0);
+        }
+    s->kernels->gather_rows(dst->data, dst_row, rows, count, null ? NULL : at(x, x0), p->stride, p->first, p->step, p->size,
+                            fill->data);
     array_check(dst, "dst");
     arrays_reset();
 }
 
-void check_pick_rows(subject *s)
+/* Every padding of every width around a vector's; rows side by side, apart, overlapping, and in the opposite order. */
+void check_gather_rows(subject *s)
 {
     int64_t lanes = s->kernels->lanes;
-    int64_t counts[] = {1, 2, lanes - 1, lanes, lanes + 1, 2 * lanes - 1, 2 * lanes, 5 * lanes + 1};
-    static const int64_t strides[] = {2, 3, 4, 5, 6, 1, 0, -2};
-    for (int64_t rows = 0; rows < 4; rows++)
-        for (int c = 0; c < 8; c++)
-            for (int t = 0; t < 8; t++) {
-                pick_rows_case(s, rows, counts[c], strides[t], 0, 0);
-                pick_rows_case(s, rows, counts[c], strides[t], 5, 3);
-            }
+    int64_t widths[] = {0, 1, 3, lanes - 1, lanes, lanes + 1, 2 * lanes - 1, 2 * lanes, 5 * lanes + 1};
+    static const int64_t strides[] = {1, 2, 3, 4, 5, 6, 0, -2}, heights[] = {0, 1, 2, 5};
+    for (int c = 0; c < 9; c++)
+        for (int t = 0; t < 8; t++)
+            for (int h = 0; h < 4; h++)
+                for (int i = 0; i < 36; i++) {
+                    int64_t width = widths[c], step = 1 + i % 2, left = i % 3 * (i % 4 ? 1 : lanes), right = i / 3 % 3;
+                    int64_t row = extent(width * step, strides[t]) + (i % 5 ? i % 5 - 1 : -1 - 3 * width);
+                    plane p = {{row, strides[t]}, {i / 6 % 3 - 1, -left}, {1 + i / 18, step}, {heights[h], width * step}};
+                    gather_rows_case(s, i % 7, left / step + width + right, i % 11 ? 0 : 3, &p, i == 35);
+                }
 }
 
 /* A read-only array of `axes` axes; strides of any sign, and what is only read may overlap itself. */
