@@ -22,9 +22,11 @@
  * AVX2 680, 514; 7x7 3-16@128 b4 1500, 1420; 1x1 13-17@101 45, 31, with AVX2 77, 48; 3x3x3 3-16@16x56x56 850, 775; but 3x3s2
  * 3-32@299 206, 250 and 64-64@224 15.5, 19.7 ms.  Zen 4 (the best of the others, this): 3-32@32 b32 612, 556, 8 of 3-32@28 137, 118,
  * 7x7 3-16@128 816, 708; but 8 of 3-16@56 233, 245, 3x3s2 3-32@299 420, 447.  Rejected there: fetching the next tile's dY meanwhile (7x7
- * the same, 2 of 3-32@32 36.0, 38.2; 13-17@101 50, 54).  Slices of 128 vectors of narrow images, whose sums come from the second-level
- * cache half as often, would have to be cut from several planes.
+ * the same, with dY in the third-level cache too, 2 of 3-32@32 36.0, 38.2; 13-17@101 50, 54); slices of 48, 96 or 128 vectors (7x7 b4 +3 %,
+ * the same, the same); more chunks (24 or 32: 7x7 b4 at two threads 1480 to 1580).  Slices of 128 vectors of narrow images, whose sums
+ * come from the second-level cache half as often, would have to be cut from several planes.
  */
+#include "base/cpu.h"
 #include "engine/band.h"
 #include "engine/conv.h"
 #include "engine/weight_tiles.h"
@@ -32,7 +34,8 @@
 
 enum { ROWS, CHANNELS, OUTPUTS, CHUNKS }; /* plan->tile: of a unit, at most; of a block, at most; parts of the sum */
 /* Tiles that share dY's vectors from which on these are copied where they cross cache lines: of 30 7x7 3-16@128 b4 1600 to 1500 us, of
- * six 3-32@32 b32 323 to 348 (Zen 5). */
+ * six 3-32@32 b32 323 to 348 (Zen 5).  On Zen 4, of 512 bits, none: with them 3000 to 2910, at two threads 1530 to 1500; 3x3x3
+ * 3-16@16x56x56 1430 to 1380. */
 enum { COPY_TILES = 10 };
 /* Vectors of a tile's rows that stay in the first-level cache; a block's sums and a unit's band, which stay in the second. */
 enum { SLICE = 64, SUM_BYTES = 256 << 10, BAND_BYTES = 256 << 10 };
@@ -297,7 +300,8 @@ static void add_unit(const job *j, const block *b, int64_t index, char *scratch,
     const char *x = take_input(j, b, &u, pixels + l->pixel_bytes);
     int64_t at = u.n * p->y.n + (b->g * p->out_channels + b->o) * p->y.c + u.od * p->y.s[0] + u.oh * p->y.s[1];
     const char *y = fc_at(j->y, at, size);
-    int copies = ((uintptr_t)y | (uintptr_t)(p->y.c * size) | (uintptr_t)(l->flat ? 0 : p->y.s[1] * size)) % FC_ALIGN != 0;
+    int half = fc_cpu_has_half_multiplier() && l->kernels->lanes * size == FC_ALIGN; /* vectors of 512 bits */
+    int copies = !half && ((uintptr_t)y | (uintptr_t)(p->y.c * size) | (uintptr_t)(l->flat ? 0 : p->y.s[1] * size)) % FC_ALIGN != 0;
     int64_t slices = fc_max(1, fc_ceil_div(all.whole, SLICE));
     for (int64_t i = 0; i < slices; i++) {
         int64_t first = all.whole * i / slices;
