@@ -10,7 +10,9 @@
  *
  * At stride 2, kernels of four rows or more take rows whose even and odd columns are split, in padded copies that stay in the
  * first-level cache: every tap is then a whole vector, and no edge differs.  5x5 144@56 on Zen 4 108 us; two loads and a shuffle a
- * tap 195, the planes driver 132.  Fetching the next channel's plane meanwhile: 10 us more.
+ * tap 195, the planes driver 132.  Fetching the next channel's plane meanwhile: 10 us more.  3 x 3 splits columns in registers
+ * (kernels/depthwise_square.inc): 64@112 115 us, so 75, 128@56 61, 43; fetching 16 ... 128 lines of the next channel, 0 ... 5 us more,
+ * in bands of a separable chain the same.
  *
  * Outputs narrower than a vector, or not neighbours in memory, go through a worker's tile.  Dilated rows are `dilation`
  * interleaved images.  Windows that the kernels do not know are the stencil driver's.
@@ -219,7 +221,7 @@ static double tap_cost(const fc_conv *p)
     if (w->out[1] <= 3)
         return 0.4; /* a lone row shares no load */
     if (w->stride[2] == 2 && w->kernel[1] < FC_DEPTHWISE_SPLIT)
-        return 0.36;
+        return w->kernel[1] == 3 && w->kernel[2] == 3 && p->channels == 1 ? 0.15 : 0.36; /* beside planes: Zen 4 takes 1.5 times both */
     if (p->channels > 1) /* Zen 4, this and pixels, us: 32 groups of 4@56 312, 400; 3-32@32 b32 658, 590; 7x7 3-16@128 b4 2780, 2720 */
         return 0.15;
     return w->kernel[1] > 4 ? 0.085 : 0.12;

@@ -3,7 +3,7 @@
 
 #include "check_kernels.h"
 
-enum { TAPS_MAX = 7, ROWS_MAX = 11, PLANES_MAX = 2, STEP_MAX = 2, CASES = 40 };
+enum { TAPS_MAX = 7, ROWS_MAX = 19, PLANES_MAX = 2, STEP_MAX = 2, CASES = 40 };
 enum { TABLE_ROWS = 2 * ROWS_MAX + FC_DEPTHWISE_HEIGHT_MAX, TABLE_MAX = PLANES_MAX * TABLE_ROWS * STEP_MAX };
 
 typedef struct window {
