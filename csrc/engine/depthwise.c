@@ -25,11 +25,11 @@
  */
 #include "engine/depthwise.h"
 
+#include <string.h>
+
 #include "engine/gemm.h"
 #include "engine/output.h"
 #include "engine/weights.h"
-
-#include <string.h>
 
 enum { ROWS, UNITS };                                      /* plan->tile: rows of a band, units of a task */
 enum { CHANNELS_MAX = 8, ROWS_MAX = 128, BAND_BYTES = 64 << 10, SPLIT_BYTES = 24 << 10 };

@@ -50,6 +50,11 @@ const fc_kernels *fc_dispatch(fc_real type)
     return current()->tables[type];
 }
 
+int fc_has_half_multiplier(const fc_kernels *kernels)
+{
+    return fc_cpu_has_half_multiplier() && kernels->lanes * kernels->size == 64;
+}
+
 const char *fc_isa_name(void)
 {
     return current()->name;

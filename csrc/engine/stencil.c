@@ -31,7 +31,7 @@ typedef struct layout {
     int in_place;
 } layout;
 
-/* Whether the problem's rows are apart from each other, and long: then sets the outputs whose windows lie inside, two vectors at least. */
+/* Where the problem's rows are apart from each other, and long: the outputs whose windows lie inside, two vectors at least. */
 static void find_inner(layout *l, const fc_conv *p)
 {
     const fc_window *w = &p->window;

@@ -26,7 +26,6 @@
  * the same, the same); more chunks (24 or 32: 7x7 b4 at two threads 1480 to 1580).  Slices of 128 vectors of narrow images, whose sums
  * come from the second-level cache half as often, would have to be cut from several planes.
  */
-#include "base/cpu.h"
 #include "engine/band.h"
 #include "engine/conv.h"
 #include "engine/weight_tiles.h"
@@ -300,8 +299,8 @@ static void add_unit(const job *j, const block *b, int64_t index, char *scratch,
     const char *x = take_input(j, b, &u, pixels + l->pixel_bytes);
     int64_t at = u.n * p->y.n + (b->g * p->out_channels + b->o) * p->y.c + u.od * p->y.s[0] + u.oh * p->y.s[1];
     const char *y = fc_at(j->y, at, size);
-    int half = fc_cpu_has_half_multiplier() && l->kernels->lanes * size == FC_ALIGN; /* vectors of 512 bits */
-    int copies = !half && ((uintptr_t)y | (uintptr_t)(p->y.c * size) | (uintptr_t)(l->flat ? 0 : p->y.s[1] * size)) % FC_ALIGN != 0;
+    int copies = !fc_has_half_multiplier(l->kernels) &&
+                 ((uintptr_t)y | (uintptr_t)(p->y.c * size) | (uintptr_t)(l->flat ? 0 : p->y.s[1] * size)) % FC_ALIGN != 0;
     int64_t slices = fc_max(1, fc_ceil_div(all.whole, SLICE));
     for (int64_t i = 0; i < slices; i++) {
         int64_t first = all.whole * i / slices;

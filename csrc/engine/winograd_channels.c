@@ -51,7 +51,6 @@
  */
 #include <string.h>
 
-#include "base/cpu.h"
 #include "engine/output.h"
 #include "engine/weight_panel.h"
 #include "engine/weight_tiles.h"
@@ -217,8 +216,7 @@ static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout 
     double inputs = (2.5 * points + copy_in * pixels) * patches, sums = (2.0 * points + copy_out * pixels) * outputs;
     double weights = weights_cost(p, l) * (plan->tile[SHARED] ? 1.0 : (double)l->blocks);
     double rest = 2000 + groups * tiles * (inputs + sums) + weights;
-    int half = fc_cpu_has_half_multiplier() && l->kernels->lanes * l->kernels->size == FC_ALIGN; /* vectors of 512 bits */
-    return 1.15 * gemm + (half ? HALF_MULTIPLIER : 1.0) * rest;
+    return 1.15 * gemm + (fc_has_half_multiplier(l->kernels) ? HALF_MULTIPLIER : 1.0) * rest;
 }
 
 /* Rows of tiles whose V stays in the cache, but not so few that reading U costs more than the products; where the weights are
