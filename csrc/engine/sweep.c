@@ -30,6 +30,12 @@
  * C's lines too are fetched in the kernel, one of a row with each term, where its tiles are as many: bursts before each product cost
  * 4 % of CP r64 256@56 (Zen 5, one thread, 940 to 915 us; nothing fetched the same).
  *
+ * Of vectors shorter than a line, a strip's row is one line, which one tile would fetch of all rows, as fast as they return: before each
+ * product a few are.  Zen 3, one thread, least and lower quartile: 64-64@56 b16 6.6, 9.4 to 5.9, 7.8 ms, 128-128@56 b8 13.1, 14.3 to
+ * 10.0, 10.2, 256-64@56 b8 19.4, 24.7 to 16.6, 17.6; 256-64@56, which the third-level cache holds, 1650, 1930 to 1730, 1850 us.  Two
+ * lines each, or the next four or eight strips' rows at once: the same.  Tried there too, blocks of 192 and 288 terms instead of 512
+ * (1024-256@14 6 % slower), outermost (the same), images of 0.3 to 0.8 MB fetched (2 to 5 % slower).
+ *
  * Far arrays, 64-64@56 b16 (12.8 MB each; sums alone 2.4 ms, a copy 1.1-2.2, by strips without fetching ahead 3.8), best and lower
  * quartile beside a busy hyperthread: nothing fetched 5.5, 6.7 ms; bursts of B and C before each product 3.6, 5.0; B and C in the
  * kernel, a line a term 3.0-3.2, 4.3; B in the kernel, C past the caches 2.7, 3.9, misaligned B copied 2.9, 4.1.  The stores past
@@ -136,16 +142,17 @@ static far plan_far(const fc_sweep *s, const strip *t, int64_t tiles, int64_t te
 {
     int64_t size = s->kernels->size, bytes = t->nv * s->kernels->lanes * size;
     int there = s->kernels->gemm_far[t->nv][1] != NULL, whole = terms >= s->k;
+    int line = s->kernels->lanes * size < FC_ALIGN; /* a row of a strip: a tile would fetch all of them */
     far f = {.packs = there && !t->in_place};
     f.past = there && s->c_past && whole && !(((uintptr_t)t->c | (uintptr_t)(s->c_row * size)) % FC_ALIGN);
     f.b = (ahead){t->next, s->b_row, 1, there && s->b_far && t->next ? lines_of(t->next, bytes) : 0, 0};
-    if (f.packs + f.b.tiles > tiles)
+    if (f.packs + f.b.tiles > tiles || line)
         f.b.tiles = 0;
     f.c = (ahead){t->c + bytes, s->c_row, fc_ceil_div(s->rows, terms), 0, 0};
     f.c.tiles = there && s->c_far && !f.past && whole ? f.c.parts * lines_of(f.c.at, bytes) : 0;
     if (f.packs + f.b.tiles + f.c.tiles > tiles)
         f.c.tiles = 0;
-    f.b_ahead = (fc_ahead){.row = s->b_row * size, .lines = 1 + bytes / FC_ALIGN};
+    f.b_ahead = (fc_ahead){.row = s->b_row * size, .lines = line ? 1 : 1 + bytes / FC_ALIGN};
     f.c_ahead = (fc_ahead){f.c.at, s->c_row * size, s->c_far && !f.past && !f.c.tiles ? s->rows : 0, f.b_ahead.lines, 0};
     return f;
 }
@@ -174,21 +181,23 @@ static void run_block(const fc_sweep *s, const strip *t, far *f, const void *a, 
     int64_t share = f->b_ahead.rows ? fc_ceil_div(terms, tiles) : 0;
     for (int m = 0; m < FC_MR_MAX; m++)
         c_offset[m] = m * s->c_row;
-    for (int64_t i = 0, o = 0, mr; i < tiles; i++, o += mr) {
+    int64_t step = s->a_row * size, c_step = s->c_row * size;
+    const char *from = fc_at(a, k, size);
+    char *c = t->c;
+    for (int64_t i = 0, o = 0, mr; i < tiles; i++, o += mr, c += mr * c_step) {
         mr = few + (i < larger);
         const void *row[FC_MR_MAX], *start = init ? fc_at(init, o, size) : NULL;
-        for (int64_t m = 0; m < mr; m++)
-            row[m] = fc_at(a, (o + m) * s->a_row + k, size);
-        char *c = fc_at(t->c, o * s->c_row, size);
+        for (int64_t m = 0; m < mr; m++, from += step)
+            row[m] = from;
         fc_fetch(&f->b_ahead, share * f->b_ahead.lines);
         fc_fetch(&f->c_ahead, mr * f->c_ahead.lines);
-        ahead *from = f->b.tiles ? &f->b : &f->c;
-        const char *next = i < f->packs ? NULL : next_line(from, terms, size);
+        ahead *fetched = f->b.tiles ? &f->b : &f->c;
+        const char *next = i < f->packs ? NULL : next_line(fetched, terms, size);
         if (i < f->packs)
             kernels->gemm_pack[t->nv][mr](terms, row, fc_at(t->b, k * s->b_row, size), s->b_row, block, c, c_offset, start, k > 0,
                                           f->past);
         else if (next || f->past)
-            kernels->gemm_far[t->nv][mr](terms, row, block, offset, c, c_offset, start, k > 0, next, from->row, f->past);
+            kernels->gemm_far[t->nv][mr](terms, row, block, offset, c, c_offset, start, k > 0, next, fetched->row, f->past);
         else
             kernels->gemm[t->nv][mr](terms, row, NULL, block, offset, c, c_offset, start, k > 0);
         if (t->last)
@@ -233,6 +242,7 @@ static void run_strip(const fc_sweep *s, const strip *t, const void *a, const vo
         if (s->b_far && t->next) {
             f.b = b;
             f.b.at = f.b_ahead.at = t->next + k * s->b_row * size;
+            f.b_ahead.at += f.b_ahead.lines == 1 ? FC_ALIGN - 1 : 0; /* which it shares with this strip's where they cross lines */
             f.b_ahead.rows = b.tiles || t->in_place ? 0 : terms;
             f.b_ahead.line = 0;
         }
