@@ -207,10 +207,12 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
     /* In the unit of fc_gemm_cost; a kernel of one vector does half as much (6-16@14 5x5: pixels 11.2 us, this 14.4), and several
      * taps share lines of the image.  Emerald Rapids, one thread: 3x3 64@56 1.48 ms (pixels 1.58), 3x3s2 128@56 1.50 ms, 1x1s2
      * 256-512@56 1.70 ms (pixels 1.60), 512-512@7 1.75 ms; where a pixel's channels lie pages apart, 1x1 512-128@28 b8 8.0 ms
-     * (pixels 6.2).  Zen 5, 1x1s2: 64-64@100 102 us (pixels 130), 96-200@35 73 (76), 256-512@56 0.96 ms (pixels 0.90). */
+     * (pixels 6.2).  Zen 5, 1x1s2: 64-64@100 102 us (pixels 130), 96-200@35 73 (76), 256-512@56 0.96 ms (pixels 0.90).
+     * Zen 3: 256-512@56 3.7 ms (pixels 2.8, pointwise 2.9), its gradient 3.8 (3.9, 3.4), of 512-1024@28 4.3 (3.6, 3.1). */
     int pages = phases.count == 1 && l.taps == 1 && p->x.s[2] == 1 && fc_is_far(p, kernels->size);
     int near = fc_cpu_has_near_cache();
-    double unit = vectors == 1 ? 2.0 : l.taps > 1 ? 0.98 : (pages ? 1.25 : 1.12) * (near ? 0.9 : 1.0);
+    int line = kernels->lanes * kernels->size < FC_ALIGN; /* a strip is: its one tap's pages are read more often */
+    double unit = vectors == 1 ? 2.0 : l.taps > 1 ? 0.98 : (pages ? 1.25 : 1.12) * (line ? 1.1 : near ? 0.9 : 1.0);
     if (plan->direction == FC_ADJOINT && l.pixels > PIXELS_MAX)
         unit *= 1.12; /* rows are never cut: 1-D 384-384 k3s2 over 3000 14.2 ms, winograd_strided 11.3 */
     *cost = 600 + n * products * c * vectors * 0.125 * unit + calls * 14 +
