@@ -254,6 +254,17 @@ def test_channels_last_gives_channels_last(name):
     np.testing.assert_array_equal(y, expected[0])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("outputs", [8, 16, 24, 32, 48, 64, 80, 128])
+def test_few_channels_to_pixels_that_are_written_whole(outputs, dtype):
+    rng = np.random.default_rng(outputs)
+    x, w, b = (eighths(rng, shape, dtype) for shape in ((8, 3, 17, 19), (outputs, 3, 3, 3), (outputs,)))
+    for bias in None, b:
+        y = F.conv2d(channels_last(x), w, bias, padding=1, algorithm="channels")
+        assert is_channels_last(y)
+        np.testing.assert_array_equal(y, F.conv2d(x, w, bias, padding=1, algorithm="reference"))
+
+
 @pytest.mark.parametrize("name", IMAGE_TO_IMAGE)
 @pytest.mark.parametrize("layout", [fortran, sliced, reversed_axes, last_axes_swapped])
 def test_other_layouts_give_c_order(name, layout):
