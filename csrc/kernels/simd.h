@@ -219,7 +219,7 @@ INLINE void transpose_units(int units, int unit, v *row, int apart)
  * Rejected: half the shuffles replaced by loads of 128 bits, inserted (16 floats 1.2-1.3 where this takes 1.05-1.2, 8 doubles 0.99 and
  * 0.81; better only where rows lie across cache lines, 1.32 and 1.38) or broadcast with a mask (1.36). */
 #define load_square NAME(load_square)
-INLINE void load_square(v square[LANES], const real *in, int64_t row, int ahead)
+INLINE void load_square(v square[LANES], const real *in, int64_t row, int64_t ahead)
 {
 #pragma GCC unroll 16
     for (int l = 0; l < LANES; l++) {

@@ -268,12 +268,12 @@ static void check_transposes(subject *s, fc_transpose_kernel transpose)
     int64_t lanes = s->kernels->lanes, sizes[] = {0, 1, 2, lanes - 1, lanes, lanes + 1, 2 * lanes + 3, 41, 150};
     for (int r = 0; r < 9; r++)
         for (int c = 0; c < 8; c++)
-            for (int i = 0; i < 8; i++, s->cases++) { /* without gaps, with some, in whole vectors, to pages */
-                int64_t rows = sizes[r], columns = sizes[c], gap = i / 2 * random_integer(1, 5);
+            for (int i = 0; i < 10; i++, s->cases++) { /* without gaps, with some, in whole vectors, to pages, from pages */
+                int64_t rows = sizes[r], columns = sizes[c], gap = i / 2 * random_integer(1, 5), page = 4096 / s->kernels->size;
                 int64_t src_row = columns + gap, dst_row = rows + gap;
                 if (i >= 4) {
-                    src_row = (columns + lanes - 1) / lanes * lanes;
-                    dst_row = i < 6 ? (rows + lanes - 1) / lanes * lanes : 4096 / s->kernels->size;
+                    src_row = i < 8 ? (columns + lanes - 1) / lanes * lanes : page;
+                    dst_row = i < 6 || i >= 8 ? (rows + lanes - 1) / lanes * lanes : page;
                 }
                 describe("%lldx%lld rows %lld and %lld apart", (long long)rows, (long long)columns, (long long)src_row,
                          (long long)dst_row);
