@@ -32,8 +32,8 @@
 #include "engine/weights.h"
 
 enum { BUNDLES, OUTPUTS, ROWS, CHUNKS }; /* plan->tile: of a block; output rows of a unit, through planes; parts of the sum */
-enum { TASKS_WANTED = 16, JOINS = 16, CHUNK_BYTES_MAX = 8 << 20, PANEL_BYTES = 640 << 10, WIDTH_MAX = 4096 };
-enum { COLUMN_VECTORS = 12, GRADIENT_PAD = 16, KEPT_MAX = 64, STORED_AHEAD = 4 };
+enum { TASKS_WANTED = 16, JOINS = 16, CHUNK_BYTES_MAX = 8 << 20, PANEL_BYTES = 640 << 10, BUNDLE_BYTES = 256 << 10 };
+enum { WIDTH_MAX = 4096, COLUMN_VECTORS = 12, WIDE_VECTORS = 16, GRADIENT_PAD = 16, KEPT_MAX = 64, STORED_AHEAD = 4 };
 
 /* The output rows where a tap of a column meets the image. */
 typedef struct line {
@@ -77,17 +77,22 @@ static double kept(const fc_window *w, const layout *l)
     return rows / (double)(w->out[1] * l->lines);
 }
 
-/* Folded, or in how many bundles: what makes the cheapest strips, narrow bundles before wide ones. */
+/* Folded, or in how many bundles: what makes the cheapest strips, narrow bundles before wide ones.  Vectors of half a cache line: wide ones
+ * before narrow, whose rows of A are read again for each, and whose rows of dW are shorter; the widest where one block is all of a plane's
+ * sum.  Bundles of four vectors, of eight (or three by four) and of sixteen (Zen 3): 1x1 512-512@14 1245, 1200, 1146 us, 1024-256@14 1280,
+ * 1253, 1227, 64-256@56 1266, 1225, 3x3 512-512@7 (of three by two) 5200, 4100.  Rejected there: dY or x, channels last, fetched while the
+ * block before is multiplied, in bursts or with each term (64-256@56 1368, 1418 and 1365). */
 static void choose_bundle(layout *l, const fc_conv *p)
 {
-    const int64_t *kernel = p->window.kernel;
-    int64_t lanes = l->kernels->lanes;
+    const int64_t *kernel = p->window.kernel, *out = p->window.out;
+    int64_t lanes = l->kernels->lanes, halves = lanes * l->kernels->size < FC_ALIGN;
+    int64_t most = halves && fc_taps(&p->window) == 1 && out[1] * out[2] <= FC_KC ? WIDE_VECTORS : COLUMN_VECTORS;
     double least = INFINITY;
-    for (int64_t vectors = fc_max(1, COLUMN_VECTORS / l->wide); vectors > 0; vectors--) {
+    for (int64_t vectors = fc_max(1, most / l->wide); vectors > 0; vectors--) {
         int64_t whole = fc_weight_part(fc_ceil_div(p->channels, lanes), vectors) * lanes;
         int64_t width = p->channels < lanes ? p->channels : whole, bundles = fc_ceil_div(p->channels, width);
         double cost = (double)bundles * fc_weight_columns_cost(l->kernels, fc_ceil_div(l->wide * width, lanes));
-        if (cost > least)
+        if (cost > least || (halves && cost == least))
             continue;
         least = cost;
         l->bundle = l->panel.width = width;
@@ -141,12 +146,14 @@ static layout lay_out(const fc_conv_plan *plan)
     l.output_blocks = fc_ceil_div(p->out_channels, plan->tile[OUTPUTS]);
     l.sum_row = fc_mul(fc_mul(plan->tile[BUNDLES], l.products), l.columns);
     l.in_place = l.planes == 1 && p->y.s[2] == 1 && (p->y.s[1] == w->out[2] || rows == 1);
-    /* One tap's rows of B are a cache line for each vector of channels, unless a table names the pixels of the whole unit.  Where dY, in
-     * place, comes from far, a tile takes all pixels of a unit: six long rows of it, which hardware follows, while B comes from the
-     * second-level cache.  By blocks of pixels each of 64 channels' rows was read in short pieces: 1x1 64-64@56 b16 5.9 to 3.7 ms, two
-     * threads 2.8 to 1.95, 1x1 64-256@56 845 to 820 us, read from memory 1078 to 975, 1x1s2 256-512@56 1750 to 1700 (Granite Rapids). */
+    /* One tap's rows of B are a cache line for each vector of channels, unless a table names the pixels of the whole unit, and are then
+     * summed by halves of a block; vectors of half a line are not (1x1 512-512@14 1345 to 1260 us, 1024-256@14 1348 to 1281, Zen 3).
+     * Where dY, in place, comes from far, a tile takes all pixels of a unit: six long rows of it, which hardware follows, while B comes
+     * from the second-level cache.  By blocks of pixels each of 64 channels' rows was read in short pieces: 1x1 64-64@56 b16 5.9 to 3.7
+     * ms, two threads 2.8 to 1.95, 1x1 64-256@56 845 to 820 us, read from memory 1078 to 975, 1x1s2 256-512@56 1750 to 1700 (Granite
+     * Rapids). */
     int far = l.in_place && fc_is_far(p, size) && plan->precision == FC_PRECISION_HIGH;
-    int halves = p->channels % kernels->lanes == 0 && !(l.skips && l.planes > 1);
+    int halves = kernels->lanes * size == FC_ALIGN && p->channels % kernels->lanes == 0 && !(l.skips && l.planes > 1);
     l.terms = fc_taps(w) > 1 ? FC_KC : far ? l.pixels : halves ? FC_KC / 2 : FC_KC;
     l.fetches = far && fc_taps(w) == 1 && w->stride[1] == 1 && p->x.s[2] == 1;
     l.place_bytes = fc_bytes(fc_mul(l.pixels, l.skips && l.planes > 1 ? 1 + 2 * l.lines : 1), sizeof(int64_t));
@@ -183,6 +190,8 @@ static int64_t unit_rows(const fc_conv_plan *plan, int64_t wanted)
         return 1;
     int64_t halo = fc_max(0, 2 * a.bundle_panel - b.bundle_panel), row = fc_max(1, a.bundle_panel - halo);
     int64_t room = PANEL_BYTES / a.kernels->size / plan->tile[BUNDLES];
+    if (a.kernels->lanes * a.kernels->size < FC_ALIGN) /* such a CPU's second-level cache may be of 512 KiB */
+        room = fc_min(room, BUNDLE_BYTES / a.kernels->size);
     int64_t rows = fc_max(1, fc_min(out[1], (room - halo) / row)), planes = fc_mul(p->batch, out[0]);
     int64_t fewest = fc_max(1, FC_KC / 2 / fc_max(1, out[2]));
     if (planes < wanted)

@@ -11,11 +11,13 @@ static inline int64_t fc_weight_part(int64_t total, int64_t most)
 }
 
 /* What so many vectors of columns cost, a vector of a strip of the best width being 1 (measured: 9x3 0.96 of peak, 14x2 0.93,
- * 6x4 0.95, 9x2 0.81, 9x1 0.5). */
+ * 6x4 0.95, 9x2 0.81, 9x1 0.5).  Tables whose strips are of two vectors have no other good one. */
 static inline double fc_weight_columns_cost(const fc_kernels *kernels, int64_t vectors)
 {
-    if (vectors <= 2 || vectors % 4 == 0)
-        return (double)vectors * (vectors == 1 ? 1.6 : vectors == 2 ? 1.07 : 1.02);
+    if (kernels->nv > 2 && (vectors == 2 || vectors % 4 == 0))
+        return (double)vectors * (vectors == 2 ? 1.07 : 1.02);
+    if (vectors == 1)
+        return 1.6;
     int64_t rest = vectors % kernels->nv;
     return (double)vectors + (rest == 0 ? 0.0 : kernels->nv == 2 ? 0.6 : rest == 1 ? 0.8 : 0.4);
 }
