@@ -147,9 +147,9 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
     double copied = blocks * units * (double)l.band_bytes, turned = l.y_in_place ? 0 : blocks * units * pixels * (double)l.width;
     double sums = blocks * k * (double)l.width, stored = 0.15;
     /* Of one tap, both in place, rows are neighbours: channels last (`weight_gemm.c`, this) 256-256@28 1030, 950 us, 64-256@56
-     * 1230, 1040; 512-512@14 730, 770. */
+     * 1230, 1040; 512-512@14 730, 770; Zen 3 64-256@56, lines of B begun inside one, 1500, 1630, 512-512@14 1280, 1440. */
     if (l.x_in_place && l.y_in_place && p->x.c == 1 && fc_taps(&p->window) == 1) {
-        call = 14 * ceil(pixels / (double)l.terms) + 0.15 * pixels;
+        call = 14 * ceil(pixels / (double)l.terms) + (lanes * size < FC_ALIGN ? 0.35 : 0.15) * pixels;
         gemm = blocks * units * (k * vectors * pixels * 0.125 * unit + calls * call);
         stored = 0.5;
     }
@@ -217,15 +217,30 @@ static void turn_gradient(const job *j, const unit *u, int64_t first, int64_t co
     }
 }
 
+/* Of dY in place, `count` pixels from `pixel` of a unit on, which are fetched while the block before is summed: strip by strip its lines
+ * are far apart, which hardware does not follow.  1x1 64-256@56 channels last 1500 to 1440 us, 7x7s2 3-64@224 4.4 to 3.6 ms (Zen 3); not
+ * where it is transposed: 3x3s2 3-32@299 730 to 790, 3x3 3-32@32 b32 1200 to 1350. */
+static fc_ahead gradient_ahead(const job *j, const unit *u, const char *y, int64_t pixel, int64_t count)
+{
+    const fc_conv *p = &j->plan->problem;
+    int64_t size = j->l.kernels->size, width = p->window.out[2];
+    if (!j->l.y_in_place || j->l.kernels->lanes * size >= FC_ALIGN)
+        return (fc_ahead){0};
+    return (fc_ahead){fc_at(y, pixel / width * p->y.s[1] + pixel % width * p->y.s[2], size), p->y.s[2] * size, count,
+                      fc_ceil_div(u->outputs * size, FC_ALIGN), 0};
+}
+
 /* Pixels first ... first + count of a unit, added to a chunk's sums; `b` is the first of them. */
 static void add_pixels(const job *j, const unit *u, const char *a, const char *b, int64_t first, int64_t count, char *sum, int add,
-                       char *panel)
+                       char *panel, fc_ahead *ahead)
 {
     const layout *l = &j->l;
     const fc_kernels *kernels = l->kernels;
     int64_t size = kernels->size, vectors = fc_ceil_div(u->outputs, kernels->lanes), c_offset[FC_MR_MAX];
     const int64_t *place = j->place + first, *line = j->line + (l->y_in_place ? first : 0);
     const int64_t *b_offset = j->copies ? j->copy : line;
+    int64_t calls = fc_ceil_div(l->rows, fc_gather_rows(kernels, l->strip)) * fc_ceil_div(vectors, l->strip);
+    int64_t fetch = fc_ceil_div(ahead->rows * ahead->lines, calls);
     for (int m = 0; m < FC_MR_MAX; m++)
         c_offset[m] = m * l->width;
     for (int64_t done = 0, nv; done < vectors; done += nv) {
@@ -241,6 +256,7 @@ static void add_pixels(const job *j, const unit *u, const char *a, const char *b
             const void *row[FC_MR_MAX];
             for (int64_t m = 0; m < rows; m++)
                 row[m] = fc_at(a, j->tap[from + m], size);
+            fc_fetch(ahead, fetch);
             kernels->gemm_gather[nv][rows](count, row, place, strip, b_offset, fc_at(sum, from * l->width + at, size), c_offset,
                                            NULL, add);
         }
@@ -263,12 +279,13 @@ static void add_unit(const job *j, const unit *u, char *scratch, char *sum, int 
         copy_band(j, u, scratch);
     }
     int64_t at = u->n * p->y.n + u->g * p->out_channels + u->o + u->od * p->y.s[0] + u->oh * p->y.s[1];
+    const char *y = l->y_in_place ? fc_at(j->y, at, size) : gradient;
     for (int64_t i = 0; i < blocks; i++) {
         int64_t first = pixels * i / blocks, count = pixels * (i + 1) / blocks - first;
+        fc_ahead ahead = gradient_ahead(j, u, y, first + count, count);
         if (!l->y_in_place)
             turn_gradient(j, u, first, count, gradient);
-        add_pixels(j, u, a, l->y_in_place ? fc_at(j->y, at, size) : gradient, first, count, sum, add || i,
-                   gradient);
+        add_pixels(j, u, a, y, first, count, sum, add || i, gradient, &ahead);
     }
 }
 

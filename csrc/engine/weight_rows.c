@@ -158,7 +158,9 @@ static const char *plan_rows(fc_conv_plan *plan, double *cost)
     double copied = (double)l.band_bytes / (double)plan->tile[CHANNELS] * (double)p->channels;
     double rows = copied / (double)kernels->size / (double)l.band.pitch, taken = p->x.s[2] != 1 ? 8 : w->stride[2] > 1 ? 3 : 1;
     double unit = tiles * (double)fc_ceil_div(l.vectors, SLICE) * call + 0.0125 * taken * copied + 4 * rows + vectors + 40;
-    double product = kernels->cross_columns < 5 ? 0.125 : 0.13; /* smaller tiles wait less for vectors across cache lines */
+    /* 5x5 tiles wait for vectors across cache lines, 4x3 for loads: this, `weight_channels.c`, 3x3x3 3-16@16x56x56 2.04, 1.73 ms, 7x7
+     * 3-16@128 b4 4.08, 3.80, 3x3 3-32@32 b32 0.75, 0.89 (Zen 3). */
+    double product = kernels->cross_columns < 5 ? 0.137 : 0.13;
     double sums = (double)p->groups * pairs * (product * vectors * (double)l.units + 1.0 + (double)plan->tile[CHUNKS]);
     *cost = 400 + sums + blocks * (double)l.units * unit;
     return NULL;
