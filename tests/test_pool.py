@@ -1,7 +1,7 @@
 """Pooling and unpooling against PyTorch, forward and backward, through every driver of the engine.
 
 Values and indices of a maximum are equal, not close. Five drivers share the work: `rows` (windows alike, lanes along a
-row), `narrow` (planes no wider than a vector), `channels` (channels last in memory, as many as a vector has lanes),
+row), `narrow` (planes no wider than a vector or two), `channels` (channels last in memory, as many as a vector has lanes),
 `planes` (as many planes, transposed), `box` (one window at a time).
 """
 
@@ -194,6 +194,20 @@ def test_many_planes(layout, dtype):
         check_max_pool(eighths(rng, shape, dtype), (2, 2), layout)
         check_avg_pool(eighths(rng, shape, dtype), (3, 2, 1, True, False), layout=layout)
     check_adaptive(eighths(rng, (4, 40, 9, 14), dtype)[::2], (4, 5), layout)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [8, 9, 13, 15, 16, 17])
+def test_narrow_planes(width, dtype):
+    """Rows of a vector or two, of the input or of both; windows wider than a vector."""
+    rng = np.random.default_rng(width)
+    x = eighths(rng, (2, 33, 7, width), dtype)
+    for window in [(2, 2, 0), (3, 2, 1), (3, 1, 1), ((2, 9), (2, 1), (0, 4)), ((3, width), 1, 0)]:
+        check_max_pool(x, window)
+        check_avg_pool(x, (*window, True, False))
+        check_avg_pool(x, (*window, False, False))
+    for size in [1, 3, (6, 5), (7, width), (9, 16)]:
+        check_adaptive(x, size)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

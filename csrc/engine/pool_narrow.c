@@ -1,5 +1,5 @@
-/* The narrow driver of pooling: planes without gaps whose rows are no wider than a vector, windows of any kind, and the gradient
- * of a mean with one divisor.
+/* The narrow driver of pooling: planes without gaps whose rows are no wider than a vector, or (AVX2) two, windows of any kind, and
+ * the gradient of a mean with one divisor.
  *
  *     list the rows and columns of all windows                                     once
  *     for some planes (n, c)                                                       a task
@@ -9,6 +9,9 @@
  * Zen 5, one thread, AVX-512, us by the planes driver, which transposes, and so: means of 1024 planes from 13x13 to 6x6 28 -> 16,
  * their gradient 35 -> 23; 2x2s2 over 512 of 14x14, maximum 16 -> 7; 3x3s1 over 4096 of 14x14, maximum 290 -> 109, mean
  * 310 -> 126.
+ * Rows of two vectors, Zen 3, against the rows and planes drivers: 2x2s2 over 512 planes of 14x14, maximum 31 -> 16, mean 35 -> 19; means
+ * of 13x13 to 6x6 31 -> 21, their gradient over 1024 110 -> 57.  At stride 1, two vectors to two, the rows driver is faster (14x14 69, here
+ * 75-82): a permutation costs two instructions.
  *
  * Scratch, shared: the lists; per worker: a copy of one plane of x and of y.
  */
@@ -53,14 +56,14 @@ static layout lay_out(const fc_pool *p, int adjoint)
     const fc_window *w = &p->window;
     layout l = {.kernels = fc_dispatch(p->real), .in = adjoint ? w->out : w->in, .out = adjoint ? w->in : w->out,
                 .adjoint = adjoint};
-    int64_t size = l.kernels->size, lanes = l.kernels->lanes, rows = l.out[0] * l.out[1];
+    int64_t size = l.kernels->size, lanes = l.kernels->lanes, rows = l.out[0] * l.out[1], wide = fc_max(lanes, l.out[2]);
     l.x_plane = l.in[0] * l.in[1] * l.in[2];
     l.y_plane = rows * l.out[2];
     l.lines_bytes = fc_arena_round(rows * (int64_t)sizeof(int64_t));
     l.line_bytes = fc_arena_round(rows * most_taps(p, &l, 0) * most_taps(p, &l, 1) * (int64_t)sizeof(int64_t));
-    l.index_bytes = fc_arena_round(lanes * lanes * size);
+    l.index_bytes = fc_arena_round(lanes * lanes * fc_ceil_div(wide, lanes) * size);
     l.row_bytes = fc_arena_round(rows * (int64_t)sizeof(double));
-    l.column_bytes = fc_arena_round(lanes * size);
+    l.column_bytes = fc_arena_round(wide * size);
     l.x_bytes = fc_arena_round((l.x_plane + lanes) * size);
     l.y_bytes = fc_arena_round((l.y_plane + lanes) * size);
     return l;
@@ -74,10 +77,15 @@ static int64_t shared_bytes(const layout *l)
 static const char *misfit(const fc_pool *p)
 {
     const fc_window *w = &p->window;
-    int64_t lanes = fc_dispatch(p->real)->lanes, lines = fc_mul(fc_mul(w->in[0], w->in[1]), fc_mul(w->out[0], w->out[1]));
-    if (lanes < LANES_MIN || w->in[2] > lanes || w->out[2] > lanes)
+    const fc_kernels *kernels = fc_dispatch(p->real);
+    int64_t lanes = kernels->lanes, in = w->in[2], out = w->out[2];
+    int64_t lines = fc_mul(fc_mul(w->in[0], w->in[1]), fc_mul(w->out[0], w->out[1]));
+    if (lines > LINES_MAX || lines == 0 || in == 0 || out == 0)
+        return "planes have too many rows, or none";
+    if (lanes < LANES_MIN || fc_max(in, out) > kernels->pool.narrow_vectors * lanes)
         return "rows are wider than a vector";
-    return lines > LINES_MAX || lines == 0 || w->in[2] == 0 ? "planes have too many rows, or none" : NULL;
+    int64_t widest = p->adaptive ? fc_max(in / out, out / in) + 2 : w->kernel[2]; /* of windows, or of what meets an element */
+    return fc_max(in, out) > lanes && widest > lanes ? "windows are wider than a vector" : NULL;
 }
 
 /* A sum's order, which is the driver's, should not depend on the layout of dy: that may have gaps. */
@@ -89,7 +97,8 @@ static int is_dense(const fc_pool *p, int adjoint)
 static double cost_of(const fc_pool *p, const layout *l)
 {
     double rows = (double)(l->out[0] * l->out[1]), lines = (double)(most_taps(p, l, 0) * most_taps(p, l, 1));
-    return 4 + rows * (2.5 + 0.7 * lines + 0.9 * (double)most_taps(p, l, 2));
+    double vectors = (double)fc_ceil_div(l->out[2], l->kernels->lanes);
+    return 4 + rows * (0.7 * lines + vectors * (2.5 + 0.9 * (double)most_taps(p, l, 2)));
 }
 
 static const char *plan_narrow(fc_pool_plan *plan, double *cost)
@@ -116,15 +125,25 @@ static void put_integer(const layout *l, void *p, int64_t i, int64_t value)
         ((int64_t *)p)[i] = value;
 }
 
-/* Columns of the windows as permutations of a row, `lanes` for none; what columns divide by, NULL where all do by the same. */
+/* Element i of a row `width` wide among its vectors, the second of which ends where the row does. */
+static int64_t among_vectors(int64_t i, int64_t lanes, int64_t width)
+{
+    return i < lanes ? i : i + 2 * lanes - width;
+}
+
+/* Columns of the windows as permutations of a row, its vectors' end for none; what columns divide by, NULL where all do by the
+ * same. */
 static void list_columns(const fc_pool *p, const layout *l, fc_narrow_window *f, void *index, void *divisor)
 {
-    int64_t lanes = l->kernels->lanes, even = 1, count = reach(p, l, 2, 0).count;
+    int64_t lanes = l->kernels->lanes, even = 1, count = reach(p, l, 2, 0).count, in = l->in[2], out = l->out[2];
+    int64_t vectors = fc_ceil_div(out, lanes), none = in > lanes ? 2 * lanes : lanes;
     f->taps = most_taps(p, l, 2);
-    for (int64_t q = 0; q < lanes; q++) {
-        fc_pool_range w = reach(p, l, 2, fc_min(q, l->out[2] - 1));
+    for (int64_t i = 0; i < vectors * lanes; i++) {
+        int64_t q = i < lanes ? i : i + out - 2 * lanes;
+        fc_pool_range w = reach(p, l, 2, fc_min(q, out - 1));
         for (int64_t k = 0; k < f->taps; k++)
-            put_integer(l, index, k * lanes + q, q < l->out[2] && k < w.taps ? w.first + k * w.step : lanes);
+            put_integer(l, index, k * vectors * lanes + i,
+                        q < out && k < w.taps ? among_vectors(w.first + k * w.step, lanes, in) : none);
         even &= w.count == count;
         if (l->kernels->size == 4)
             ((float *)divisor)[q] = (float)w.count;
@@ -142,7 +161,8 @@ static void list_windows(const fc_pool *p, const layout *l, char *scratch, doubl
     int64_t *lines = (int64_t *)(void *)(scratch + WINDOW_BYTES), *line = lines + l->lines_bytes / (int64_t)sizeof(int64_t), at = 0;
     char *index = (char *)line + l->line_bytes;
     double *rows = (double *)(void *)(index + l->index_bytes);
-    fc_narrow_window f = {.rows = l->out[0] * l->out[1], .width = l->out[2], .lines = lines, .line = line, .row_divisor = rows};
+    fc_narrow_window f = {.rows = l->out[0] * l->out[1], .width = l->out[2], .in = l->in[2], .lines = lines, .line = line,
+                          .row_divisor = rows};
     list_columns(p, l, &f, index, (char *)rows + l->row_bytes);
     double across = f.column_divisor ? 1 : (double)reach(p, l, 2, 0).count;
     for (int64_t r = 0; r < f.rows; r++) {
@@ -172,8 +192,8 @@ static void run_planes(const fc_pool *p, const layout *l, const fc_narrow_window
 {
     int64_t size = l->kernels->size, lanes = l->kernels->lanes;
     const fc_array_strides *from = l->adjoint ? &p->y : &p->x;
-    int64_t safe = fc_min(end - fc_ceil_div(lanes - l->out[2], l->y_plane),
-                          fc_pool_planes(p) - fc_ceil_div(lanes - l->in[2], l->x_plane));
+    int64_t safe = fc_min(end - fc_ceil_div(fc_max(0, lanes - l->out[2]), l->y_plane),
+                          fc_pool_planes(p) - fc_ceil_div(fc_max(0, lanes - l->in[2]), l->x_plane));
     void (*kernel)(const fc_narrow_window *, const void *, int64_t, void *, int64_t) =
         p->kind == FC_POOL_MAX ? l->kernels->pool.narrow_max : l->kernels->pool.narrow_mean;
     safe = fc_pool_is_dense(p, from, l->in) ? fc_max(begin, fc_min(safe, end)) : begin;

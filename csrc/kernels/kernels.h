@@ -240,18 +240,20 @@ typedef struct fc_spread_window {
     int64_t stride, kernel, phase; /* 0 <= phase < stride <= lanes */
 } fc_spread_window;
 
-/* Pooling planes whose rows are no wider than a vector.  Of output row r, column q of a plane, tap (t, k) of a window is
+/* Pooling planes whose rows are one vector or (narrow_vectors of them) two, the second of which ends where its row does: it overlaps
+ * the first, or, of a row of one, is padding.  Of output row r, element i of vector j of a plane, tap (t, k) of a window is
  *
- *     x(t, k) = element index[k * lanes + q] of the vector at lines[0] + ... + lines[r - 1] + t of `line`,  t < lines[r], k < taps
+ *     x(t, k) = element index[(k * vectors + j) * lanes + i] of the two at lines[0] + ... + lines[r - 1] + t of `line`,
+ *               t < lines[r], k < taps
  *
- * an element beyond the vector is padding; lines are elements from the plane's first on. */
+ * an element beyond both is padding; lines are elements from the plane's first on. */
 typedef struct fc_narrow_window {
-    int64_t rows, width; /* of a plane of outputs */
+    int64_t rows, width, in; /* of a plane of outputs; the width of x */
     const int64_t *lines, *line;
     int64_t taps; /* at most lanes */
-    const void *index;          /* integers as wide as the real type, below 2 lanes */
+    const void *index;          /* integers as wide as the real type, at most 2 lanes; below that where rows of x are one vector */
     const double *row_divisor;  /* of a mean */
-    const void *column_divisor; /* lanes; NULL: ones */
+    const void *column_divisor; /* `width` or lanes; NULL: ones */
 } fc_narrow_window;
 
 /* Pooling.  Lanes over the channels of a pixel, where channels are last: r < rows, q < width, at least one vector of which is
@@ -312,6 +314,7 @@ typedef struct fc_pool_kernels {
                         int64_t y_row, int64_t rows, int64_t width);
     void (*rows_spread)(const fc_spread_window *spread, const int64_t *first, const int64_t *lines, const void *src, void *x,
                         int64_t x_row, int64_t rows, int64_t width);
+    int narrow_vectors; /* of a row, at most */
     void (*narrow_max)(const fc_narrow_window *window, const void *x, int64_t x_plane, void *y, int64_t planes);
     void (*narrow_mean)(const fc_narrow_window *window, const void *x, int64_t x_plane, void *y, int64_t planes);
     int (*index)(int64_t *dst, int64_t dst_stride, const void *lanes, int64_t base, int64_t step, int64_t count);

@@ -1,4 +1,4 @@
-/* The pooling kernels of planes no wider than a vector: windows of any rows and any permutations. */
+/* The pooling kernels of planes no wider than a vector, or two: windows of any rows and any permutations. */
 #include <math.h>
 
 #include "check_kernels.h"
@@ -14,14 +14,15 @@ typedef struct windows {
 
 static void windows_take(windows *w, subject *s, int awkward)
 {
-    int64_t lanes = s->kernels->lanes, last = 0, at = 0;
+    int64_t lanes = s->kernels->lanes, widest = s->kernels->pool.narrow_vectors * lanes, last = 0, at = 0;
     int at_end = s->cases % 2;
     *w = (windows){.planes = random_integer(0, 3), .x_plane = random_integer(0, 40)};
-    w->f = (fc_narrow_window){.rows = random_integer(1, ROWS_MAX), .width = random_integer(1, lanes), .lines = w->lines,
-                              .line = w->line, .taps = random_integer(1, lanes < TAPS_MAX ? lanes : TAPS_MAX),
+    w->f = (fc_narrow_window){.rows = random_integer(1, ROWS_MAX), .width = random_integer(1, widest),
+                              .in = random_integer(1, widest), .lines = w->lines, .line = w->line, .taps = random_integer(1, lanes < TAPS_MAX ? lanes : TAPS_MAX),
                               .row_divisor = w->row_divisor};
-    describe("planes=%lld rows=%lld width=%lld taps=%lld at the %s of a page", (long long)w->planes, (long long)w->f.rows,
-             (long long)w->f.width, (long long)w->f.taps, at_end ? "end" : "beginning");
+    describe("planes=%lld rows=%lld width=%lld of %lld taps=%lld at the %s of a page", (long long)w->planes, (long long)w->f.rows,
+             (long long)w->f.width, (long long)w->f.in, (long long)w->f.taps, at_end ? "end" : "beginning");
+    int64_t wide = w->f.width > lanes ? w->f.width : lanes, read = w->f.in > lanes ? w->f.in : lanes;
     for (int64_t r = 0; r < w->f.rows; r++) {
         w->lines[r] = random_integer(0, LINES_MAX);
         w->row_divisor[r] = (double)CHOOSE(1, 9, 9, -3);
@@ -30,14 +31,14 @@ static void windows_take(windows *w, subject *s, int awkward)
             last = w->line[at] > last ? w->line[at] : last;
         }
     }
-    w->x = array_random(s->type, w->planes ? (w->planes - 1) * w->x_plane + last + lanes : 0, at_end);
+    w->x = array_random(s->type, w->planes ? (w->planes - 1) * w->x_plane + last + read : 0, at_end);
     if (awkward && random_integer(0, 3))
         put_awkward(w->x);
-    w->index = array_take(s->index_type, w->f.taps * lanes, at_end);
+    w->index = array_take(s->index_type, w->f.taps * (w->f.width > lanes ? 2 : 1) * lanes, at_end);
     for (int64_t i = 0; i < w->index->count; i++)
-        array_put(w->index, i, (double)random_integer(0, 2 * lanes - 1));
-    w->columns = array_take(s->type, lanes, at_end);
-    for (int64_t q = 0; q < lanes; q++)
+        array_put(w->index, i, (double)random_integer(0, w->f.in > lanes ? 2 * lanes : 2 * lanes - 1));
+    w->columns = array_take(s->type, wide, at_end);
+    for (int64_t q = 0; q < wide; q++)
         array_put(w->columns, q, (double)random_integer(1, 5));
     array_lock(w->x);
     array_lock(w->index);
@@ -46,10 +47,17 @@ static void windows_take(windows *w, subject *s, int awkward)
     w->f.column_divisor = random_integer(0, 1) ? w->columns->data : NULL;
 }
 
-/* Element `place` of the vectors that a window's rows and the padding are, of row t of plane p. */
-static double element_at(const windows *w, int64_t lanes, int64_t p, int64_t line, int64_t place, double outside)
+/* Tap (line, k) of output q of plane p, of row vectors as the contract numbers them. */
+static double tap_of(const windows *w, int64_t lanes, int64_t p, int64_t line, int64_t k, int64_t q, double outside)
 {
-    return place < lanes ? array_get(w->x, p * w->x_plane + line + place) : outside;
+    int64_t vectors = w->f.width > lanes ? 2 : 1, second = w->f.width - lanes;
+    int64_t at = vectors == 2 && q >= second ? q - second + lanes : q; /* which overwrites the first */
+    int64_t place = (int64_t)array_get(w->index, k * vectors * lanes + at);
+    if (w->f.in > lanes && place >= lanes && place < 2 * lanes)
+        place += w->f.in - 2 * lanes;
+    else if (place >= lanes)
+        return outside;
+    return array_get(w->x, p * w->x_plane + line + place);
 }
 
 static void check_narrow(subject *s, int mean)
@@ -58,7 +66,7 @@ static void check_narrow(subject *s, int mean)
         windows w;
         windows_take(&w, s, !mean);
         int64_t lanes = s->kernels->lanes, width = w.f.width, plane = w.f.rows * width;
-        array *y = array_take(s->type, w.planes ? w.planes * plane + lanes - width : 0, s->cases % 2);
+        array *y = array_take(s->type, w.planes ? w.planes * plane + (width < lanes ? lanes - width : 0) : 0, s->cases % 2);
         array_watch(y);
         for (int64_t i = w.planes * plane; i < y->count; i++)
             array_expect(y, i, 0, INFINITY);
@@ -69,8 +77,7 @@ static void check_narrow(subject *s, int mean)
                 first += w.lines[k];
             for (int64_t k = 0; k < w.f.taps; k++)
                 for (int64_t t = 0; t < w.lines[r]; t++) {
-                    int64_t place = (int64_t)array_get(w.index, k * lanes + q);
-                    double x = element_at(&w, lanes, p, w.line[first + t], place, mean ? 0 : -INFINITY);
+                    double x = tap_of(&w, lanes, p, w.line[first + t], k, q, mean ? 0 : -INFINITY);
                     best = x > best || isnan(x) ? x : best;
                     sum += x;
                     magnitude += fabs(x);
