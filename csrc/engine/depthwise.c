@@ -222,8 +222,11 @@ static double tap_cost(const fc_conv *p)
         return 0.4; /* a lone row shares no load */
     if (w->stride[2] == 2 && w->kernel[1] < FC_DEPTHWISE_SPLIT)
         return w->kernel[1] == 3 && w->kernel[2] == 3 && p->channels == 1 ? 0.15 : 0.36; /* beside planes: Zen 4 takes 1.5 times both */
-    if (p->channels > 1) /* Zen 4, this and pixels, us: 32 groups of 4@56 312, 400; 3-32@32 b32 658, 590; 7x7 3-16@128 b4 2780, 2720 */
-        return 0.15;
+    /* Zen 4, this and pixels, us: 32 groups of 4@56 312, 400; 3-32@32 b32 658, 590; 7x7 3-16@128 b4 2780, 2720.  In 16 registers, Zen 3: 32
+     * groups of 4@56 490-1390, 510-810 (where the other thread of the core is busy, or x far away); 8 of 4@64 b8 2500-4600, 1400-2000; but
+     * 32 of 3@56 290, 370-450. */
+    if (p->channels > 1)
+        return p->channels > 3 && fc_dispatch(p->real)->mr[4] < 6 ? 0.18 : 0.15;
     return w->kernel[1] > 4 ? 0.085 : 0.12;
 }
 
