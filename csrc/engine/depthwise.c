@@ -33,6 +33,10 @@
 
 enum { ROWS, UNITS };                                      /* plan->tile: rows of a band, units of a task */
 enum { CHANNELS_MAX = 8, ROWS_MAX = 128, BAND_BYTES = 64 << 10, SPLIT_BYTES = 24 << 10 };
+/* A plane whose rows are a page or longer goes in bands that a first-level cache holds: a block of vectors goes down the rows of one
+ * (kernels/depthwise_flat.inc), each on a page of its own, and most of a line's sets would be one.  Zen 3, 3x3 1ch 1080p, bands of 128
+ * rows, of 128, 64, 48, 32 KiB: 4680, 3430, 920, 780, 820 us; rows of 2 KiB and less: the same in all. */
+enum { PAGE_BYTES = 4096, PAGED_BYTES = 32 << 10 };
 enum { TASK_NS = 4000 }; /* a few microseconds are worth claiming */
 
 const char *fc_depthwise_refusal(const fc_conv *p)
@@ -198,6 +202,8 @@ static int64_t choose_rows(const fc_conv_plan *plan, const fc_kernels *kernels)
         rows = fc_max(8, SPLIT_BYTES / fc_mul(planes, fc_mul(4 * pitch, kernels->size)) / 8 * 8);
     else if (p->x.s[2] != 1 || p->out_channels > 1)
         rows = fc_max(4, BAND_BYTES / fc_max(1, fc_mul(fc_mul(planes, w->in[2]), kernels->size * w->stride[1])));
+    else if (fc_depthwise_is_flat(p) && fc_mul(w->in[2], kernels->size) >= PAGE_BYTES)
+        rows = fc_max(4, PAGED_BYTES / fc_mul(w->in[2], kernels->size));
     if (plan->threads > 1 && images < 4 * plan->threads)
         rows = fc_min(rows, fc_max(4, fc_ceil_div(height, fc_ceil_div(4 * plan->threads, images))));
     rows = fc_min(rows, height);
@@ -215,7 +221,7 @@ static int has_pairs(const fc_conv *p)
 }
 
 /* Nanoseconds of a vector's tap. */
-static double tap_cost(const fc_conv *p)
+static double tap_cost(const fc_conv *p, const fc_kernels *kernels)
 {
     const fc_window *w = &p->window;
     if (w->out[1] <= 3)
@@ -223,10 +229,10 @@ static double tap_cost(const fc_conv *p)
     if (w->stride[2] == 2 && w->kernel[1] < FC_DEPTHWISE_SPLIT)
         return w->kernel[1] == 3 && w->kernel[2] == 3 && p->channels == 1 ? 0.15 : 0.36; /* beside planes: Zen 4 takes 1.5 times both */
     /* Zen 4, this and pixels, us: 32 groups of 4@56 312, 400; 3-32@32 b32 658, 590; 7x7 3-16@128 b4 2780, 2720.  In 16 registers, Zen 3: 32
-     * groups of 4@56 490-1390, 510-810 (where the other thread of the core is busy, or x far away); 8 of 4@64 b8 2500-4600, 1400-2000; but
-     * 32 of 3@56 290, 370-450. */
+     * groups of 4@56 490-1390, 510-810 (where the other thread of the core is busy, or x far away); 8 of 4@64 b8 2500-4600, 1400-2000;
+     * 8 channels 5x5@32 50, 42; but 32 of 3@56 290, 370-450. */
     if (p->channels > 1)
-        return p->channels > 3 && fc_dispatch(p->real)->mr[4] < 6 ? 0.18 : 0.15;
+        return p->channels > 3 && kernels->mr[4] < 6 ? 0.2 : 0.15;
     return w->kernel[1] > 4 ? 0.085 : 0.12;
 }
 
@@ -253,7 +259,7 @@ static const char *plan_depthwise(fc_conv_plan *plan, double *cost)
     double copied = row * (double)(l.input.x.copies * l.input.window.planes);
     double copy = p->x.s[2] != 1 ? 0.3 : l.input.pitch ? SPLIT : 0.03;
     double stored = l.in_place ? 0 : outputs * rows * (double)l.tile_row * (l.flat ? 1 : p->y.s[2] == 1 ? 2 : 20);
-    double unit = 30 + outputs * (10 + vectors * (1 + tap_cost(p) * taps)) + copy * bytes * copied + 0.03 * bytes * stored;
+    double unit = 30 + outputs * (10 + vectors * (1 + tap_cost(p, l.kernels) * taps)) + copy * bytes * copied + 0.03 * bytes * stored;
     if (l.whole)
         unit = 10 + outputs * (5 + 0.9 * vectors) + 0.03 * bytes * stored;
     *cost = 300 + (double)l.units * unit + 0.3 * (double)l.weights.bytes;
