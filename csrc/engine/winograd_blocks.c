@@ -1,12 +1,12 @@
 #include "engine/winograd_blocks.h"
 
-/* Of a block, at most.  Rejected: four, in 6x4 tiles (7x7 64-64@14 b8 from 2.13 to 2.29 ms, 3x3 256-256@28 from 2.42 to 2.69). */
-enum { VECTORS = 3 };
-
+/* Blocks are a strip of the kernel's wide, so that none of their products is a single vector's.  Rejected: four of AVX-512's in 6x4 tiles
+ * (7x7 64-64@14 b8 from 2.13 to 2.29 ms, 3x3 256-256@28 from 2.42 to 2.69).  AVX2, Zen 3, blocks of three vectors, two, four: 3x3 64-64@224
+ * 18.4, 17.4, 17.5 ms, 256-256@8 b32 11.4, 10.8, 10.4, 32-64@32 b32 6.56, 6.34, 6.37, k80s4 1-64 7.8, 6.5, 6.4. */
 fc_winograd_blocks fc_winograd_blocks_cut(const fc_kernels *kernels, int64_t outputs, int threads)
 {
     fc_winograd_blocks b = {.kernels = kernels, .outputs = outputs, .vectors = fc_ceil_div(outputs, kernels->lanes)};
-    b.parts = fc_min(b.vectors, fc_ceil_div(fc_ceil_div(b.vectors, VECTORS), threads) * threads);
+    b.parts = fc_min(b.vectors, fc_ceil_div(fc_ceil_div(b.vectors, kernels->nv), threads) * threads);
     b.width = fc_ceil_div(b.vectors, b.parts) * kernels->lanes;
     return b;
 }
