@@ -117,7 +117,7 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p, const fc_tap_c
     cut_strips(&l, fc_ceil_div(last, lanes));
     l.pixels = plan->tile[ROWS] * p->window.out[2];
     l.in_place = p->y.c == 1 && p->out_channels % lanes == 0;
-    l.past = fc_writes_past(p, size);
+    l.past = lanes * size == FC_ALIGN && fc_writes_past(p, size); /* by whole lines */
     l.part_bytes = bytes_of(plan->tile[INPUTS] * l.taps, l.width * size);
     if (plan->tile[SHARED])
         l.panels_bytes = bytes_of(fc_mul(p->groups, k), fc_mul(l.output_blocks * l.strips, l.width * size));
