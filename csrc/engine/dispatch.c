@@ -55,6 +55,11 @@ int fc_has_half_multiplier(const fc_kernels *kernels)
     return fc_cpu_has_half_multiplier() && kernels->lanes * kernels->size == 64;
 }
 
+int fc_has_short_vectors(const fc_kernels *kernels)
+{
+    return kernels->lanes * kernels->size < 64;
+}
+
 const char *fc_isa_name(void)
 {
     return current()->name;

@@ -32,7 +32,8 @@
  *
  * Of vectors shorter than a line, a strip's row is one line, which one tile would fetch of all rows, as fast as they return: before each
  * product a few are.  Zen 3, one thread, least and lower quartile: 64-64@56 b16 6.6, 9.4 to 5.9, 7.8 ms, 128-128@56 b8 13.1, 14.3 to
- * 10.0, 10.2, 256-64@56 b8 19.4, 24.7 to 16.6, 17.6; 256-64@56, which the third-level cache holds, 1650, 1930 to 1730, 1850 us.  Two
+ * 10.0, 10.2, 256-64@56 b8 19.4, 24.7 to 16.6, 17.6; 256-64@56, which the third-level cache holds, 1650, 1930 to 1730, 1850 us; CP
+ * r64 256@56 3240 to 2920, beside a busy core 4270 to 3140, r32 128@28 b8 1570 to 1540, 3080 to 2200.  Two
  * lines each, or the next four or eight strips' rows at once: the same.  Tried there too, blocks of 192 and 288 terms instead of 512
  * (1024-256@14 6 % slower), outermost (the same), images of 0.3 to 0.8 MB fetched (2 to 5 % slower).
  *
@@ -58,6 +59,9 @@
  */
 #include "engine/sweep.h"
 
+/* TILES: of few rows, whose B is read in place; of short vectors one, since its strips are a line or two of each of many rows, which
+ * the first-level cache does not keep for the next tile (Zen 3, one thread, CP r16 256@56 815 to 785 us; 16 rows of 128 terms 16 KiB
+ * apart 680 to 570). */
 enum { TERMS_MIN = 64, ALIGNED_TILES = 16, TILES = 3 };
 
 int fc_sweep_pays(const fc_conv *p, const fc_kernels *kernels)
@@ -142,7 +146,7 @@ static far plan_far(const fc_sweep *s, const strip *t, int64_t tiles, int64_t te
 {
     int64_t size = s->kernels->size, bytes = t->nv * s->kernels->lanes * size;
     int there = s->kernels->gemm_far[t->nv][1] != NULL, whole = terms >= s->k;
-    int line = s->kernels->lanes * size < FC_ALIGN; /* a row of a strip: a tile would fetch all of them */
+    int line = fc_has_short_vectors(s->kernels); /* a row of a strip: a tile would fetch all of them */
     far f = {.packs = there && !t->in_place};
     f.past = there && s->c_past && whole && !(((uintptr_t)t->c | (uintptr_t)(s->c_row * size)) % FC_ALIGN);
     f.b = (ahead){t->next, s->b_row, 1, there && s->b_far && t->next ? lines_of(t->next, bytes) : 0, 0};
@@ -275,7 +279,8 @@ void fc_sweep_run(const fc_sweep *s, int64_t columns, int64_t last, const void *
 {
     int64_t size = s->kernels->size, lanes = s->kernels->lanes, whole = columns - last, vectors = fc_ceil_div(whole, lanes);
     int64_t tiles = fc_ceil_div(s->rows, s->kernels->mr[s->kernels->nv]), done = 0;
-    int aligned = !(((uintptr_t)b | (uintptr_t)(s->b_row * size)) % FC_ALIGN), few = tiles <= TILES;
+    int aligned = !(((uintptr_t)b | (uintptr_t)(s->b_row * size)) % FC_ALIGN);
+    int few = tiles <= (fc_has_short_vectors(s->kernels) ? 1 : TILES);
     int in_place = few || (aligned && tiles <= ALIGNED_TILES);
     int most = !s->along && (few || (in_place && !s->b_far)) ? s->kernels->nv : fc_gemm_packed_strip(s->kernels);
     tail rest = take_tail(s, last, fc_at(b, whole, size), fc_at(c, whole, size), (char *)scratch + strip_bytes(s));
