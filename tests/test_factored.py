@@ -258,6 +258,7 @@ LARGE = {
     "bands, strided": ((1, 5, 75, 67), (5, 3), 72, {"stride": 2, "padding": (2, 0)}),
     "bands, dilated and pairs": ((1, 5, 70, 53), (3, 2), 80, {"dilation": (4, 3), "padding": ((9, 1), (0, 5))}),
     "bands of what no cache holds": ((1, 68, 161, 149), (3, 3), 20, {"padding": 1}),
+    "bands of what no cache holds, many middle channels": ((1, 68, 161, 149), (3, 3), 44, {"padding": 1}),
     "tiles": ((1, 3, 9, 1501), (3, 5), 48, {"padding": (1, 2)}),
     "tiles, strided": ((1, 3, 11, 1900), (3, 5), 40, {"stride": (2, 3), "padding": 4}),
     "bands and tiles": ((1, 3, 23, 977), (5, 7), 64, {"padding": (2, 9), "dilation": (2, 3)}),

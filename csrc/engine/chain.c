@@ -45,7 +45,10 @@ enum { PARTS_WANTED = 8, PART_BYTES_MAX = 8 << 20, SERIAL_MULTIPLICATIONS = 4000
 
 /* ---- links ----------------------------------------------------------------------------------- */
 
-/* Made once for each shape of band, in the rehearsal: of CP r64 256@56, 7 us of a call's 960. */
+/* Made once for each shape of band, in the rehearsal: of CP r64 256@56, 7 us of a call's 960.  A band's rows of a far image are the
+ * pixel driver's, which alone fetches them ahead: Zen 3, one thread, by the channel driver and so, CP r16 256@56 830, 790 us, its
+ * gradients 2400, 2050, r64 3240, 2870 and 9050, 8200; beside a busy core r16 1750, 1170.  (By vectors of whole lines it is the cheaper
+ * by estimate.)  Images from 3 MB on taken for far: CP r16 k9 128@4096 at two threads 405 to 440, separable s2 64-128@112 505 to 520. */
 static const fc_conv_plan *plan_of(fc_chain_walk *walk, int link, const fc_conv *problem, fc_direction direction)
 {
     const fc_chain_plan *chain = walk->l->plan;
@@ -57,10 +60,14 @@ static const fc_conv_plan *plan_of(fc_chain_walk *walk, int link, const fc_conv 
         return plan;
     if (walk->dry && chain->shapes[link] < FC_CHAIN_SHAPES)
         plan = &walk->dry->link[link][walk->dry->shapes[link]++];
-    walk->status = fc_conv_plan_make(plan, problem, direction, chain->precision, NULL);
+    int mix = link == FC_LINK_MIX || link == FC_LINK_D_T;
+    int fetched = walk->l->far && mix && problem->x.s[2] == 1 && fc_has_short_vectors(walk->l->kernels);
+    walk->status = fc_conv_plan_make(plan, problem, direction, chain->precision, fetched ? "pixels" : NULL);
+    if (fetched && walk->status)
+        walk->status = fc_conv_plan_make(plan, problem, direction, chain->precision, NULL);
     if (walk->dry && !walk->status)
         walk->lent = fc_max(walk->lent, direction == FC_ADJOINT ? fc_adjoint_scratch(plan) : plan->scratch);
-    plan->x_far = walk->l->far && (link == FC_LINK_MIX || link == FC_LINK_D_T);
+    plan->x_far = walk->l->far && mix;
     plan->y_far = walk->l->far && (link == FC_LINK_JOIN || link == FC_LINK_D_X);
     return plan;
 }
