@@ -39,6 +39,8 @@
  * 256@56 at rank 64 0.96, separable 256@28 b8 0.93, 128@56 0.99.  Gradients in bands whose x and dy stay in the second-level cache,
  * for each is read twice: CP 256@56 at ranks 16 and 64 0.95 to 1.02, separable s2 64-128@112 0.98. */
 enum { BAND_BYTES = 448 << 10, MIXED_BAND_BYTES = 256 << 10, ROWS_MIN = 4, COLUMNS_MIN = 128 };
+/* Half of a lone image whose gradients are worth two runs has more pixels: see halve. */
+enum { HALF_PIXELS_MIN = 128 };
 /* What a merged band may take of x or y. */
 enum { FAR_BYTES = 1 << 20 };
 enum { PARTS_WANTED = 8, PART_BYTES_MAX = 8 << 20, SERIAL_MULTIPLICATIONS = 400000 };
@@ -286,12 +288,15 @@ static int wants_merging(int64_t pixels, int64_t lanes)
 /* Two bands of what would be one, for two threads, unless halves fill vectors badly, as those of 14 x 14 would (separable 512@14,
  * two threads: 239 instead of 230 us).  Links that change threads wait for each other's caches, the longer the further the cores are
  * apart: two threads, alternately on such cores and on near ones, CP r16 256@56 208, 165 to 169, 156 us, its gradients 561, 413
- * to 491, 411; one thread 270 to 275, 729 to 750. */
+ * to 491, 411; one thread 270 to 275, 729 to 750.  Nor for gradients of few pixels in a half, as the sums of both are added and the
+ * last mix is transposed for few products: Zen 3, one thread and two, separable 512@14 3250, 2260 to 2950, 1570 us, 256@16 1400, 880 to
+ * 1120, 760; 256@20, 200 pixels in a half, 1550, 1070 and 1420, 1130. */
 static void halve(fc_chain_plan *plan, const fc_kernels *kernels)
 {
     const fc_window *w = &plan->problem.window;
     int64_t rows = fc_ceil_div(w->out[1], 2), columns = fc_ceil_div(fc_ceil_div(w->out[2], 2), kernels->lanes) * kernels->lanes;
-    if (w->out[1] >= 2 * ROWS_MIN && !wants_merging(fc_mul(rows, w->out[2]), kernels->lanes))
+    int64_t half = fc_mul(rows, w->out[2]), least = plan->gradients ? HALF_PIXELS_MIN : 0;
+    if (w->out[1] >= 2 * ROWS_MIN && half > least && !wants_merging(half, kernels->lanes))
         plan->rows = rows;
     else if (w->out[1] == 1 && columns >= COLUMNS_MIN)
         plan->columns = columns;
