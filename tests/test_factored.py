@@ -434,6 +434,7 @@ def test_separable_is_exact_on_dyadic_numbers(axes, multiplier, out_channels, se
 SEPARABLE_LARGE = {
     "bands": ((2, 24, 61, 47), (3, 3), 2, {"padding": 1}),
     "bands, strided": ((1, 48, 75, 67), (5, 3), 1, {"stride": 2, "padding": (2, 0)}),
+    "images of a batch, each a band": ((3, 48, 37, 41), (3, 3), 1, {"padding": 1}),
     "halves of a lone image": ((1, 200, 13, 14), (3, 3), 1, {"padding": 1}),
     "tiles": ((1, 24, 9, 1501), (3, 5), 2, {"padding": (1, 2), "dilation": (1, 2)}),
     "groups of images": ((23, 12, 19, 8), (3, 3), 3, {"padding": 1, "stride": (2, 1)}),
