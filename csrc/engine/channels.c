@@ -117,7 +117,7 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p, const fc_tap_c
     cut_strips(&l, fc_ceil_div(last, lanes));
     l.pixels = plan->tile[ROWS] * p->window.out[2];
     l.in_place = p->y.c == 1 && p->out_channels % lanes == 0;
-    l.past = lanes * size == FC_ALIGN && fc_writes_past(p, size); /* by whole lines */
+    l.past = !fc_has_short_vectors(kernels) && fc_writes_past(p, size); /* by whole lines */
     l.part_bytes = bytes_of(plan->tile[INPUTS] * l.taps, l.width * size);
     if (plan->tile[SHARED])
         l.panels_bytes = bytes_of(fc_mul(p->groups, k), fc_mul(l.output_blocks * l.strips, l.width * size));
@@ -219,7 +219,7 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
      * Zen 3: 256-512@56 3.7 ms (pixels 2.8, pointwise 2.9), its gradient 3.8 (3.9, 3.4), of 512-1024@28 4.3 (3.6, 3.1). */
     int pages = phases.count == 1 && l.taps == 1 && p->x.s[2] == 1 && fc_is_far(p, kernels->size);
     int near = fc_cpu_has_near_cache();
-    int line = kernels->lanes * kernels->size < FC_ALIGN; /* a strip is: its one tap's pages are read more often */
+    int line = fc_has_short_vectors(kernels); /* a strip is: its one tap's pages are read more often */
     double unit = vectors == 1 ? 2.0 : l.taps > 1 ? 0.98 : (pages ? 1.25 : 1.12) * (line ? 1.1 : near ? 0.9 : 1.0);
     if (plan->direction == FC_ADJOINT && l.pixels > PIXELS_MAX)
         unit *= 1.12; /* rows are never cut: 1-D 384-384 k3s2 over 3000 14.2 ms, winograd_strided 11.3 */
@@ -482,7 +482,7 @@ static int64_t strips_at_once(const job *j, const block *b, int64_t width)
 {
     const fc_kernels *kernels = j->l.kernels;
     int64_t terms = fc_reduction(&j->phases.whole), bytes = terms * b->outputs * kernels->size;
-    int lines = kernels->lanes * kernels->size < FC_ALIGN && j->l.in_place && b->outputs % j->l.width == 0 && width == j->l.width;
+    int lines = fc_has_short_vectors(kernels) && j->l.in_place && b->outputs % j->l.width == 0 && width == j->l.width;
     return lines && j->plan->tile[SHARED] && terms <= TERMS && bytes <= PANELS_BYTES ? b->outputs / width : 0;
 }
 

@@ -252,7 +252,7 @@ static const char *plan_depthwise(fc_conv_plan *plan, double *cost)
     if (plan->scratch > fc_scratch_max(plan->threads))
         return "the rows exceed the scratch bound";
     double taps = (double)fc_reduction(p), rows = (double)plan->tile[ROWS], outputs = (double)p->out_channels;
-    int64_t lanes = l.kernels->lanes / (has_pairs(p) && l.kernels->lanes * l.kernels->size == FC_ALIGN ? 2 : 1); /* halves */
+    int64_t lanes = l.kernels->lanes / (has_pairs(p) && !fc_has_short_vectors(l.kernels) ? 2 : 1); /* halves */
     double vectors = rows * (double)fc_ceil_div(p->window.out[2], lanes) * (double)lanes / (double)l.kernels->lanes;
     double bytes = (double)l.kernels->size;
     double row = (double)(l.input.pitch ? 2 * l.input.pitch : l.input.x.pitch);

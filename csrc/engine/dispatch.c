@@ -52,7 +52,7 @@ const fc_kernels *fc_dispatch(fc_real type)
 
 int fc_has_half_multiplier(const fc_kernels *kernels)
 {
-    return fc_cpu_has_half_multiplier() && kernels->lanes * kernels->size == 64;
+    return fc_cpu_has_half_multiplier() && !fc_has_short_vectors(kernels);
 }
 
 int fc_has_short_vectors(const fc_kernels *kernels)

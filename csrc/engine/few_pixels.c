@@ -84,7 +84,7 @@ static const char *plan_few_pixels(fc_conv_plan *plan, double *cost)
      * four pixels at a time, two where vectors are shorter, and loads the weights for each; 960-240 of four 13, 22, of eight 26, 29,
      * of 16 50, 44, AVX2 30, 38, 57, 54, 114, 84; 1280-1000 of one 54, 127, of eight 142, 194, of 16 268, 279. */
     double vectors = weights / (double)kernels->lanes, n = (double)pixels;
-    double passes = (double)fc_ceil_div(pixels, kernels->lanes * kernels->size == FC_ALIGN ? 4 : 2);
+    double passes = (double)fc_ceil_div(pixels, fc_has_short_vectors(kernels) ? 2 : 4);
     *cost = 150 + copies + (rows ? vectors * (0.27 * passes + 0.13 * n)
                                  : weights * (double)kernels->size * 0.006 + 2.0 * (double)k + vectors * 0.125 * n);
     return NULL;

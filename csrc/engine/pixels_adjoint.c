@@ -60,7 +60,7 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
     l.bias_bytes = fc_bytes(fc_mul(p->groups, l.columns), kernels->size);
     l.offset_bytes = fc_bytes(p->out_channels, sizeof(int64_t));
     l.rows = 2 * fc_ceil_div(l.columns / 2, fc_ceil_div(l.columns, TILE_ROWS));
-    l.strips = kernels->lanes * kernels->size < FC_ALIGN ? plan->tile[PIXELS] / (kernels->nv * kernels->lanes) : 1;
+    l.strips = fc_has_short_vectors(kernels) ? plan->tile[PIXELS] / (kernels->nv * kernels->lanes) : 1;
     l.panel_bytes = l.strips > 1 ? fc_bytes(fc_mul(p->out_channels, plan->tile[PIXELS]), kernels->size) : 0;
     return l;
 }

@@ -27,7 +27,7 @@ fc_planes fc_planes_plan(const int64_t in[FC_AXES], const fc_array_strides *x, i
 double fc_planes_cost(const fc_planes *p, const fc_kernels *kernels, double bytes)
 {
     double all = (double)p->in[0] * (double)p->in[1] * (double)p->in[2] * (double)kernels->size;
-    bytes *= kernels->lanes * kernels->size < FC_ALIGN ? SHORT_VECTORS : 1.0;
+    bytes *= fc_has_short_vectors(kernels) ? SHORT_VECTORS : 1.0;
     int64_t apart = p->x.c * kernels->size % 4096;
     int shared = all > 2048 && (apart < 64 || apart > 4096 - 64);
     if (p->x.s[2] != 1)

@@ -146,7 +146,7 @@ static const char *plan_rows(fc_pool_plan *plan, double *cost)
     double taps = (double)(l.lines * w->kernel[2]);
     /* As much too dear as the planes driver's: 3 x 3 over 512 planes of 14x14 take 30 us (there 35), over 10x10 26 (19). */
     double each = rolls ? 0.55 * (double)(l.lines + w->kernel[2]) : 4.4 + 0.66 * loads * taps;
-    if (kernels->lanes * kernels->size < FC_ALIGN) /* AVX2, 3 x 3 of stride 2 over 96 planes of 55x55: 35 us (there 65) */
+    if (fc_has_short_vectors(kernels)) /* AVX2, 3 x 3 of stride 2 over 96 planes of 55x55: 35 us (there 65) */
         each *= 0.75;
     double element = l.merged ? 0.03 * (double)w->kernel[0] : p->x.s[2] == 1 ? 0.03 : 0.5;
     *cost = 250 + (double)plan->units * (60 + (planes - 1) * (double)l.table_rows + 0.5 * rows + copied * element +

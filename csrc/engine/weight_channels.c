@@ -149,7 +149,7 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
     /* Of one tap, both in place, rows are neighbours: channels last (`weight_gemm.c`, this) 256-256@28 1030, 950 us, 64-256@56
      * 1230, 1040; 512-512@14 730, 770; Zen 3 64-256@56, lines of B begun inside one, 1500, 1630, 512-512@14 1280, 1440. */
     if (l.x_in_place && l.y_in_place && p->x.c == 1 && fc_taps(&p->window) == 1) {
-        call = 14 * ceil(pixels / (double)l.terms) + (lanes * size < FC_ALIGN ? 0.35 : 0.15) * pixels;
+        call = 14 * ceil(pixels / (double)l.terms) + (fc_has_short_vectors(kernels) ? 0.35 : 0.15) * pixels;
         gemm = blocks * units * (k * vectors * pixels * 0.125 * unit + calls * call);
         stored = 0.5;
     }

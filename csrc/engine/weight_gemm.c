@@ -85,7 +85,7 @@ static double kept(const fc_window *w, const layout *l)
 static void choose_bundle(layout *l, const fc_conv *p)
 {
     const int64_t *kernel = p->window.kernel, *out = p->window.out;
-    int64_t lanes = l->kernels->lanes, halves = lanes * l->kernels->size < FC_ALIGN;
+    int64_t lanes = l->kernels->lanes, halves = fc_has_short_vectors(l->kernels);
     int64_t most = halves && fc_taps(&p->window) == 1 && out[1] * out[2] <= FC_KC ? WIDE_VECTORS : COLUMN_VECTORS;
     double least = INFINITY;
     for (int64_t vectors = fc_max(1, most / l->wide); vectors > 0; vectors--) {
@@ -153,7 +153,7 @@ static layout lay_out(const fc_conv_plan *plan)
      * ms, two threads 2.8 to 1.95, 1x1 64-256@56 845 to 820 us, read from memory 1078 to 975, 1x1s2 256-512@56 1750 to 1700 (Granite
      * Rapids). */
     int far = l.in_place && fc_is_far(p, size) && plan->precision == FC_PRECISION_HIGH;
-    int halves = kernels->lanes * size == FC_ALIGN && p->channels % kernels->lanes == 0 && !(l.skips && l.planes > 1);
+    int halves = !fc_has_short_vectors(kernels) && p->channels % kernels->lanes == 0 && !(l.skips && l.planes > 1);
     l.terms = fc_taps(w) > 1 ? FC_KC : far ? l.pixels : halves ? FC_KC / 2 : FC_KC;
     l.fetches = far && fc_taps(w) == 1 && w->stride[1] == 1 && p->x.s[2] == 1;
     l.place_bytes = fc_bytes(fc_mul(l.pixels, l.skips && l.planes > 1 ? 1 + 2 * l.lines : 1), sizeof(int64_t));
@@ -190,7 +190,7 @@ static int64_t unit_rows(const fc_conv_plan *plan, int64_t wanted)
         return 1;
     int64_t halo = fc_max(0, 2 * a.bundle_panel - b.bundle_panel), row = fc_max(1, a.bundle_panel - halo);
     int64_t room = PANEL_BYTES / a.kernels->size / plan->tile[BUNDLES];
-    if (a.kernels->lanes * a.kernels->size < FC_ALIGN) /* such a CPU's second-level cache may be of 512 KiB */
+    if (fc_has_short_vectors(a.kernels)) /* such a CPU's second-level cache may be of 512 KiB */
         room = fc_min(room, BUNDLE_BYTES / a.kernels->size);
     int64_t rows = fc_max(1, fc_min(out[1], (room - halo) / row)), planes = fc_mul(p->batch, out[0]);
     int64_t fewest = fc_max(1, FC_KC / 2 / fc_max(1, out[2]));

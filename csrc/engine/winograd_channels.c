@@ -167,7 +167,7 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
     int64_t terms = fc_mul(plan->tile[SHARED] ? l.inputs : l.channels, l.pieces);
     l.v_step = fc_add(fc_mul(fc_mul(fc_mul(v_rows, l.phases), l.v_columns), l.inputs), STEP_PAD);
     l.m_step = fc_add(fc_mul(l.tiles, l.outputs.width), STEP_PAD);
-    l.past = lanes * size == FC_ALIGN && fc_writes_past(p, size); /* by whole lines */
+    l.past = !fc_has_short_vectors(kernels) && fc_writes_past(p, size); /* by whole lines */
     l.u_step = fc_add(fc_mul(terms, l.outputs.width), STEP_PAD);
     l.v_bytes = fc_bytes(fc_mul(l.frequencies, l.v_step), size);
     l.m_bytes = fc_bytes(fc_mul(l.frequencies, l.m_step), size);

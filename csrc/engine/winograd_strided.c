@@ -96,7 +96,7 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
                      .pitch = fc_add(fc_mul(l.w.step_in * l.w.m, l.w.tiles), l.w.extra), .step = {1, 1}};
     l.channels = fc_weight_part(l.terms, CHANNELS);
     l.outputs = fc_winograd_blocks_cut(kernels, p->out_channels, plan->tile[WHOLE] ? 1 : plan->threads);
-    l.past = lanes * size == FC_ALIGN && fc_writes_past(p, size); /* by whole lines */
+    l.past = !fc_has_short_vectors(kernels) && fc_writes_past(p, size); /* by whole lines */
     l.v_step = fc_add(fc_mul(l.tiles, l.inputs), STEP_PAD);
     l.m_step = fc_add(fc_mul(l.tiles, l.outputs.width), STEP_PAD);
     l.u_step = fc_add(fc_mul(plan->tile[SHARED] ? l.inputs : l.channels, l.outputs.width), STEP_PAD);
