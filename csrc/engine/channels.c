@@ -477,13 +477,14 @@ static void store_block(const job *j, const block *b)
     }
 }
 
-/* Strips of `width` channels that the block's pixels are written whole by, or 0. */
-static int64_t strips_at_once(const job *j, const block *b, int64_t width)
+/* Strips, of one width, that the block's pixels are written whole by, or 0. */
+static int64_t strips_at_once(const job *j, const block *b)
 {
     const fc_kernels *kernels = j->l.kernels;
-    int64_t terms = fc_reduction(&j->phases.whole), bytes = terms * b->outputs * kernels->size;
-    int lines = fc_has_short_vectors(kernels) && j->l.in_place && b->outputs % j->l.width == 0 && width == j->l.width;
-    return lines && j->plan->tile[SHARED] && terms <= TERMS && bytes <= PANELS_BYTES ? b->outputs / width : 0;
+    int64_t width = j->l.width, terms = fc_reduction(&j->phases.whole), bytes = terms * b->outputs * kernels->size;
+    int equal = width == kernels->nv * kernels->lanes && b->outputs % width == 0; /* else next_strip widens the first */
+    int pays = fc_has_short_vectors(kernels) && terms <= TERMS && bytes <= PANELS_BYTES;
+    return pays && equal && j->l.in_place && j->plan->tile[SHARED] ? b->outputs / width : 0;
 }
 
 /* One strip of the block, or as many as are done at once: all terms of `nv` vectors of output channels from o on. */
@@ -528,7 +529,7 @@ static void run_task(void *context, int64_t task, int worker)
         begin_block(j, &b);
     for (int64_t o = b.o, nv, strip = 0; o < b.o + b.outputs; o += nv * l->kernels->lanes) {
         nv = next_strip(l->kernels, fc_ceil_div(b.o + b.outputs - o, l->kernels->lanes));
-        b.strips = o == b.o ? strips_at_once(j, &b, nv * l->kernels->lanes) : 0;
+        b.strips = o == b.o ? strips_at_once(j, &b) : 0;
         run_strip(j, &b, strip++, o, (int)nv);
         nv *= fc_max(1, b.strips);
     }
