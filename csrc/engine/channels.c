@@ -223,8 +223,11 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
     double unit = vectors == 1 ? 2.0 : l.taps > 1 ? 0.98 : (pages ? 1.25 : 1.12) * (line ? 1.1 : near ? 0.9 : 1.0);
     if (plan->direction == FC_ADJOINT && l.pixels > PIXELS_MAX)
         unit *= 1.12; /* rows are never cut: 1-D 384-384 k3s2 over 3000 14.2 ms, winograd_strided 11.3 */
-    *cost = 600 + n * products * c * vectors * 0.125 * unit + calls * 14 +
-            outputs * (l.in_place ? 0.02 : near ? 0.1 : 0.15) + packed * 0.12 + read + (double)k;
+    /* Zen 3, pixels and this, us: 7x7 3-16@128 b4 4230, 5260, 3x3 3-16@64 b32 2230, 3110, 5x5 3-32@64 b8 1950, 3020, of which what they
+     * do not share is transposing, 0.4 ns an output of 32-byte vectors. */
+    double transposed = line ? 0.3 : near ? 0.1 : 0.15;
+    *cost = 600 + n * products * c * vectors * 0.125 * unit + calls * 14 + outputs * (l.in_place ? 0.02 : transposed) +
+            packed * 0.12 + read + (double)k;
     return NULL;
 }
 
