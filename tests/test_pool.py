@@ -199,7 +199,7 @@ def test_many_planes(layout, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [8, 9, 13, 15, 16, 17])
 def test_narrow_planes(width, dtype):
-    """Rows of a vector or two, of the input or of both; windows wider than a vector."""
+    """Rows of a vector or two, of the input or of both; windows wider than a vector; gradients of up to 32 rows and of more."""
     rng = np.random.default_rng(width)
     x = eighths(rng, (2, 33, 7, width), dtype)
     for window in [(2, 2, 0), (3, 2, 1), (3, 1, 1), ((2, 9), (2, 1), (0, 4)), ((3, width), 1, 0)]:
@@ -208,6 +208,9 @@ def test_narrow_planes(width, dtype):
         check_avg_pool(x, (*window, False, False))
     for size in [1, 3, (6, 5), (7, width), (9, 16)]:
         check_adaptive(x, size)
+    for shape, window in [((20, 64, width), (2, 2, 0)), ((20, 66, width), (3, 2, 1)), ((20, 14, width), (2, 3, 1)),
+                          ((20, 5, 7, width), (3, 2, 1)), ((20, 14, width), (5, 2, 2))]:
+        check_avg_pool(eighths(rng, (1, *shape), dtype), (*window, True, False))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

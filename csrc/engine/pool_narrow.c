@@ -12,6 +12,8 @@
  * Rows of two vectors, Zen 3, against the rows and planes drivers: 2x2s2 over 512 planes of 14x14, maximum 31 -> 16, mean 35 -> 19; means
  * of 13x13 to 6x6 31 -> 21, their gradient over 1024 110 -> 57.  At stride 1, two vectors to two, the rows driver is faster (14x14 69, here
  * 75-82): a permutation costs two instructions.
+ * The gradient of a mean finds there the columns of a row of dy once, not for every window that meets it: the same gradient 54 -> 37, in
+ * a busy core 85 -> 60.  Rows of two lengths of window in that, instead of lines of zeros: 46, 74.
  *
  * Scratch, shared: the lists; per worker: a copy of one plane of x and of y.
  */
@@ -154,6 +156,13 @@ static void list_columns(const fc_pool *p, const layout *l, fc_narrow_window *f,
     f->column_divisor = even || p->divisor != 0 ? NULL : divisor;
 }
 
+/* Whether the columns of a row are found once, for all windows: AVX2, whose permutations are dear. */
+static int fewer_are_read(const layout *l)
+{
+    int64_t rows = l->in[0] * l->in[1];
+    return l->adjoint && l->kernels->pool.narrow_vectors > 1 && rows <= FC_NARROW_ROWS && rows < l->out[0] * l->out[1];
+}
+
 /* Fills the shared scratch; `divisor`: of the gradient. */
 static void list_windows(const fc_pool *p, const layout *l, char *scratch, double divisor)
 {
@@ -165,12 +174,20 @@ static void list_windows(const fc_pool *p, const layout *l, char *scratch, doubl
                           .row_divisor = rows};
     list_columns(p, l, &f, index, (char *)rows + l->row_bytes);
     double across = f.column_divisor ? 1 : (double)reach(p, l, 2, 0).count;
+    int64_t apart = l->in[2], most = 0;
+    if (fewer_are_read(l)) {
+        f.columns_first = l->in[0] * l->in[1];
+        apart = fc_ceil_div(f.width, l->kernels->lanes) * l->kernels->lanes;
+        most = most_taps(p, l, 0) * most_taps(p, l, 1);
+    }
     for (int64_t r = 0; r < f.rows; r++) {
         fc_pool_range d = reach(p, l, 0, r / l->out[1]), h = reach(p, l, 1, r % l->out[1]);
         for (int64_t i = 0; i < d.taps; i++)
             for (int64_t j = 0; j < h.taps; j++)
-                line[at++] = ((d.first + i * d.step) * l->in[1] + h.first + j * h.step) * l->in[2];
-        lines[r] = d.taps * h.taps;
+                line[at++] = ((d.first + i * d.step) * l->in[1] + h.first + j * h.step) * apart;
+        lines[r] = fc_max(d.taps * h.taps, most);
+        for (int64_t i = d.taps * h.taps; i < most; i++)
+            line[at++] = f.columns_first * apart;
         rows[r] = l->adjoint ? divisor : fc_pool_divisor(p, (double)d.count * (double)h.count * across);
     }
     *(fc_narrow_window *)(void *)scratch = f;

@@ -254,7 +254,12 @@ typedef struct fc_narrow_window {
     const void *index;          /* integers as wide as the real type, at most 2 lanes; below that where rows of x are one vector */
     const double *row_divisor;  /* of a mean */
     const void *column_divisor; /* `width` or lanes; NULL: ones */
+    int64_t columns_first; /* rows of a plane of x, at most FC_NARROW_ROWS, if a mean finds each row's columns once: one divisor, as
+                              many lines to all rows, which count elements of whole vectors of outputs, this many of zeros;
+                              else 0, as where narrow_vectors is 1 */
 } fc_narrow_window;
+
+enum { FC_NARROW_ROWS = 32 };
 
 /* Pooling.  Lanes over the channels of a pixel, where channels are last: r < rows, q < width, at least one vector of which is
  * written.

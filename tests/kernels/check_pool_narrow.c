@@ -12,6 +12,27 @@ typedef struct windows {
     array *x, *index, *columns;
 } windows;
 
+/* The elements that line `line` begins with, from a plane's first on; -1: zeros. */
+static int64_t line_place(const windows *w, int64_t lanes, int64_t line)
+{
+    int64_t row = line / ((w->f.width > lanes ? 2 : 1) * lanes);
+    return !w->f.columns_first ? line : row < w->f.columns_first ? row * w->f.in : -1;
+}
+
+/* Windows whose columns are found first.  Returns where the last row begins. */
+static int64_t find_columns_first(windows *w, int64_t lanes)
+{
+    int64_t vectors = w->f.width > lanes ? 2 : 1, lines = random_integer(1, LINES_MAX);
+    w->f.columns_first = CHOOSE(1, 2, 5, FC_NARROW_ROWS);
+    for (int64_t r = 0; r < w->f.rows; r++) {
+        w->lines[r] = lines;
+        w->row_divisor[r] = w->row_divisor[0];
+    }
+    for (int64_t t = 0; t < w->f.rows * lines; t++)
+        w->line[t] = random_integer(0, w->f.columns_first) * vectors * lanes;
+    return (w->f.columns_first - 1) * w->f.in;
+}
+
 static void windows_take(windows *w, subject *s, int awkward)
 {
     int64_t lanes = s->kernels->lanes, widest = s->kernels->pool.narrow_vectors * lanes, last = 0, at = 0;
@@ -31,6 +52,9 @@ static void windows_take(windows *w, subject *s, int awkward)
             last = w->line[at] > last ? w->line[at] : last;
         }
     }
+    int first = !awkward && s->kernels->pool.narrow_vectors > 1 && random_integer(0, 1);
+    if (first)
+        last = find_columns_first(w, lanes);
     w->x = array_random(s->type, w->planes ? (w->planes - 1) * w->x_plane + last + read : 0, at_end);
     if (awkward && random_integer(0, 3))
         put_awkward(w->x);
@@ -44,7 +68,7 @@ static void windows_take(windows *w, subject *s, int awkward)
     array_lock(w->index);
     array_lock(w->columns);
     w->f.index = w->index->data;
-    w->f.column_divisor = random_integer(0, 1) ? w->columns->data : NULL;
+    w->f.column_divisor = !first && random_integer(0, 1) ? w->columns->data : NULL;
 }
 
 /* Tap (line, k) of output q of plane p, of row vectors as the contract numbers them. */
@@ -57,7 +81,8 @@ static double tap_of(const windows *w, int64_t lanes, int64_t p, int64_t line, i
         place += w->f.in - 2 * lanes;
     else if (place >= lanes)
         return outside;
-    return array_get(w->x, p * w->x_plane + line + place);
+    line = line_place(w, lanes, line);
+    return line < 0 ? 0 : array_get(w->x, p * w->x_plane + line + place);
 }
 
 static void check_narrow(subject *s, int mean)
