@@ -12,7 +12,7 @@
  * Maximum: the values go to their indices, in planes of zeros; but if every index lies in its window where windows two wide stand side
  * by side (2x2 of stride 2 and their like, which sizes let hope for), elements of x are comparisons, and are written once.  The first
  * index of no such window ends the hope, for its plane and the rest.  Zen 4, one thread, us: k2s2 1d 256x16000 2460, 1100; 2x2s2 64@32
- * b32 410, 350.
+ * b32 410, 350.  Rejected: a plane cleared 8 KiB at a time as indices reach it (Zen 3, 3x3s2p1 64@112: 275, 280; in a busy core 371, 400).
  *
  * Blocks and chunks bound the scratch, whatever the sizes.  Every element is summed in one order: results do not depend on
  * the number of threads.
