@@ -224,7 +224,7 @@ static fc_ahead gradient_ahead(const job *j, const unit *u, const char *y, int64
 {
     const fc_conv *p = &j->plan->problem;
     int64_t size = j->l.kernels->size, width = p->window.out[2];
-    if (!j->l.y_in_place || j->l.kernels->lanes * size >= FC_ALIGN)
+    if (!j->l.y_in_place || !fc_has_short_vectors(j->l.kernels))
         return (fc_ahead){0};
     return (fc_ahead){fc_at(y, pixel / width * p->y.s[1] + pixel % width * p->y.s[2], size), p->y.s[2] * size, count,
                       fc_ceil_div(u->outputs * size, FC_ALIGN), 0};
