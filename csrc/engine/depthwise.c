@@ -33,9 +33,10 @@
 
 enum { ROWS, UNITS };                                      /* plan->tile: rows of a band, units of a task */
 enum { CHANNELS_MAX = 8, ROWS_MAX = 128, BAND_BYTES = 64 << 10, SPLIT_BYTES = 24 << 10 };
-/* A plane whose rows are a page or longer goes in bands that a first-level cache holds: a block of vectors goes down the rows of one
- * (kernels/depthwise_flat.inc), each on a page of its own, and most of a line's sets would be one.  Zen 3, 3x3 1ch 1080p, bands of 128
- * rows, of 128, 64, 48, 32 KiB: 4680, 3430, 920, 780, 820 us; rows of 2 KiB and less: the same in all. */
+/* By short vectors a plane whose rows are a page or longer goes in bands that a first-level cache holds: a block of vectors goes down the
+ * rows of one (kernels/depthwise_flat.inc), each on a page of its own, and most of a line's sets would be one.  3x3 1ch 1080p, bands of
+ * 128 rows, of 128, 64, 48, 32 KiB, Zen 3: 4680, 3430, 920, 780, 820 us; rows of 2 KiB and less: the same in all.  Whole lines, Zen 5:
+ * 241, 289, 310, 303, 357. */
 enum { PAGE_BYTES = 4096, PAGED_BYTES = 32 << 10 };
 enum { TASK_NS = 4000 }; /* a few microseconds are worth claiming */
 
@@ -202,7 +203,7 @@ static int64_t choose_rows(const fc_conv_plan *plan, const fc_kernels *kernels)
         rows = fc_max(8, SPLIT_BYTES / fc_mul(planes, fc_mul(4 * pitch, kernels->size)) / 8 * 8);
     else if (p->x.s[2] != 1 || p->out_channels > 1)
         rows = fc_max(4, BAND_BYTES / fc_max(1, fc_mul(fc_mul(planes, w->in[2]), kernels->size * w->stride[1])));
-    else if (fc_depthwise_is_flat(p) && fc_mul(w->in[2], kernels->size) >= PAGE_BYTES)
+    else if (fc_has_short_vectors(kernels) && fc_depthwise_is_flat(p) && fc_mul(w->in[2], kernels->size) >= PAGE_BYTES)
         rows = fc_max(4, PAGED_BYTES / fc_mul(w->in[2], kernels->size));
     if (plan->threads > 1 && images < 4 * plan->threads)
         rows = fc_min(rows, fc_max(4, fc_ceil_div(height, fc_ceil_div(4 * plan->threads, images))));
