@@ -255,7 +255,7 @@ def test_channels_last_gives_channels_last(name):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("outputs", [6, 8, 16, 18, 24, 30, 32, 36, 48, 64, 72, 80, 120, 128])
+@pytest.mark.parametrize("outputs", [8, 16, 18, 24, 30, 32, 36, 48, 64, 72, 80, 120, 128])
 def test_few_channels_to_pixels_that_are_written_whole(outputs, dtype):
     rng = np.random.default_rng(outputs)
     x, w, b = (eighths(rng, shape, dtype) for shape in ((8, 3, 17, 19), (outputs, 3, 3, 3), (outputs,)))
