@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastconv import _core
 
-from ._chain import Axis, Chain, check_bias, check_grad_output, check_input, check_mask, engine_axes, geometry
+from ._chain import Axis, Chain, check_bias, check_grad_output, check_input, check_mask, engine_axes, geometry, read_parts
 from ._types import Padding, Sizes
 from .conv import conv1d, conv1d_backward, conv2d, conv2d_backward
 from .decompose import check_factors, cp_weight, khatri_rao
@@ -26,9 +26,9 @@ class CPProblem(NamedTuple):
 
     x: NDArray
     batched: bool
-    whole: Sequence[Axis]
+    whole: tuple[Axis, ...]
     read: tuple[slice, ...]
-    axes: Sequence[Axis]
+    axes: tuple[Axis, ...]
     factors: list[NDArray]
 
     @property
@@ -61,18 +61,12 @@ class CPProblem(NamedTuple):
 
 def fold(filters: Sequence[NDArray]) -> NDArray:
     """The product of the kernel axes' factors (K, R): shape (R, *kernel)."""
-    if len(filters) == 1:
-        return filters[0].T
-    column, row = filters
-    return column.T[:, :, np.newaxis] * row.T[:, np.newaxis]
+    return filters[0].T if len(filters) == 1 else _core.fold_filters(*filters)
 
 
-def unfold_gradient(grad: NDArray, filters: Sequence[NDArray]) -> list[NDArray]:
+def unfold_gradient(grad: NDArray, filters: Sequence[NDArray]) -> Sequence[NDArray]:
     """Gradients of the kernel axes' factors from that of their product (R, *kernel)."""
-    if len(filters) == 1:
-        return [grad.T]
-    column, row = filters
-    return [(grad @ row.T[:, :, np.newaxis])[:, :, 0].T, (column.T[:, np.newaxis] @ grad)[:, 0].T]
+    return [grad.T] if len(filters) == 1 else _core.unfold_filters(grad, *filters)
 
 
 def cp_problem(
@@ -89,8 +83,7 @@ def cp_problem(
             f"got shape {b.shape}"
         )
     whole = geometry(x.shape[2:], [len(taps) for taps in filters], stride, padding, dilation)
-    read, parts = zip(*(axis.read_part() for axis in whole), strict=True)
-    return CPProblem(x, batched, whole, read, parts, arrays)
+    return CPProblem(x, batched, whole, *read_parts(whole), arrays)
 
 
 def cp_convolve(problem: CPProblem, bias: ArrayLike | None, algorithm: str) -> NDArray:

@@ -19,7 +19,7 @@ FACTOR_NAMES = {1: ("a", "b", "d"), 2: ("a", "b", "c", "d"), 3: ("a", "b", "e", 
 # What messages call them.
 FACTOR_LABELS = {n: [f"factors[{k}] ({name})" for k, name in enumerate(names)] for n, names in FACTOR_NAMES.items()}
 
-REALS = frozenset((np.dtype(np.float32), np.dtype(np.float64)))
+REALS = (np.dtype(np.float32), np.dtype(np.float64))
 
 # Singular values of a Gram matrix below this part of its largest are taken for rounding: about 1e4 epsilons.
 PINV_CUTOFF = 1e-12
@@ -90,15 +90,17 @@ def check_factors(factors: Sequence[ArrayLike], axes: Iterable[int]) -> list[NDA
     if len(given) - 2 not in axes:
         raise ValueError(f"factors: expected {_arrays_of(axes)}, got {len(given)}")
     labels = FACTOR_LABELS[len(given) - 2]
-    arrays = [as_array(factor, label) for factor, label in zip(given, labels, strict=True)]
-    first = arrays[0]
-    for k, (array, label) in enumerate(zip(arrays, labels, strict=True)):
+    arrays: list[NDArray] = []
+    for factor, label in zip(given, labels, strict=True):
+        array = as_array(factor, label)
+        first, shape = arrays[0] if arrays else array, array.shape
         if array.dtype != first.dtype:
             raise TypeError(f"{label}: expected {first.dtype}, the dtype of factors[0], got {array.dtype}")
-        if array.ndim != 2 or array.shape[1] == 0 or (k >= 2 and len(array) == 0):
-            raise ValueError(f"{label}: expected shape (size, rank) with a rank of at least 1, got {array.shape}")
-        if array.shape[1] != first.shape[1]:
-            raise ValueError(f"{label}: expected rank {first.shape[1]}, that of factors[0], got shape {array.shape}")
+        if len(shape) != 2 or shape[1] == 0 or (len(arrays) >= 2 and shape[0] == 0):
+            raise ValueError(f"{label}: expected shape (size, rank) with a rank of at least 1, got {shape}")
+        if shape[1] != first.shape[1]:
+            raise ValueError(f"{label}: expected rank {first.shape[1]}, that of factors[0], got shape {shape}")
+        arrays.append(array)
     return arrays
 
 
