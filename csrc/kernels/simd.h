@@ -266,6 +266,7 @@ INLINE void transpose_square(v row[LANES])
 #define even_of NAME(even_of)
 #define odd_of NAME(odd_of)
 #define every_third NAME(every_third)
+#define third_of NAME(third_of)
 
 /* Elements odd, odd + 2, odd + 4, ... of two vectors as one row.  AVX2 exchanges halves first, which even and odd ones share, and then
  * shuffles within 128 bits: three instructions, four for both.  GCC's three have two permutations across, Zen's slowest shuffle. */
@@ -308,6 +309,18 @@ INLINE v every_third(int j, v x, v y, v z)
         int at = 3 * l + j;
         first[l] = at < 2 * LANES ? at : 0;
         second[l] = at < 2 * LANES ? l : at - LANES;
+    }
+    return permute(permute(x, y, first), z, second);
+}
+
+/* Vector j of three: the elements of three vectors in turn. */
+INLINE v third_of(int j, v x, v y, v z)
+{
+    vi first, second;
+    for (int l = 0; l < LANES; l++) {
+        int at = j * LANES + l, from = at % 3;
+        first[l] = from == 2 ? 0 : from * LANES + at / 3;
+        second[l] = from == 2 ? LANES + at / 3 : l;
     }
     return permute(permute(x, y, first), z, second);
 }

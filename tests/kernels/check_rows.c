@@ -265,9 +265,9 @@ void check_interleave(subject *s)
 
 static void check_transposes(subject *s, fc_transpose_kernel transpose)
 {
-    int64_t lanes = s->kernels->lanes, sizes[] = {0, 1, 2, lanes - 1, lanes, lanes + 1, 2 * lanes + 3, 41, 150};
-    for (int r = 0; r < 9; r++)
-        for (int c = 0; c < 8; c++)
+    int64_t lanes = s->kernels->lanes, sizes[] = {0, 1, 2, 9, lanes - 1, lanes, lanes + 1, 2 * lanes + 3, 41, 150};
+    for (int r = 0; r < 10; r++)
+        for (int c = 0; c < 9; c++)
             for (int i = 0; i < 10; i++, s->cases++) { /* without gaps, with some, in whole vectors, to pages, from pages */
                 int64_t rows = sizes[r], columns = sizes[c], gap = i / 2 * random_integer(1, 5), page = 4096 / s->kernels->size;
                 int64_t src_row = columns + gap, dst_row = rows + gap;
