@@ -15,7 +15,8 @@ static const fc_driver *const weight_drivers[] = {&fc_driver_weight_depthwise, &
                                                   &fc_driver_weight_stencil,   &fc_driver_weight_winograd,
                                                   &fc_driver_weight_gemm,      &fc_driver_weight_channels,
                                                   &fc_driver_weight_rows,      &fc_driver_weight_few_pixels,
-                                                  &fc_driver_weight_reference, NULL};
+                                                  &fc_driver_weight_patches,   &fc_driver_weight_reference,
+                                                  NULL};
 
 /* Multiplications (or outputs, where nothing is summed) below which one thread does it all: waking a second one costs more
  * (5-50 us). */

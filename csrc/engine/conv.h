@@ -41,7 +41,7 @@ extern const fc_driver fc_driver_fill, fc_driver_few_pixels, fc_driver_depthwise
     fc_driver_turned, fc_driver_channels, fc_driver_im2col, fc_driver_reference;
 extern const fc_driver fc_driver_weight_depthwise, fc_driver_weight_planes, fc_driver_weight_gemm, fc_driver_weight_channels,
     fc_driver_weight_stencil, fc_driver_weight_winograd, fc_driver_weight_rows, fc_driver_weight_few_pixels,
-    fc_driver_weight_reference;
+    fc_driver_weight_patches, fc_driver_weight_reference;
 extern const fc_driver fc_driver_depthwise_adjoint, fc_driver_planes_adjoint, fc_driver_winograd_strided_adjoint,
     fc_driver_channels_adjoint, fc_driver_im2col_adjoint, fc_driver_pixels_adjoint;
 

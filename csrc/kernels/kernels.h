@@ -204,6 +204,11 @@ typedef void (*fc_interleave_kernel)(void *dst, const void *even, const void *od
 typedef void (*fc_transpose_kernel)(void *dst, int64_t dst_row, const void *src, int64_t src_row, int64_t rows,
                                     int64_t columns);
 
+/* transpose_taps:  dst[(i lanes + l) taps + t] = src[place[i] + offset[t] + l],   i < count, l < lanes, t < taps.  Up to a vector
+ * beyond dst is written. */
+typedef void (*fc_transpose_taps_kernel)(void *dst, const void *src, const int64_t *place, int64_t count, const int64_t *offset,
+                                         int64_t taps);
+
 /* transpose_rows:  dst[place[j] + i] = src[i * src_row + j],   i < rows, j < columns; a negative place is left out.  Whole
  * vectors are written: zeros for i >= rows. */
 typedef void (*fc_transpose_rows_kernel)(void *dst, const int64_t *place, const void *src, int64_t src_row, int64_t rows,
@@ -444,6 +449,7 @@ typedef struct fc_kernels {
     fc_interleave_kernel interleave;
     fc_transpose_kernel transpose, transpose_past;
     fc_transpose_rows_kernel transpose_rows;
+    fc_transpose_taps_kernel transpose_taps;
     fc_sum_row_kernel sum_row;
     fc_dot_kernel dot;
     fc_winograd_channels_kernels winograd_channels[3]; /* of one axis, of both; of one, eight points */

@@ -43,6 +43,7 @@ static const struct row {
     {"transpose", check_transpose},
     {"transpose_past", check_transpose_past},
     {"transpose_rows", check_transpose_rows},
+    {"transpose_taps", check_transpose_taps},
     {"sum_row", check_sum_row},
     {"dot", check_dot},
     {"winograd.input", check_winograd_input},

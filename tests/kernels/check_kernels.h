@@ -44,6 +44,7 @@ void check_interleave(subject *s);
 void check_transpose(subject *s);
 void check_transpose_past(subject *s);
 void check_transpose_rows(subject *s);
+void check_transpose_taps(subject *s);
 void check_sum_row(subject *s);
 void check_dot(subject *s);
 void check_winograd_input(subject *s);

@@ -1,5 +1,5 @@
-/* gather_row, gather_rows, gather_block, scatter_row, copy_vectors, interleave, transpose, transpose_past, transpose_rows, sum_row and dot:
- * what moves or adds along rows of any stride. */
+/* gather_row, gather_rows, gather_block, scatter_row, copy_vectors, interleave, transpose, transpose_past, transpose_taps,
+ * transpose_rows, sum_row and dot: what moves or adds along rows of any stride. */
 #include <math.h>
 
 #include "check_kernels.h"
@@ -299,6 +299,30 @@ void check_transpose(subject *s)
 void check_transpose_past(subject *s)
 {
     check_transposes(s, s->kernels->transpose_past);
+}
+
+void check_transpose_taps(subject *s)
+{
+    int64_t lanes = s->kernels->lanes, sizes[] = {1, 2, 3, 8, 9, lanes - 1, lanes, lanes + 1, 25, 49}, place[8], offset[49];
+    for (int i = 0; i < 400; i++, s->cases++) {
+        int64_t taps = sizes[i / 2 % 10], count = random_integer(0, 7), apart = 60;
+        describe("%lld pixels of %lld taps", (long long)count, (long long)taps);
+        array *src = array_random(s->type, 2 * apart + lanes, i % 2), *dst = array_take(s->type, (count * taps + 1) * lanes, i % 2);
+        for (int64_t t = 0; t < taps; t++)
+            offset[t] = random_integer(0, apart);
+        array_lock(src);
+        array_watch(dst);
+        for (int64_t k = 0; k < count; k++) {
+            place[k] = random_integer(0, apart);
+            for (int64_t j = 0; j < taps * lanes; j++)
+                array_expect(dst, k * taps * lanes + j, array_get(src, place[k] + offset[j % taps] + j / taps), 0);
+        }
+        for (int64_t j = 0; j < lanes; j++) /* anything may be written there */
+            array_expect(dst, count * taps * lanes + j, 0, INFINITY);
+        s->kernels->transpose_taps(dst->data, src->data, place, count, offset, taps);
+        array_check(dst, "dst");
+        arrays_reset();
+    }
 }
 
 void check_transpose_rows(subject *s)
