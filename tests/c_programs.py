@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 ISAS_OF = {"x86_64": ["baseline", "avx2", "avx512"], "aarch64": ["baseline", "neon"]}
 ISAS = ISAS_OF.get(platform.machine(), ["baseline"])
 CSRC, CHECKS = ROOT / "csrc", ROOT / "tests" / "kernels"
-CHECKED = ["gemm", "rows", "windows", "cross", "depthwise", "planes", "winograd", "winograd_channels", "pool", "pool_narrow",
+CHECKED = ["gemm", "rows", "windows", "cross", "trail", "depthwise", "planes", "winograd", "winograd_channels", "pool", "pool_narrow",
            "pool_rows", "elementwise"]
 PROGRAMS = {
     "check_kernels": ["check.c", *(f"check_{part}.c" for part in CHECKED)],

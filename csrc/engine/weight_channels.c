@@ -20,6 +20,9 @@
  * channels last 859, 440 us; 16x16s16 3-768@224 2.27, 1.64 ms; 11x11s4 3-96@227 1.53, 1.34 ms; 3x3s2 3-32@299 430, 358 us.  Not of
  * many channels: the sums leave the cache, and few of the terms that a line of the image holds are used before it does (3x3s2
  * 128-128@56 1.75, 2.4 ms).  A single vector of outputs reaches 60 % of the kernel's speed (7x7 3-16@128 b4 2.4, 3.3 ms).
+ * Of a single vector of outputs, kernels of three, five and seven columns: by lines (trail.inc), which load once for all taps of a row,
+ * Zen 5: 7x7 3-16@128 b4 1560 to 1210 us (by `weight_rows.c` 1370), 3x3x3 3-16@16x56x56 795 to 570 (700), of which 450 are the products, 50
+ * dY's transpose, 30 copies of rows; 3-16@56 b8 150 to 113, 5x5 6-16@14 3.1 to 2.3.
  * Zen 4, tiles of seven rows instead of fourteen: 3x3s2 3-32@299 430, 422 us; rejected: fetching the next block's dY meanwhile (435), blocks
  * of 20 and 14 KiB (425, 430).
  */
@@ -43,6 +46,7 @@ typedef struct layout {
     int64_t terms, panel;              /* pixels of a block of the sum, at most; channels of a strip of it */
     int64_t band_rows, pitch;          /* of the input behind a unit */
     int64_t channel, plane, row, pixel; /* strides of A */
+    int64_t lines, parts;              /* of a tile of `trail`, at most, or 0: other kernels; blocks of a row of pixels, or 1 */
     int x_in_place, y_in_place, interleaved; /* interleaved: a copy's channels are neighbours, as the image's */
     int64_t tap_bytes, place_bytes, band_bytes, gradient_bytes, sum_bytes;
 } layout;
@@ -68,6 +72,27 @@ static void lay_out_input(layout *l, const fc_conv *p, int64_t rows)
     }
 }
 
+/* Lines of a tile of the kernel that takes all taps of a row at once, at most; 0 where there is none, or more than a vector of outputs:
+ * tiles of two load as little (3-32@32 b32 331, 328 us so, channels last 231, 243; 7x7 3-64@128 1300, 1370). */
+static int64_t trail_lines(const fc_conv *p, const fc_kernels *kernels, int64_t vectors)
+{
+    const fc_window *w = &p->window;
+    int64_t taps = w->kernel[2], lines = 0;
+    if (taps > FC_TRAIL_TAPS || w->stride[2] > 1 || w->dilation[2] > 1 || w->out[2] < 2 * taps || vectors > 1)
+        return 0;
+    while (lines < FC_TRAIL_LINES && kernels->trail[taps][lines + 1])
+        lines++;
+    return lines;
+}
+
+/* Blocks of the sum are whole rows of pixels there, or parts of one. */
+static void lay_out_lines(layout *l, const fc_conv *p, int64_t rows)
+{
+    int64_t width = p->window.out[2], most = fc_min(FC_KC, BLOCK_BYTES / l->kernels->size / l->width);
+    l->parts = fc_ceil_div(width, most);
+    l->terms = l->parts > 1 ? fc_ceil_div(width, l->parts) : fc_min(rows, most / width) * width;
+}
+
 static layout lay_out(const fc_conv_plan *plan)
 {
     const fc_conv *p = &plan->problem;
@@ -83,9 +108,12 @@ static layout lay_out(const fc_conv_plan *plan)
     l.pixels = fc_mul(plan->tile[ROWS], w->out[2]);
     l.terms = fc_min(FC_KC, BLOCK_BYTES / size / (fc_min(vectors, l.strip) * lanes));
     l.terms = fc_min(l.pixels, fc_gemm_terms(kernels, l.pixels, l.terms));
-    l.x_in_place = fc_lies_inside(w);
+    l.lines = trail_lines(p, kernels, vectors);
+    if (l.lines)
+        lay_out_lines(&l, p, plan->tile[ROWS]);
+    l.x_in_place = fc_lies_inside(w) && (!l.lines || p->x.s[2] == 1);
     l.y_in_place = p->y.c == 1 && p->out_channels % lanes == 0;
-    l.interleaved = p->x.c == 1 && p->x.s[2] == p->channels;
+    l.interleaved = !l.lines && p->x.c == 1 && p->x.s[2] == p->channels;
     lay_out_input(&l, p, plan->tile[ROWS]);
     l.tap_bytes = fc_bytes(l.rows, sizeof(int64_t));
     l.place_bytes = fc_bytes(l.pixels, sizeof(int64_t));
@@ -144,10 +172,12 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
     double call = 14 + (l.sum_bytes > BLOCK_BYTES ? 2.0 * strip * (double)kernels->mr[(int)strip] : 0);
     call += llabs(l.pixel) * kernels->size * l.terms > 2 * BLOCK_BYTES ? 0.8 * (double)l.terms : 0;
     double gemm = blocks * units * (k * vectors * pixels * 0.125 * unit + calls * ceil(pixels / (double)l.terms) * call);
+    if (l.lines)
+        gemm = blocks * units * vectors * k * (pixels * 0.12 + ceil(pixels / (double)l.terms) * 0.75);
     double copied = blocks * units * (double)l.band_bytes, turned = l.y_in_place ? 0 : blocks * units * pixels * (double)l.width;
     double sums = blocks * k * (double)l.width, stored = 0.15;
     /* Of one tap, both in place, rows are neighbours: channels last (`weight_gemm.c`, this) 256-256@28 1030, 950 us, 64-256@56
-     * 1230, 1040; 512-512@14 730, 770; Zen 3 64-256@56, lines of B begun inside one, 1500, 1630, 512-512@14 1280, 1440. */
+     * 1230, 1040; 512-512@14 730, 770, Zen 5 462, 422; Zen 3 64-256@56, lines of B begun inside one, 1500, 1630, 512-512@14 1280, 1440. */
     if (l.x_in_place && l.y_in_place && p->x.c == 1 && fc_taps(&p->window) == 1) {
         call = 14 * ceil(pixels / (double)l.terms) + (fc_has_short_vectors(kernels) ? 0.35 : 0.15) * pixels;
         gemm = blocks * units * (k * vectors * pixels * 0.125 * unit + calls * call);
@@ -263,12 +293,45 @@ static void add_pixels(const job *j, const unit *u, const char *a, const char *b
     }
 }
 
+/* The same by lines: all taps of a row of a channel at once. */
+static void add_lines(const job *j, const char *a, const char *b, int64_t first, int64_t count, char *sum, int add)
+{
+    const layout *l = &j->l;
+    const fc_conv *p = &j->plan->problem;
+    int64_t size = l->kernels->size, width = p->window.out[2], taps = p->window.kernel[2], lines = l->rows / taps;
+    int64_t tiles = fc_ceil_div(lines, l->lines), pixel = l->y_in_place ? p->y.s[2] : l->width;
+    fc_trail_pixels pixels = {l->parts > 1 ? 1 : count / width, fc_min(count, width), l->row * p->window.stride[1],
+                              l->y_in_place ? p->y.s[1] : width * pixel, pixel};
+    b = fc_at(b, l->y_in_place ? j->line[first] : 0, size);
+    for (int64_t done = 0; done < l->width; done += l->kernels->lanes)
+        for (int64_t t = 0; t < tiles; t++) {
+            int64_t from = lines * t / tiles, n = lines * (t + 1) / tiles - from;
+            const void *x[FC_TRAIL_LINES];
+            for (int64_t m = 0; m < n; m++)
+                x[m] = fc_at(a, j->tap[(from + m) * taps] + j->place[first], size);
+            l->kernels->trail[taps][n](&pixels, x, fc_at(b, done, size), fc_at(sum, from * taps * l->width + done, size), l->width, add);
+        }
+}
+
+/* Blocks of a unit's pixels, and the first pixel of one. */
+static int64_t unit_blocks(const layout *l, int64_t pixels, int64_t width)
+{
+    return l->lines && l->parts > 1 ? pixels / width * l->parts : fc_ceil_div(pixels, l->terms);
+}
+
+static int64_t block_begin(const layout *l, int64_t pixels, int64_t width, int64_t i)
+{
+    if (!l->lines)
+        return pixels * i / fc_ceil_div(pixels, l->terms);
+    return l->parts > 1 ? i / l->parts * width + width * (i % l->parts) / l->parts : fc_min(pixels, i * l->terms);
+}
+
 static void add_unit(const job *j, const unit *u, char *scratch, char *sum, int add)
 {
     const fc_conv *p = &j->plan->problem;
     const fc_window *w = &p->window;
     const layout *l = &j->l;
-    int64_t size = l->kernels->size, pixels = u->rows * w->out[2], blocks = fc_ceil_div(pixels, l->terms);
+    int64_t size = l->kernels->size, pixels = u->rows * w->out[2], blocks = unit_blocks(l, pixels, w->out[2]);
     const char *a = scratch;
     char *gradient = scratch + l->band_bytes;
     if (l->x_in_place) {
@@ -281,11 +344,14 @@ static void add_unit(const job *j, const unit *u, char *scratch, char *sum, int 
     int64_t at = u->n * p->y.n + u->g * p->out_channels + u->o + u->od * p->y.s[0] + u->oh * p->y.s[1];
     const char *y = l->y_in_place ? fc_at(j->y, at, size) : gradient;
     for (int64_t i = 0; i < blocks; i++) {
-        int64_t first = pixels * i / blocks, count = pixels * (i + 1) / blocks - first;
+        int64_t first = block_begin(l, pixels, w->out[2], i), count = block_begin(l, pixels, w->out[2], i + 1) - first;
         fc_ahead ahead = gradient_ahead(j, u, y, first + count, count);
         if (!l->y_in_place)
             turn_gradient(j, u, first, count, gradient);
-        add_pixels(j, u, a, y, first, count, sum, add || i, gradient, &ahead);
+        if (l->lines)
+            add_lines(j, a, y, first, count, sum, add || i);
+        else
+            add_pixels(j, u, a, y, first, count, sum, add || i, gradient, &ahead);
     }
 }
 

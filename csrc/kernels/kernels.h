@@ -97,6 +97,16 @@ typedef void (*fc_cross_kernel)(const fc_cross_pixels *pixels, const void *const
                                 int64_t sum_row, int add);
 typedef void (*fc_lane_sums_kernel)(void *dst, const void *src, int64_t count);
 
+/* trail:  sum[(l * taps + k) * sum_row] = sum_{r < rows, q < width} x[l][r * x_row + q + k] * y[r * y_row + q * y_pixel],  vectors of
+ *         sum and y   (add: += the sum)
+ *
+ * l < lines and k < taps, both constants of the variant; width >= taps. */
+enum { FC_TRAIL_TAPS = 7, FC_TRAIL_LINES = 9 };
+typedef struct fc_trail_pixels {
+    int64_t rows, width, x_row, y_row, y_pixel;
+} fc_trail_pixels;
+typedef void (*fc_trail_kernel)(const fc_trail_pixels *pixels, const void *const *x, const void *y, void *sum, int64_t sum_row, int add);
+
 /* depthwise: one channel under one filter, whose input is a table of rows, so that padding above and below, and rows that
  * cannot be read in place, cost a pointer each.  x(kd, i, j) is element j of row[kd * plane + i * step]:
  *
@@ -433,6 +443,7 @@ typedef struct fc_kernels {
     int cross_rows, cross_columns;                             /* the most rows m and columns n of cross */
     fc_cross_kernel cross[FC_CROSS_MAX + 1][FC_CROSS_MAX + 1]; /* [nr][mr]; NULL above these */
     fc_lane_sums_kernel lane_sums;
+    fc_trail_kernel trail[FC_TRAIL_TAPS + 1][FC_TRAIL_LINES + 1]; /* [taps][lines]; NULL where there is none */
     fc_depthwise_kernel depthwise[2][FC_DEPTHWISE_HEIGHT_MAX + 1];               /* [S - 1][height] */
     fc_depthwise_weight_kernel depthwise_weight[2][FC_DEPTHWISE_HEIGHT_MAX + 1];
     fc_split_rows_kernel split_rows;

@@ -26,6 +26,7 @@ static const struct row {
     {"correlate", check_correlate},
     {"cross", check_cross},
     {"lane_sums", check_lane_sums},
+    {"trail", check_trail},
     {"depthwise", check_depthwise},
     {"depthwise_weight", check_depthwise_weight},
     {"split_rows", check_split_rows},

@@ -27,6 +27,7 @@ void check_stencil_runs(subject *s);
 void check_correlate(subject *s);
 void check_cross(subject *s);
 void check_lane_sums(subject *s);
+void check_trail(subject *s);
 void check_depthwise(subject *s);
 void check_depthwise_weight(subject *s);
 void check_split_rows(subject *s);
