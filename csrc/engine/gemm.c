@@ -16,6 +16,22 @@ void fc_gemm_plan(fc_gemm *g, const fc_kernels *kernels, int64_t m, int64_t colu
     g->rows = (int)fc_max(1, fc_ceil_div(m, tiles));
 }
 
+/* One product while the next lines of what is ahead are fetched, of a single row of it. */
+static void run_far(const fc_gemm *g, fc_gemm_far_kernel far, int64_t k, const void *const *a, const void *b, const int64_t *b_offset,
+                    void *c, const int64_t *c_offset, const void *init, int add)
+{
+    fc_ahead *ahead = g->ahead;
+    const char *at = ahead->at + ahead->line * FC_ALIGN;
+    int64_t lines = fc_min(g->fetch, ahead->lines - ahead->line), step = fc_ceil_div(lines * FC_ALIGN / g->kernels->size, k);
+    ahead->line += lines;
+    if (ahead->line == ahead->lines) {
+        ahead->line = 0;
+        ahead->at += ahead->row;
+        ahead->rows--;
+    }
+    far(k, a, b, b_offset, c, c_offset, init, add, at, step, 0);
+}
+
 /* The product for `vectors` whole vectors of columns, from `column` on. */
 static void run_strips(const fc_gemm *g, int rows, const void *const *a, const void *b, void *c, int64_t c_row,
                        const void *init, int add, int64_t column, int64_t vectors)
@@ -34,6 +50,11 @@ static void run_strips(const fc_gemm *g, int rows, const void *const *a, const v
         for (int64_t done = 0, nv; done < vectors; done += nv) {
             nv = fc_gemm_next_strip(g->strip, vectors - done);
             int64_t at = column + done * g->kernels->lanes;
+            if (g->along && g->ahead && g->ahead->rows > 0 && g->kernels->gemm_far[nv][rows]) {
+                run_far(g, g->kernels->gemm_far[nv][rows], k, block, fc_at(b, at, size), g->b_offset + k0, fc_at(c, at, size), c_offset,
+                        init, add || k0);
+                continue;
+            }
             if (g->ahead)
                 fc_fetch(g->ahead, g->fetch);
             (*family)[nv][rows](k, block, a_offset, fc_at(b, at, size), g->b_offset + k0, fc_at(c, at, size), c_offset, init,

@@ -52,8 +52,9 @@ typedef struct fc_gemm {
     int64_t k, columns;
     int64_t terms; /* of a block of the sum, at most: FC_KC */
     const int64_t *a_offset, *b_offset;
-    fc_ahead *ahead; /* or NULL; `fetch` lines before each strip */
+    fc_ahead *ahead; /* or NULL; `fetch` lines before each strip, or, `along`, with its terms where there is a kernel for it */
     int64_t fetch;
+    int along;       /* without gather */
 } fc_gemm;
 
 /* The tile for a product of m rows; `rows` is the balanced height. */
