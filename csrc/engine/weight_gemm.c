@@ -146,14 +146,15 @@ static layout lay_out(const fc_conv_plan *plan)
     l.output_blocks = fc_ceil_div(p->out_channels, plan->tile[OUTPUTS]);
     l.sum_row = fc_mul(fc_mul(plan->tile[BUNDLES], l.products), l.columns);
     l.in_place = l.planes == 1 && p->y.s[2] == 1 && (p->y.s[1] == w->out[2] || rows == 1);
-    /* One tap's rows of B are a cache line for each vector of channels, unless a table names the pixels of the whole unit, and are then
-     * summed by halves of a block; vectors of half a line are not (1x1 512-512@14 1345 to 1260 us, 1024-256@14 1348 to 1281, Zen 3).
+    /* One tap's rows of B are a cache line for each vector of channels, and are then summed by halves of a block; vectors of half a line
+     * are not (1x1 512-512@14 1345 to 1260 us, 1024-256@14 1348 to 1281, Zen 3), nor is what fits one block, whose dW is then written
+     * once (431 to 416, 440 to 427, Zen 5).
      * Where dY, in place, comes from far, a tile takes all pixels of a unit: six long rows of it, which hardware follows, while B comes
      * from the second-level cache.  By blocks of pixels each of 64 channels' rows was read in short pieces: 1x1 64-64@56 b16 5.9 to 3.7
      * ms, two threads 2.8 to 1.95, 1x1 64-256@56 845 to 820 us, read from memory 1078 to 975, 1x1s2 256-512@56 1750 to 1700 (Granite
      * Rapids). */
     int far = l.in_place && fc_is_far(p, size) && plan->precision == FC_PRECISION_HIGH;
-    int halves = !fc_has_short_vectors(kernels) && p->channels % kernels->lanes == 0 && !(l.skips && l.planes > 1);
+    int halves = !fc_has_short_vectors(kernels) && p->channels % kernels->lanes == 0 && l.pixels > FC_KC;
     l.terms = fc_taps(w) > 1 ? FC_KC : far ? l.pixels : halves ? FC_KC / 2 : FC_KC;
     l.fetches = far && fc_taps(w) == 1 && w->stride[1] == 1 && p->x.s[2] == 1;
     l.place_bytes = fc_bytes(fc_mul(l.pixels, l.skips && l.planes > 1 ? 1 + 2 * l.lines : 1), sizeof(int64_t));
