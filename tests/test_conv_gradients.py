@@ -22,6 +22,7 @@ from shapes import (
     normal,
 )
 
+from fastconv import explain
 from fastconv import functional as F
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -66,6 +67,35 @@ def test_weight_gradient_of_rows_that_are_cut(options):
     case = ConvCase((2, 3, 25000), (5, 3, 3), **options)
     grad, x, w = problem(case, normal)
     assert_close(F.conv1d_weight(x, w.shape, grad, **options), torch_judge.conv_backward(*doubles((grad, x, w)), **options)[1])
+
+
+# By algorithm, of vectors of 64 bytes: patches under few pixels, in many ways of lying in memory; rows of outputs of one vector.
+BY_ALGORITHM = [
+    ("patches", ConvCase((1, 35, 7, 5), (200, 35, 3, 3), padding=1)),
+    ("patches", ConvCase((2, 40, 5, 6), (300, 20, 2, 3), padding=1, groups=2, stride=2)),
+    ("patches", ConvCase((2, 33, 12, 12), (300, 33, 3, 3), padding=1, stride=2)),
+    ("patches", ConvCase((3, 48, 9, 9), (320, 48, 5, 5), stride=2)),
+    ("patches", ConvCase((1, 256, 64), (512, 256, 3), padding=1, stride=2)),
+    ("patches", ConvCase((2, 16, 3, 5, 4), (400, 16, 2, 3, 2), padding=1, dilation=(2, 1, 2), stride=(1, 2, 1))),
+    ("channels", ConvCase((2, 4, 30, 30), (16, 4, 5, 5))),
+    ("channels", ConvCase((4, 3, 40, 128), (16, 3, 7, 7), padding=3)),
+    ("channels", ConvCase((1, 6, 9, 700), (32, 3, 7, 7), padding=3, groups=2)),
+    ("channels", ConvCase((1, 3, 6, 20, 24), (16, 3, 3, 3, 3), padding=1, stride=(1, 2, 1))),
+]
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+@pytest.mark.parametrize(("algorithm", "case"), BY_ALGORITHM, ids=str)
+def test_weight_gradient_by_algorithm(algorithm, case, last):
+    for dtype in DTYPES:
+        grad, x, w = problem(case._replace(dtype=dtype), normal)
+        expected = torch_judge.conv_backward(*doubles((grad, x, w)), **case.options)[1]
+        if last:
+            grad, x = (np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1) for a in (grad, x))
+        actual = WEIGHT[case.axes](x, w.shape, grad, **case.options)
+        assert_close(actual, expected)
+    told = explain(CONV[case.axes], case.input, case.weight, **case.options, direction="weight")
+    assert told.algorithm == algorithm or told.isa != "avx512"
 
 
 @given(conv_cases(), SEEDS)

@@ -37,7 +37,7 @@ enum { ROWS, CHANNELS, OUTPUTS, CHUNKS }; /* plan->tile: of a unit, at most; of 
  * 3-16@16x56x56 1430 to 1380. */
 enum { COPY_TILES = 10 };
 /* Vectors of a tile's rows that stay in the first-level cache; a block's sums and a unit's band, which stay in the second. */
-enum { SLICE = 64, SUM_BYTES = 256 << 10, BAND_BYTES = 256 << 10 };
+enum { SLICE = 64, SLICE_BYTES = 96 << 10, SUM_BYTES = 256 << 10, BAND_BYTES = 256 << 10 };
 enum { TASKS_WANTED = 16, CHUNK_PIXELS = 2048 };
 
 typedef struct layout {
@@ -158,9 +158,14 @@ static const char *plan_rows(fc_conv_plan *plan, double *cost)
     double copied = (double)l.band_bytes / (double)plan->tile[CHANNELS] * (double)p->channels;
     double rows = copied / (double)kernels->size / (double)l.band.pitch, taken = p->x.s[2] != 1 ? 8 : w->stride[2] > 1 ? 3 : 1;
     double unit = tiles * (double)fc_ceil_div(l.vectors, SLICE) * call + 0.0125 * taken * copied + 4 * rows + vectors + 40;
+    if (kernels->cross_columns == 5 && plan->tile[CHANNELS] * l.taps > COPY_TILES * kernels->cross_rows) /* dY's vectors, from far */
+        unit += (double)plan->tile[OUTPUTS] * (double)l.channel_blocks * vectors;
     /* 5x5 tiles wait for vectors across cache lines, 4x3 for loads: this, `weight_channels.c`, 3x3x3 3-16@16x56x56 2.04, 1.73 ms, 7x7
      * 3-16@128 b4 4.08, 3.80, 3x3 3-32@32 b32 0.75, 0.89 (Zen 3). */
     double product = kernels->cross_columns < 5 ? 0.137 : 0.13;
+    /* X's slices of many channels come from the second-level cache: 1x1 64-64@56 140 us, b16 3400 (`weight_gemm.c` 115, 1850; Zen 5). */
+    if (kernels->cross_columns == 5 && plan->tile[CHANNELS] * fc_min(l.vectors, SLICE) * kernels->lanes * kernels->size > SLICE_BYTES)
+        product = 0.145;
     double sums = (double)p->groups * pairs * (product * vectors * (double)l.units + 1.0 + (double)plan->tile[CHUNKS]);
     *cost = 400 + sums + blocks * (double)l.units * unit;
     return NULL;
