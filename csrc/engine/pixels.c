@@ -57,11 +57,14 @@ enum { NEAR_BYTES = 96 << 10 };
 /* Strips of a row that are cut once for all rows, at most. */
 enum { STRIPS = 64 };
 
-/* Channels of a tile of two vectors, at most, where rows are products of their own: more pointers to rows of weights than integer
- * registers hold, and the next tile's multiply-adds wait for the last's sums to be stored.  Zen 4, 27 terms, cycles of a multiply-add
- * of a row of two vectors: four to seven channels 56 to 58, eight 62, eleven 67, fourteen 64; 3-32@32 b32 583 to 545 us, 8-32@32 b32
- * 1510 to 1450, 3-16@32 b32 315 to 295. */
-enum { PAIR_ROWS = 7 };
+/* Channels of a tile of two vectors, at most, where rows are products of their own: the next tile's multiply-adds wait for more sums to
+ * be stored.  Zen 5, 27 terms, GFLOPS of a row of two vectors by four, five, six, seven, eight, eleven, fourteen channels: 230, 248, 268,
+ * 273, 271, 275, 273. */
+enum { PAIR_ROWS = 8 };
+
+/* Rows that one call computes where a row is one strip; else two, for the strips of more would be written at different times.  3-32@32 b32
+ * 242 to 234 us, 1-16@28 b32 61 to 57. */
+enum { STRIP_ROWS = 8 };
 
 /* Products of few rows whose image is far are swept along its rows, so many terms at a time (see sweep.c). */
 enum { ALONG_ROWS = 32, ALONG_TERMS = 32 };
@@ -77,6 +80,7 @@ typedef struct layout {
     int64_t k, columns, bands, across; /* bands of a plane, and those among them that lie side by side */
     int64_t positions, last; /* of a flat plane; those among them that are summed over k (sweep.h) */
     int64_t tile_row, tile_bytes, offset_bytes;
+    int64_t panel_bytes;  /* of the weights as rows' tiles read them (gemm_short); 0 where rows are not cut once */
     int in_place, by_row; /* y is written directly, a band or an output row at a time */
     int swept;            /* by `sweep`, whose scratch the tile's bytes begin with then */
     int64_t held;         /* bytes of a sweep's outputs that are held until they are stored; 0 where y is written directly */
@@ -123,7 +127,7 @@ static layout lay_out(const fc_conv_plan *plan)
     }
     l.tile_row = fc_max(l.columns, kernels->lanes);
     int64_t beyond = fc_ceil_div(p->window.out[2], kernels->lanes) * kernels->lanes - l.source.pitch;
-    l.by_row = !l.in_place && p->y.s[2] == 1 && p->window.out[2] >= kernels->lanes && l.k <= 2 * FC_KC &&
+    l.by_row = !l.in_place && p->y.s[2] == 1 && width >= kernels->lanes && l.k <= 2 * FC_KC &&
                l.k * beyond <= BY_ROW * p->window.out[2];
     if (!l.in_place && !l.by_row && l.source.in_place && last * p->window.out[2] >= kernels->lanes && fc_sweep_pays(p, kernels))
         l.held = fc_bytes(fc_mul(fc_ceil_div(p->out_channels, plan->tile[BLOCKS]), l.tile_row), kernels->size);
@@ -144,6 +148,8 @@ static layout lay_out(const fc_conv_plan *plan)
     else if (!l.by_row && !l.in_place)
         l.tile_bytes = fc_arena_round(fc_min(INT64_MAX / 4, fc_mul((FC_MR_MAX + kernels->lanes) * kernels->size, l.tile_row)));
     l.offset_bytes = fc_arena_round(fc_min(INT64_MAX / 4, fc_mul(l.k, sizeof(int64_t))));
+    if (l.by_row && l.k <= fc_gemm_block(plan) && plan->tile[COLUMNS] <= STRIPS * kernels->lanes)
+        l.panel_bytes = fc_arena_round(fc_min(INT64_MAX / 4, fc_mul(fc_mul(p->groups, p->out_channels), l.k * kernels->size)));
     return l;
 }
 
@@ -233,7 +239,7 @@ static const char *plan_pixels(fc_conv_plan *plan, double *cost)
     choose_tile(plan, kernels);
     layout l = lay_out(plan);
     int64_t worker = fc_add(l.source.bytes, l.tile_bytes);
-    plan->scratch = fc_add(fc_mul(plan->threads, worker), fc_add(l.offset_bytes, l.weights.bytes));
+    plan->scratch = fc_add(fc_mul(plan->threads, worker), fc_add(l.offset_bytes, fc_add(l.weights.bytes, l.panel_bytes)));
     if (plan->scratch > fc_scratch_max(plan->threads))
         return "a padded band of the input, or the rows of the weights, exceed the scratch bound";
     double tasks = (double)p->batch * (double)p->groups * (double)p->window.out[0] * (double)l.bands;
@@ -264,7 +270,7 @@ typedef struct job {
     layout l;
     fc_gemm gemm;
     const char *x, *w, *bias;
-    char *y, *scratch;
+    char *y, *panels, *scratch;
     int64_t worker_bytes;
     int held; /* outputs that a tile holds at least before it is stored */
 } job;
@@ -287,7 +293,7 @@ static void store_tile(const job *j, const fc_conv *p, char *y, const char *tile
 typedef struct piece {
     fc_conv part; /* the problem for the band's columns */
     int64_t outputs, rows, columns, summed; /* of its columns, so many are summed over k */
-    const char *w, *b, *bias;
+    const char *w, *panels, *b, *bias;
     const char *next; /* the b of the next task, where it is far away; else NULL */
     char *y;
     fc_ahead x_ahead, y_ahead; /* of the next group, fetched while the rows of this one are summed */
@@ -307,13 +313,11 @@ typedef struct strip {
     int vectors;
 } strip;
 
-/* The strips of a row as fc_gemm_run cuts it, or none where there are too many, or several blocks of terms.  To cut it once for all
- * rows saves a tenth of rows of two vectors: 3-32@32 b32 300, now 268 us. */
+/* The strips of a row as fc_gemm_run cuts it.  To cut it once for all rows saves a tenth of rows of two vectors: 3-32@32 b32 300, now
+ * 268 us. */
 static int64_t cut_row(const fc_gemm *g, strip *strips)
 {
     int64_t lanes = g->kernels->lanes, vectors = fc_ceil_div(g->columns, lanes), last = 0, count = 0;
-    if (g->k > g->terms || vectors > STRIPS || g->columns < lanes)
-        return 0;
     if (g->columns % lanes) {
         last = fc_gemm_last_strip(g->strip, vectors);
         last = last * lanes > g->columns ? 1 : last;
@@ -325,42 +329,62 @@ static int64_t cut_row(const fc_gemm *g, strip *strips)
     return count;
 }
 
+/* Rows of the next tile of a row's channels when `outputs` are left: the tiles are balanced. */
+static int64_t next_rows(const fc_gemm *g, int64_t outputs)
+{
+    return fc_ceil_div(outputs, fc_ceil_div(outputs, g->rows));
+}
+
+/* The weights of a group's block as panels, [k][rows of a tile] after each other. */
+static void pack_panels(void *context, int64_t task, int worker)
+{
+    (void)worker;
+    const job *j = context;
+    const fc_conv *p = &j->plan->problem;
+    int64_t size = j->l.kernels->size, blocks = j->plan->tile[BLOCKS], g = task / blocks, block = task % blocks;
+    int64_t end = p->out_channels * (block + 1) / blocks;
+    for (int64_t o = p->out_channels * block / blocks, mr; o < end; o += mr) {
+        mr = next_rows(&j->gemm, end - o);
+        j->l.kernels->transpose(fc_at(j->panels, (g * p->out_channels + o) * j->l.k, size), mr,
+                                fc_at(j->w, g * j->l.weights.g + o * j->l.weights.o, size), j->l.weights.o, mr, j->l.k);
+    }
+}
+
 /* Rows of the band one by one, written in place: a few channels of as many rows as leave their input near. */
 static void row_piece(const job *j, const piece *t)
 {
     const fc_kernels *kernels = j->l.kernels;
     const fc_source *source = &j->l.source;
     int64_t size = kernels->size, row = j->l.k / (t->part.window.kernel[1] * t->part.window.kernel[2]) * source->pitch * size;
-    int64_t most = fc_max(1, NEAR_BYTES / (row * source->band.slots[0] * source->band.slots[1]));
+    int64_t most = fc_max(1, NEAR_BYTES / (row * source->band.slots[0] * source->band.slots[1])), next = t->part.y.s[1];
     fc_gemm gemm = j->gemm;
     fc_ahead x_ahead = t->x_ahead, y_ahead = t->y_ahead;
+    int64_t x_lines = fc_ceil_div(x_ahead.rows * x_ahead.lines, t->rows), y_lines = fc_ceil_div(y_ahead.rows * y_ahead.lines, t->rows);
     gemm.columns = t->columns;
     strip strips[STRIPS];
-    int64_t count = cut_row(&gemm, strips);
+    int64_t count = j->l.panel_bytes ? cut_row(&gemm, strips) : 0, at_once = count == 1 ? STRIP_ROWS : count ? 2 : 1;
     for (int64_t first = 0, rows; first < t->rows; first += rows) {
         rows = fc_min(most, t->rows - first);
         for (int64_t o = 0, mr; o < t->outputs; o += mr) {
-            mr = fc_ceil_div(t->outputs - o, fc_ceil_div(t->outputs - o, gemm.rows));
+            mr = next_rows(&gemm, t->outputs - o);
             const void *a[FC_MR_MAX], *init = t->bias ? fc_at(t->bias, o, size) : NULL;
-            int64_t y_offset[FC_MR_MAX];
-            for (int64_t m = 0; m < mr; m++) {
+            for (int64_t m = 0; m < mr && !count; m++)
                 a[m] = fc_at(t->w, (o + m) * j->l.weights.o, size);
-                y_offset[m] = m * t->part.y.c;
-            }
-            for (int64_t r = first; r < first + rows; r++) {
+            for (int64_t r = first, n; r < first + rows; r += n) {
+                n = fc_min(at_once, first + rows - r);
                 if (o == 0) {
-                    fc_fetch(&x_ahead, fc_ceil_div(t->x_ahead.rows * t->x_ahead.lines, t->rows));
-                    fc_fetch(&y_ahead, fc_ceil_div(t->y_ahead.rows * t->y_ahead.lines, t->rows));
+                    fc_fetch(&x_ahead, n * x_lines);
+                    fc_fetch(&y_ahead, n * y_lines);
                 }
-                char *y = fc_at(t->y, o * t->part.y.c + r * t->part.y.s[1], size);
+                char *y = fc_at(t->y, o * t->part.y.c + r * next, size);
                 const char *b = fc_at(t->b, r * source->pitch, size);
                 for (const strip *i = strips; i < strips + count; i++)
-                    kernels->gemm[i->vectors][mr](gemm.k, a, NULL, fc_at(b, i->column, size), gemm.b_offset,
-                                                  fc_at(y, i->column, size), y_offset, init, 0);
+                    kernels->gemm_short[i->vectors][mr](n, gemm.k, fc_at(t->panels, o * gemm.k, size), fc_at(b, i->column, size),
+                                                        source->pitch, gemm.b_offset, fc_at(y, i->column, size), next, t->part.y.c, init);
                 if (!count)
                     fc_gemm_run(&gemm, (int)mr, a, b, y, t->part.y.c, init, 0);
-                for (int64_t m = 0; m < mr && t->part.bounds.on; m++)
-                    fc_output_clamp(&t->part, kernels, fc_at(y, m * t->part.y.c, size), t->columns);
+                for (int64_t i = 0; i < n * mr && t->part.bounds.on; i++)
+                    fc_output_clamp(&t->part, kernels, fc_at(y, i / n * t->part.y.c + i % n * next, size), t->columns);
             }
         }
     }
@@ -445,6 +469,7 @@ static void run_task(void *context, int64_t task, int worker)
     int64_t after = p->x.c > j->l.positions ? j->l.positions : p->channels * p->x.c; /* more of the plane, or the next image */
     t.next = flat && j->l.sweep.b_far ? fc_at(t.b, ends ? after - q : flat, size) : NULL;
     t.w = fc_at(j->w, g * j->l.weights.g + first * j->l.weights.o, size);
+    t.panels = fc_at(j->panels, o * j->l.k, size);
     t.bias = j->bias ? fc_at(j->bias, o, size) : NULL;
     t.y = fc_at(j->y, n * p->y.n + o * p->y.c + od * p->y.s[0] + oh * p->y.s[1] + q * (flat ? 1 : p->y.s[2]), size);
     if (j->l.groups_far && g + 1 < p->groups) {
@@ -471,7 +496,8 @@ static fc_status run_pixels(const fc_conv_plan *plan, void *x, void *w, void *bi
     fc_source_offsets(&j.l.source, &j.l.part, p->channels, offset);
     scratch += j.l.offset_bytes;
     j.w = fc_weights_take(&j.l.weights, p, j.l.kernels, plan->threads, scratch, w);
-    j.scratch = scratch + j.l.weights.bytes;
+    j.panels = scratch + j.l.weights.bytes;
+    j.scratch = j.panels + j.l.panel_bytes;
     j.worker_bytes = j.l.source.bytes + j.l.tile_bytes;
     fc_gemm_plan(&j.gemm, j.l.kernels, p->out_channels / plan->tile[BLOCKS],
                  j.l.by_row ? j.l.part.window.out[2] : j.l.columns);
@@ -485,6 +511,8 @@ static fc_status run_pixels(const fc_conv_plan *plan, void *x, void *w, void *bi
             j.gemm.rows--;
     }
     j.gemm.b_offset = offset;
+    if (j.l.panel_bytes)
+        fc_parallel(plan->threads, p->groups * plan->tile[BLOCKS], pack_panels, &j);
     fc_parallel(plan->threads, p->batch * p->groups * p->window.out[0] * j.l.bands * plan->tile[BLOCKS], run_task, &j);
     fc_arena_give();
     return FC_OK;

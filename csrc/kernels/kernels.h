@@ -47,6 +47,14 @@ typedef void (*fc_gemm_pairs_kernel)(int64_t k, const void *const *a, const void
                                      const int64_t *c_offset, const int64_t *place, const void *init);
 typedef fc_gemm_pairs_kernel fc_gemm_pairs_kernels[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* [nv][mr]; NULL where there is none */
 
+/* gemm_short:  C[m][n] = init[m] + sum_{k < K} A[k * mr + m] * B[k][n],   m < mr, n < nv * lanes,   for each of some products
+ *
+ * gemm for sums of few terms: A is packed for the tile, rows of C are c_row apart; B and C of a product are b_next and c_next beyond those
+ * of the one before.  All variants that gemm has, the same bits. */
+typedef void (*fc_gemm_short_kernel)(int64_t times, int64_t k, const void *a, const void *b, int64_t b_next, const int64_t *b_offset,
+                                     void *c, int64_t c_next, int64_t c_row, const void *init);
+typedef fc_gemm_short_kernel fc_gemm_short_kernels[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* [nv][mr]; NULL above the most rows */
+
 /* turned:  C[j][m] = B[0][j] + sum_{i < K} A[a_offset[i] + m * step] * B[1 + i][j],   m < mr, j < outputs,   for each of some tiles
  *
  * Tile t's A begins at a + at[t][0], row j of its C is c + at[t][1] + j * c_row.  mr, step (1 or 2) and nv (1 or 2) are constants of the
@@ -434,6 +442,7 @@ typedef struct fc_kernels {
     fc_gemm_kernels gemm, gemm_gather;
     fc_gemm_far_kernels gemm_far;
     fc_gemm_pack_kernels gemm_pack;
+    fc_gemm_short_kernels gemm_short;
     fc_gemm_pairs_kernels gemm_pairs;
     fc_turned_kernels turned;
     fc_dots_kernel dots;

@@ -1,4 +1,4 @@
-/* gemm, gemm_gather, gemm_far, gemm_pack and gemm_pairs: every [nv][mr] of a table; turned; dots.
+/* gemm, gemm_gather, gemm_far, gemm_pack, gemm_pairs and gemm_short: every [nv][mr] of a table; turned; dots.
  *
  * The contract of the first four fixes the order of the sum and its rounding, so the expected values are exact, and variants that
  * all meet them agree bit by bit.
@@ -223,6 +223,47 @@ void check_gemm_pairs(subject *s)
                 fail("variant %dx%d is %s", mr, nv, wanted ? "missing" : "there");
             for (int i = 0; i < 20 && wanted; i++)
                 one_of_pairs(s, nv, mr, lengths[i % 5], i / 5 % 2 ? INIT : ZERO, i / 10, fused);
+        }
+}
+
+/* Products whose columns follow each other, rows of C in either order. */
+static void one_short(subject *s, int nv, int mr, int64_t k, start how, int at_end, int fused)
+{
+    int64_t n = nv * s->kernels->lanes, times = random_integer(0, 3), gap = random_integer(0, 5), all = times * n;
+    int64_t b_offset[64] = {0}, c_row = (all + gap) * (random_integer(0, 1) ? 1 : -1), first = c_row < 0 ? (1 - mr) * c_row : 0;
+    describe("short %dx%d k=%lld %lld times %s at the %s of a page", mr, nv, (long long)k, (long long)times,
+             how == ZERO ? "zero" : "init", at_end ? "end" : "beginning");
+    array *a = array_random(s->type, k * mr, at_end), *init = array_random(s->type, mr, at_end);
+    array *b = array_random(s->type, k && times ? k - 1 + all : 0, at_end);
+    array *c = array_take(s->type, times ? (mr - 1) * (all + gap) + all : 0, at_end);
+    for (int64_t i = 0; i < k; i++)
+        b_offset[i] = k - 1 - i;
+    guard(a, b, init, c, how);
+    for (int m = 0; m < mr; m++)
+        for (int64_t j = 0; j < all; j++) {
+            double sum = 0;
+            for (int64_t i = 0; i < k; i++)
+                sum = multiply_add(s->type, fused, array_get(a, i * mr + m), array_get(b, b_offset[i] + j), sum);
+            array_expect(c, first + m * c_row + j, add(s->type, sum, how == INIT ? array_get(init, m) : 0), 0);
+        }
+    s->kernels->gemm_short[nv][mr](times, k, a->data, b->data, n, b_offset, c->data + (times ? first : 0) * element_size(s->type), n, c_row,
+                                   how == INIT ? init->data : NULL);
+    array_check(c, "c");
+    arrays_reset();
+    s->cases++;
+}
+
+void check_gemm_short(subject *s)
+{
+    static const int64_t lengths[] = {0, 1, 2, 7, 33};
+    int fused = fuses(s);
+    for (int nv = 1; nv <= FC_NV_MAX; nv++)
+        for (int mr = 1; mr <= FC_MR_MAX; mr++) {
+            int wanted = mr <= s->kernels->mr[nv];
+            if ((s->kernels->gemm_short[nv][mr] != NULL) != wanted)
+                fail("variant %dx%d is %s", mr, nv, wanted ? "missing" : "there");
+            for (int i = 0; i < 20 && wanted; i++)
+                one_short(s, nv, mr, lengths[i % 5], i / 5 % 2 ? INIT : ZERO, i / 10, fused);
         }
 }
 

@@ -19,6 +19,7 @@ static const struct row {
     {"gemm_far", check_gemm_far},
     {"gemm_pack", check_gemm_pack},
     {"gemm_pairs", check_gemm_pairs},
+    {"gemm_short", check_gemm_short},
     {"turned", check_turned},
     {"dots", check_dots},
     {"stencil", check_stencil},
