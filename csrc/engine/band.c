@@ -61,16 +61,22 @@ void fc_band_copy(const fc_band *band, const fc_window *w, const fc_kernels *ker
                   const int64_t stride[FC_AXES], int64_t od, int64_t oh, const void *fill)
 {
     char *out = dst;
+    int64_t slot = band->copied_rows * band->pitch * kernels->size;
+    int pairs = w->stride[2] == 2 && stride[2] == 1 && (band->flat ? w->dilation[2] == 1 : band->slots[1] == 2);
     for (int64_t kd = 0; kd < w->kernel[0]; kd++) {
         int64_t id = od * w->stride[0] + kd * w->dilation[0] - w->offset[0];
         const char *plane = at(x, id, w->in[0], stride[0] * kernels->size);
         for (int64_t h = 0; h < band->slots[0]; h++)
-            for (int64_t q = 0; q < band->slots[1]; q++) {
+            for (int64_t q = 0, both; q < band->slots[1]; q += 1 + both, out += (1 + both) * slot) {
                 const int64_t first[] = {oh * w->stride[1] + h * w->dilation[1] % w->stride[1] - w->offset[1],
                                          (band->flat ? q * w->dilation[2] : q * w->dilation[2] % w->stride[2]) - w->offset[2]};
-                kernels->gather_rows(out, band->pitch, band->copied_rows, band->pitch, plane, stride + 1, first, w->stride + 1,
-                                     w->in + 1, fill);
-                out += band->copied_rows * band->pitch * kernels->size;
+                both = pairs && q + 1 < band->slots[1];
+                if (both)
+                    kernels->gather_pairs(out, out + slot, band->copied_rows, band->pitch, plane, stride[1], first, w->stride[1],
+                                          w->in + 1, fill);
+                else
+                    kernels->gather_rows(out, band->pitch, band->copied_rows, band->pitch, plane, stride + 1, first, w->stride + 1,
+                                         w->in + 1, fill);
             }
     }
 }

@@ -201,6 +201,11 @@ typedef void (*fc_gather_row_kernel)(void *dst, int64_t count, const void *x, in
 typedef void (*fc_gather_rows_kernel)(void *dst, int64_t dst_row, int64_t rows, int64_t count, const void *x, const int64_t *x_stride,
                                       const int64_t *first, const int64_t *step, const int64_t *size, const void *fill);
 
+/* gather_pairs:  even[r * count + j] and odd[r * count + j] = x[first[0] + r * step][first[1] + 2 j] and the element after it, each
+ * where it lies within size, else fill;   r < rows, j < count.  gather_rows twice, of rows x_row apart, read once. */
+typedef void (*fc_gather_pairs_kernel)(void *even, void *odd, int64_t rows, int64_t count, const void *x, int64_t x_row,
+                                       const int64_t *first, int64_t step, const int64_t *size, const void *fill);
+
 /* gather_block:  dst[r * dst_row + ((c * n[1] + i) * n[2] + j) * n[3] + k] = x[r, c, i, j, k],   r < rows, all of n.
  * Read in the order of c, then r: for weights whose rows r are neighbours and whose channels c are far apart. */
 typedef void (*fc_gather_block_kernel)(void *dst, int64_t dst_row, int64_t rows, const int64_t *n, const void *x, int64_t x_row,
@@ -463,6 +468,7 @@ typedef struct fc_kernels {
     fc_depthwise_weave_kernel depthwise_weave[2][FC_WEAVE_SIDE_MAX - FC_WEAVE_SIDE_MIN + 1]; /* [P][K - the least] */
     fc_gather_row_kernel gather_row;
     fc_gather_rows_kernel gather_rows;
+    fc_gather_pairs_kernel gather_pairs;
     fc_gather_block_kernel gather_block;
     fc_scatter_row_kernel scatter_row;
     fc_copy_vectors_kernel copy_vectors;

@@ -38,6 +38,7 @@ static const struct row {
     {"depthwise_weave", check_depthwise_weave},
     {"gather_row", check_gather_row},
     {"gather_rows", check_gather_rows},
+    {"gather_pairs", check_gather_pairs},
     {"gather_block", check_gather_block},
     {"scatter_row", check_scatter_row},
     {"copy_vectors", check_copy_vectors},

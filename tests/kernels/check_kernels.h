@@ -39,6 +39,7 @@ void check_depthwise_flat_weight(subject *s);
 void check_depthwise_weave(subject *s);
 void check_gather_row(subject *s);
 void check_gather_rows(subject *s);
+void check_gather_pairs(subject *s);
 void check_gather_block(subject *s);
 void check_scatter_row(subject *s);
 void check_copy_vectors(subject *s);

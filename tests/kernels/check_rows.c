@@ -1,5 +1,5 @@
-/* gather_row, gather_rows, gather_block, scatter_row, copy_vectors, interleave, transpose, transpose_past, transpose_taps,
- * transpose_rows, sum_row and dot: what moves or adds along rows of any stride. */
+/* gather_row, gather_rows, gather_pairs, gather_block, scatter_row, copy_vectors, interleave, transpose, transpose_past,
+ * transpose_taps, transpose_rows, sum_row and dot: what moves or adds along rows of any stride. */
 #include <math.h>
 
 #include "check_kernels.h"
@@ -106,6 +106,49 @@ void check_gather_rows(subject *s)
                     plane p = {{row, strides[t]}, {i / 6 % 3 - 1, -left}, {1 + i / 18, step}, {heights[h], width * step}};
                     gather_rows_case(s, i % 7, left / step + width + right, i % 11 ? 0 : 3, &p, i == 35);
                 }
+}
+
+static void gather_pairs_case(subject *s, int64_t rows, int64_t count, int64_t x_row, const int64_t *first, int64_t step,
+                              const int64_t *size, int null)
+{
+    describe("pairs rows=%lld count=%lld x_row=%lld first=%lld,%lld step=%lld size=%lld,%lld%s", (long long)rows, (long long)count,
+             (long long)x_row, (long long)first[0], (long long)first[1], (long long)step, (long long)size[0], (long long)size[1],
+             null ? " NULL" : "");
+    int at_end = s->cases++ % 2, empty = !size[0] || !size[1];
+    int64_t x0 = empty ? 0 : origin(size[0], x_row);
+    array *x = array_random(s->type, empty ? 0 : extent(size[0], x_row) + size[1] - 1, at_end), *fill = array_random(s->type, 1, at_end);
+    array *out[2] = {array_take(s->type, rows * count, at_end), array_take(s->type, rows * count, at_end)};
+    array_lock(x);
+    array_lock(fill);
+    for (int q = 0; q < 2; q++) {
+        array_watch(out[q]);
+        for (int64_t j = 0; j < rows * count; j++) {
+            int64_t i = first[0] + j / count * step, k = first[1] + 2 * (j % count) + q;
+            int inside = !null && i >= 0 && i < size[0] && k >= 0 && k < size[1];
+            array_expect(out[q], j, array_get(inside ? x : fill, inside ? x0 + i * x_row + k : 0), 0);
+        }
+    }
+    s->kernels->gather_pairs(out[0]->data, out[1]->data, rows, count, null ? NULL : at(x, x0), x_row, first, step, size, fill->data);
+    array_check(out[0], "even");
+    array_check(out[1], "odd");
+    arrays_reset();
+}
+
+/* Pairs and half pairs at both ends, rows above and below. */
+void check_gather_pairs(subject *s)
+{
+    int64_t lanes = s->kernels->lanes;
+    int64_t sizes[] = {0, 1, 2, 3, lanes, 2 * lanes - 1, 2 * lanes, 2 * lanes + 1, 4 * lanes - 1, 4 * lanes + 3, 9 * lanes};
+    for (int z = 0; z < 11; z++)
+        for (int left = -3; left < 4; left++)
+            for (int right = -4; right < 4; right++)
+                for (int i = 0; i < 4; i++) {
+                    int64_t count = (sizes[z] + left + right + 8) / 2 - 4, first[] = {i % 3 - 1, -left}, size[] = {i + 1, sizes[z]};
+                    int64_t row = (sizes[z] + i - 1) * (i % 2 ? 1 : -1);
+                    gather_pairs_case(s, i + 2, count < 0 ? 0 : count, row, first, 1 + i / 2, size, i == 3 && right == 3);
+                }
+    gather_pairs_case(s, 2, 5, 9, (int64_t[]){0, -40}, 1, (int64_t[]){2, 9}, 0);
+    gather_pairs_case(s, 2, 5, 9, (int64_t[]){0, 40}, 1, (int64_t[]){2, 9}, 0);
 }
 
 /* A read-only array of `axes` axes; strides of any sign, and what is only read may overlap itself. */
