@@ -10,7 +10,8 @@
  *         copy the band's input (all channels), or point into the image
  *         for each tile of rows o:  for each block of k:  for each strip of q:  gemm kernel
  *
- * Where an output row is whole vectors, or its pitch has room for them, rows are products of their own that write y in place:
+ * Where lanes are lost at row's ends, few channels of stride 1 are copied once for each column of taps instead, without gaps, and
+ * a band is one row of y.  Where an output row is whole vectors, or its pitch has room for them, rows are products of their own that write y in place:
  * 3-32@32 b32 727 -> 533 us, conv1 of ResNet 1691 -> 1507; not beyond 2 FC_KC terms, for a row's part of B leaves the first-level
  * cache then (5x5 64@28 1.18, 1.84 ms by rows).
  *
@@ -46,8 +47,13 @@
 enum { ROWS, BLOCKS, FLAT, COLUMNS };
 
 /* Terms, times columns that a row computes for nothing, that take as long as a column's copy from a tile: 3x3s2 3-32@299 270 us by
- * tiles, 238 by rows. */
-enum { BY_ROW = 8 };
+ * tiles, 238 by rows, 3x3x3 3-16@16x56x56 612, 585. */
+enum { BY_ROW = 10 };
+
+/* Multiply-adds of a column for nothing, of all channels by a tap of each input channel and plane, that take as long as a column's copy.
+ * Zen 5, us by rows and so: 3-16@28 b8 36.5, 26.7; 8-16@28 b8 92, 70; 3-16@56 b8 107, 98; 3-32@149 175, 169; of stride 2, 3-32@299 197,
+ * 197, 3-32@224 100, 108. */
+enum { SEAMLESS = 6 };
 
 /* Of a band, so that it stays near while row after row of some channels is written, in order.  Granite Rapids, all channels of each
  * row (32 or 64 streams of a row each) and so: 3-64@224 1.81, 1.47 ms, 3-32@32 b32 553, 535 us, 7x7 3-16@128 b4 and 3x3s2 3-32@299
@@ -81,6 +87,7 @@ typedef struct layout {
     int64_t positions, last; /* of a flat plane; those among them that are summed over k (sweep.h) */
     int64_t tile_row, tile_bytes, offset_bytes;
     int64_t panel_bytes;  /* of the weights as rows' tiles read them (gemm_short); 0 where rows are not cut once */
+    int seamless;         /* from a flat band: the rows of a band are one row of y */
     int in_place, by_row; /* y is written directly, a band or an output row at a time */
     int swept;            /* by `sweep`, whose scratch the tile's bytes begin with then */
     int64_t held;         /* bytes of a sweep's outputs that are held until they are stored; 0 where y is written directly */
@@ -101,6 +108,18 @@ static int64_t last_positions(const fc_conv *p, const fc_kernels *kernels, int64
     return fc_sweep_pays(p, kernels) ? fc_sweep_last(kernels, positions) : 0;
 }
 
+/* Whether the band is copied for each column of taps, so that no vector ends with a row: `last` rows are in the last band.  Where the
+ * lanes lost else take longer than the copies; not of a stride, whose copies do. */
+static int is_seamless(const fc_conv_plan *plan, const layout *l, int64_t last)
+{
+    const fc_conv *p = &plan->problem;
+    const fc_window *w = &p->window;
+    int64_t width = w->out[2], lanes = l->kernels->lanes, beyond = fc_ceil_div(width, lanes) * lanes - width;
+    int pays = p->out_channels * w->kernel[1] * w->kernel[2] * beyond > SEAMLESS * (w->kernel[2] - 1) * width;
+    return pays && width > lanes && w->stride[2] == 1 && !l->source.in_place && l->across == 1 && l->k <= fc_gemm_block(plan) &&
+           !fc_has_short_vectors(l->kernels) && fc_output_in_place(p, plan->tile[ROWS], width) && last * width >= FC_NV_MAX * lanes;
+}
+
 static layout lay_out(const fc_conv_plan *plan)
 {
     const fc_conv *p = &plan->problem;
@@ -114,6 +133,9 @@ static layout lay_out(const fc_conv_plan *plan)
     int64_t width = p->window.out[2] - (l.across - 1) * plan->tile[COLUMNS]; /* columns of the last band */
     int fills = (last - 1) * p->window.in[2] + p->window.out[2] >= kernels->lanes;
     l.source = fc_source_plan(&l.part, kernels->size, p->channels, rows, fills && l.across == 1);
+    l.seamless = is_seamless(plan, &l, last);
+    if (l.seamless)
+        l.source = fc_source_plan_flat(&l.part, kernels->size, p->channels, rows);
     l.weights = fc_weights_plan(p, kernels->size);
     l.columns = fc_source_columns(&l.source, rows, plan->tile[COLUMNS]);
     l.in_place = fc_output_in_place(&l.part, rows, l.source.pitch) &&
@@ -132,7 +154,7 @@ static layout lay_out(const fc_conv_plan *plan)
     if (!l.in_place && !l.by_row && l.source.in_place && last * p->window.out[2] >= kernels->lanes && fc_sweep_pays(p, kernels))
         l.held = fc_bytes(fc_mul(fc_ceil_div(p->out_channels, plan->tile[BLOCKS]), l.tile_row), kernels->size);
     l.held = l.held <= HELD_BYTES ? l.held : 0;
-    l.swept = l.held || (!l.by_row && l.in_place && fc_sweep_pays(p, kernels));
+    l.swept = l.held || (!l.by_row && !l.seamless && l.in_place && fc_sweep_pays(p, kernels));
     /* What is not flat is swept or not as bands are cut: in the same order as fc_gemm_run then. */
     int64_t terms = flat && plan->precision == FC_PRECISION_HIGH ? 2 * FC_KC : fc_gemm_block(plan);
     l.far = l.source.in_place && fc_taps(&p->window) == 1 && fc_is_far(p, kernels->size);
@@ -148,7 +170,7 @@ static layout lay_out(const fc_conv_plan *plan)
     else if (!l.by_row && !l.in_place)
         l.tile_bytes = fc_arena_round(fc_min(INT64_MAX / 4, fc_mul((FC_MR_MAX + kernels->lanes) * kernels->size, l.tile_row)));
     l.offset_bytes = fc_arena_round(fc_min(INT64_MAX / 4, fc_mul(l.k, sizeof(int64_t))));
-    if (l.by_row && l.k <= fc_gemm_block(plan) && plan->tile[COLUMNS] <= STRIPS * kernels->lanes)
+    if (l.seamless || (l.by_row && l.k <= fc_gemm_block(plan) && plan->tile[COLUMNS] <= STRIPS * kernels->lanes))
         l.panel_bytes = fc_arena_round(fc_min(INT64_MAX / 4, fc_mul(fc_mul(p->groups, p->out_channels), l.k * kernels->size)));
     return l;
 }
@@ -252,8 +274,10 @@ static const char *plan_pixels(fc_conv_plan *plan, double *cost)
                             : fc_gemm_cost(kernels, p->out_channels, l.columns, l.k);
     if (!plan->tile[FLAT]) /* the last band's rows may be fewer */
         tasks *= (double)(p->window.out[1] * l.across) / (double)(plan->tile[ROWS] * l.bands);
-    if (fc_taps(&p->window) > 1 && whole_lines)
+    if (fc_taps(&p->window) > 1 && whole_lines && (!l.panel_bytes || fc_has_half_multiplier(kernels)))
         gemm *= 1.12; /* most taps' vectors cross lines: of 26 rows of the benchmark 2.72 measured / estimated, by channels 2.42 */
+    if (l.by_row && whole_lines && p->window.out[2] < 2 * kernels->lanes && p->window.out[2] % kernels->lanes)
+        gemm *= 1.25; /* strips of one vector: 3-16@28 b8, 8-16@28 b8 37, 93 us, else estimated 30, 74 */
     double copied = l.source.in_place ? 0 : (double)(plan->tile[BLOCKS] * p->channels) * (double)l.source.channel;
     double stored = l.in_place || l.by_row ? 0 : (double)p->out_channels * (double)l.columns;
     double bytes = (double)kernels->size, rows = copied / (double)l.source.pitch + stored / (double)l.source.pitch;
@@ -390,6 +414,30 @@ static void row_piece(const job *j, const piece *t)
     }
 }
 
+/* A band whose rows are one: strips that follow each other are one call, a part of the band at a time that stays near. */
+static void seamless_piece(const job *j, const piece *t)
+{
+    const fc_kernels *kernels = j->l.kernels;
+    const fc_gemm *gemm = &j->gemm;
+    int64_t size = kernels->size, width = gemm->strip * kernels->lanes, most = fc_max(1, NEAR_BYTES / (gemm->k * size) / width) * width;
+    for (int64_t at = 0, columns; at < t->columns; at += columns) {
+        columns = t->columns - at < 2 * most ? t->columns - at : most;
+        for (int64_t o = 0, mr; o < t->outputs; o += mr) {
+            mr = next_rows(gemm, t->outputs - o);
+            const void *init = t->bias ? fc_at(t->bias, o, size) : NULL, *panel = fc_at(t->panels, o * gemm->k, size);
+            char *y = fc_at(t->y, o * t->part.y.c + at, size);
+            const char *b = fc_at(t->b, at, size);
+            int64_t times = columns / width, left = fc_ceil_div(columns % width, kernels->lanes), from = columns - left * kernels->lanes;
+            kernels->gemm_short[gemm->strip][mr](times, gemm->k, panel, b, width, gemm->b_offset, y, width, t->part.y.c, init);
+            if (left)
+                kernels->gemm_short[left][mr](1, gemm->k, panel, fc_at(b, from, size), 0, gemm->b_offset, fc_at(y, from, size), 0,
+                                              t->part.y.c, init);
+            for (int64_t m = 0; m < mr; m++)
+                fc_output_clamp(&t->part, kernels, fc_at(y, m * t->part.y.c, size), columns);
+        }
+    }
+}
+
 /* All outputs of the band at once, stored then if y cannot be written in place. */
 static void sweep_piece(const job *j, const piece *t, char *scratch)
 {
@@ -477,7 +525,9 @@ static void run_task(void *context, int64_t task, int worker)
         t.y_ahead = planes_ahead(fc_at(t.y, p->out_channels * p->y.c, size), &p->y, p->out_channels, p->window.out[1],
                                  p->window.out[2], size);
     }
-    if (j->l.by_row)
+    if (j->l.seamless)
+        seamless_piece(j, &t);
+    else if (j->l.by_row)
         row_piece(j, &t);
     else if (j->l.swept)
         sweep_piece(j, &t, tile);

@@ -10,6 +10,13 @@ static int lies_as_band(const fc_conv *p)
     return fc_lies_inside(w) && (p->x.s[2] == 1 || w->in[2] == 1) && (p->x.s[1] == w->in[2] || w->in[1] == 1);
 }
 
+static void set_band(fc_source *s, int64_t size, int64_t channels)
+{
+    s->pitch = s->band.pitch;
+    s->channel = s->band.channel;
+    s->bytes = fc_arena_round(fc_min(INT64_MAX / 2, fc_mul(fc_add(fc_mul(channels, s->channel), FC_LANES_MAX), size)));
+}
+
 fc_source fc_source_plan(const fc_conv *p, int64_t size, int64_t channels, int64_t rows, int in_place_allowed)
 {
     fc_source s = {.band = fc_band_plan(&p->window, rows), .rows = rows};
@@ -19,9 +26,14 @@ fc_source fc_source_plan(const fc_conv *p, int64_t size, int64_t channels, int64
         s.channel = p->x.c;
         return s;
     }
-    s.pitch = s.band.pitch;
-    s.channel = s.band.channel;
-    s.bytes = fc_arena_round(fc_min(INT64_MAX / 2, fc_mul(fc_add(fc_mul(channels, s.channel), FC_LANES_MAX), size)));
+    set_band(&s, size, channels);
+    return s;
+}
+
+fc_source fc_source_plan_flat(const fc_conv *p, int64_t size, int64_t channels, int64_t rows)
+{
+    fc_source s = {.band = fc_band_plan_flat(&p->window, rows), .rows = rows};
+    set_band(&s, size, channels);
     return s;
 }
 

@@ -21,6 +21,9 @@ typedef struct fc_source {
  * last position, so a driver that reads vectors says whether its blocks are long enough. */
 fc_source fc_source_plan(const fc_conv *problem, int64_t size, int64_t channels, int64_t rows, int in_place_allowed);
 
+/* From a flat band: rows of outputs follow each other without gaps. */
+fc_source fc_source_plan_flat(const fc_conv *problem, int64_t size, int64_t channels, int64_t rows);
+
 /* Positions from the block's first output to its last: what a product over the block has as columns. */
 static inline int64_t fc_source_columns(const fc_source *source, int64_t rows, int64_t out_width)
 {
