@@ -16,7 +16,8 @@
  * One thread, us.  Zen 4, by pixels.c, channels.c, tiles of two vectors transposed at once, and so: 3x3s2 3-32@299 450, 459, 411, 348;
  * 3x3 3-32@149 394, 446, 397, 345; 3-32@32 b32 546, 755, -, 524; 8 of 3x3 3-16@28 67, 81, 62, 55; 7x7 3-16@128 677, 914, -, 668; 3x3x3
  * 3-16@16x56x56 1350, -, -, 1215; AVX2 (at once) the first 480, 516, 411.  Zen 5, at once, the first 229, 217, 187; 3x3s2 3-32@224 116,
- * 125, 123.
+ * 125, 123.  Zen 5 now, by pixels.c, tiles of one vector and of two at once: the first 197, 222, 183, 3x3s2 3-32@224 103, 134, 100,
+ * 3-32@149 175, 220, 186, 3-32@32 b32 235, 318, -.
  * Rejected for the first: pixels.c's strips over rows without gaps, a copy of the image for each column of taps (of 197 us 24 pack, 170
  * multiply, 35 by gather_row); a panel of patches for each strip (195).
  */
@@ -38,10 +39,12 @@ enum { BAND_BYTES = 96 << 10 };
 enum { SAME_SET = 8, PAGE = 4096 };
 
 /* Nanoseconds that transposing a tile and storing it take beside its multiply-adds, for each lane of a vector and output channel; less
- * between the terms of the next.  Multiply-adds of a vector of channels that take as long as a term's loads that are no broadcasts. */
+ * between the terms of the next, where a cycle has one multiply-add.  Multiply-adds of a vector of channels that take as long as a term's
+ * loads that are no broadcasts; where a cycle has two, as many as it has loads, those wait for broadcasts too. */
 #define TURN 0.05
 #define TURN_BETWEEN 0.01
 #define LOADS 1.25
+#define LOADS_OF_TWO 2.8
 
 typedef struct layout {
     const fc_kernels *kernels;
@@ -59,15 +62,22 @@ static int reads_in_place(const fc_conv *p)
     return fc_lies_inside(&p->window) && p->x.s[2] == 1 && p->window.stride[2] <= 2;
 }
 
-/* Whether a tile has one vector of channels however many there are, and is transposed between the terms of the next (turned.inc). */
-static int one_vector(const fc_kernels *kernels, int64_t mr)
-{
-    return !kernels->turned[1][0][mr];
-}
-
 static int64_t panel_width(const fc_kernels *kernels, const fc_conv *p, int64_t mr)
 {
-    return (p->out_channels > kernels->lanes && !one_vector(kernels, mr) ? 2 : 1) * kernels->lanes;
+    return (p->out_channels > kernels->lanes && kernels->turned[1][0][mr] ? 2 : 1) * kernels->lanes;
+}
+
+/* Whether a tile is transposed between the terms of the next (turned.inc). */
+static int is_between(const fc_kernels *kernels, int64_t width)
+{
+    return kernels->lanes == FC_LANES_MAX && width == kernels->lanes;
+}
+
+/* How many rows of a tile's outputs go to the same set. */
+static int64_t in_one_set(const fc_kernels *kernels, int64_t width, int64_t plane)
+{
+    int64_t apart = plane * kernels->size & (PAGE - 1), step = apart ? apart & -apart : PAGE;
+    return fc_ceil_div(width * fc_max(step, FC_ALIGN), PAGE);
 }
 
 static layout lay_out(const fc_conv_plan *plan)
@@ -101,16 +111,10 @@ static double row_cost(const fc_kernels *kernels, const fc_conv *p, int64_t mr)
     int64_t width = panel_width(kernels, p, mr);
     double sums = (double)(mr * width / kernels->lanes), turned = (double)(kernels->lanes * width);
     double tile = 0.125 * (sums < 8 ? 8 : sums) * (width > kernels->lanes ? 1.0 : 1.1) * (double)fc_reduction(p) + TURN * turned;
-    if (one_vector(kernels, mr))
-        tile = 0.125 * (sums + LOADS) * (double)fc_reduction(p) + TURN_BETWEEN * turned;
+    int half = fc_has_half_multiplier(kernels);
+    if (is_between(kernels, width))
+        tile = 0.125 * (sums + (half ? LOADS : LOADS_OF_TWO)) * (double)fc_reduction(p) + (half ? TURN_BETWEEN : TURN) * turned;
     return (double)(fc_ceil_div(p->out_channels, width) * fc_ceil_div(p->window.out[2], mr)) * tile;
-}
-
-/* How many rows of a tile's outputs go to the same set. */
-static int64_t in_one_set(const layout *l, int64_t plane)
-{
-    int64_t apart = plane * l->kernels->size & (PAGE - 1), step = apart ? apart & -apart : PAGE;
-    return fc_ceil_div(l->width * fc_max(step, FC_ALIGN), PAGE);
 }
 
 static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
@@ -124,7 +128,9 @@ static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
     double least = 0;
     int64_t best = 0;
     for (int64_t mr = 1; mr <= fc_min(kernels->lanes, p->window.out[2]); mr++) {
-        double cost = kernels->turned[0][0][mr] ? row_cost(kernels, p, mr) : 0;
+        int64_t width = panel_width(kernels, p, mr); /* of sixteen lanes other tiles have one vector */
+        int shares = kernels->lanes == FC_LANES_MAX && width > kernels->lanes && in_one_set(kernels, width, p->y.c) > SAME_SET;
+        double cost = kernels->turned[0][0][mr] && !shares ? row_cost(kernels, p, mr) : 0;
         if (cost > 0 && (!best || cost < least)) {
             least = cost;
             best = mr;
@@ -151,7 +157,7 @@ static const char *plan_turned(fc_conv_plan *plan, double *cost)
     if (!plan->tile[PIXELS])
         return "a row of output pixels is less than a tile";
     layout l = lay_out(plan);
-    if (!one_vector(kernels, plan->tile[PIXELS]) && in_one_set(&l, p->y.c) > SAME_SET)
+    if (!is_between(kernels, l.width) && in_one_set(kernels, l.width, p->y.c) > SAME_SET)
         return "planes of the output share a set of the first-level cache";
     plan->scratch = fc_add(fc_add(l.offset_bytes, l.place_bytes), fc_add(l.weights.bytes, l.panel_bytes));
     plan->scratch = fc_add(plan->scratch, fc_mul(plan->threads, l.source.bytes));
