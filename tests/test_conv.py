@@ -125,6 +125,21 @@ def test_an_image_does_not_know_its_batch(name, dtype):
                 np.testing.assert_array_equal(alone[0], whole[n])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("width", [17, 28, 32, 37, 61, 149])
+def test_rows_of_pixels(width, stride, dtype):
+    """Output rows as products of their own, several a call, or as one row of a band without gaps; any threads, the same bits."""
+    case = ConvCase((2, 3, 23, width), (13, 3, 3, 3), stride=stride, padding=(1, stride % 2), dtype=dtype)
+    x, w, b = case.arrays(normal)
+    results = []
+    for threads in (1, 2):
+        with fastconv.num_threads(threads):
+            results.append(F.conv2d(x, w, b, **case.options, algorithm="pixels"))
+    np.testing.assert_array_equal(*results)
+    assert_close(results[0], reference.conv(x, w, b, **case.options))
+
+
 def test_a_call_repeats_bit_for_bit():
     arrays = CONV_CASES["dense 3x3"].arrays(normal)
     first = F.conv2d(*arrays, padding=1)

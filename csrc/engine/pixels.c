@@ -10,9 +10,9 @@
  *         copy the band's input (all channels), or point into the image
  *         for each tile of rows o:  for each block of k:  for each strip of q:  gemm kernel
  *
- * Where lanes are lost at row's ends, few channels of stride 1 are copied once for each column of taps instead, without gaps, and
- * a band is one row of y.  Where an output row is whole vectors, or its pitch has room for them, rows are products of their own that write y in place:
- * 3-32@32 b32 727 -> 533 us, conv1 of ResNet 1691 -> 1507; not beyond 2 FC_KC terms, for a row's part of B leaves the first-level
+ * Where lanes are lost at rows' ends, few channels of stride 1 are copied once for each column of taps instead, without gaps, and a band is
+ * one row of y.  Where an output row is whole vectors, or its pitch has room for them, rows are products of their own that write y in
+ * place: 3-32@32 b32 727 -> 533 us, conv1 of ResNet 1691 -> 1507; not beyond 2 FC_KC terms, for a row's part of B leaves the first-level
  * cache then (5x5 64@28 1.18, 1.84 ms by rows).
  *
  * A 1x1 whose arrays are far (fc_is_far) fetches the next band, or strip, by software, a few lines before each product
@@ -30,7 +30,8 @@
  * Scratch: the offsets of k, the weights where they are not rows in memory; per worker a band (about FC_BLOCK_BYTES) and a
  * tile's rows of output, unless y can be written in place, or a sweep's strip and the outputs it holds.
  * Rejected: blocking the channels of a band (the output would be read and written once per block of channels; the few rows
- * copied twice cost less); a copy of the whole padded image (64@224 would take 13 MB); Strassen's method for large 1x1s, seven
+ * copied twice cost less); fetching the next band while this one's rows are summed (3x3s2 3-32@299, Zen 5, 197 to 202 us), bands of 40
+ * to 200 KB (the same); a copy of the whole padded image (64@224 would take 13 MB); Strassen's method for large 1x1s, seven
  * products of half the size (Zen 4, us: 1024-256@14 931, 847, 512-512@14 904, 844): its rounding errors are as large as the largest
  * channels' and pixels', in all of them: a channel whose weights are zero is no longer exactly its bias.
  */
@@ -68,8 +69,8 @@ enum { STRIPS = 64 };
  * 273, 271, 275, 273. */
 enum { PAIR_ROWS = 8 };
 
-/* Rows that one call computes where a row is one strip; else two, for the strips of more would be written at different times.  3-32@32 b32
- * 242 to 234 us, 1-16@28 b32 61 to 57. */
+/* Rows that one call computes where a row is one strip; of two strips two rows, for the lines they share would else be written at different
+ * times.  3-32@32 b32 242 to 234 us, 1-16@28 b32 61 to 57. */
 enum { STRIP_ROWS = 8 };
 
 /* Products of few rows whose image is far are swept along its rows, so many terms at a time (see sweep.c). */
@@ -386,7 +387,7 @@ static void row_piece(const job *j, const piece *t)
     int64_t x_lines = fc_ceil_div(x_ahead.rows * x_ahead.lines, t->rows), y_lines = fc_ceil_div(y_ahead.rows * y_ahead.lines, t->rows);
     gemm.columns = t->columns;
     strip strips[STRIPS];
-    int64_t count = j->l.panel_bytes ? cut_row(&gemm, strips) : 0, at_once = count == 1 ? STRIP_ROWS : count ? 2 : 1;
+    int64_t count = j->l.panel_bytes ? cut_row(&gemm, strips) : 0, at_once = count == 1 ? STRIP_ROWS : count == 2 ? 2 : 1;
     for (int64_t first = 0, rows; first < t->rows; first += rows) {
         rows = fc_min(most, t->rows - first);
         for (int64_t o = 0, mr; o < t->outputs; o += mr) {
