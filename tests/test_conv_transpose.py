@@ -222,6 +222,32 @@ def test_pairs_that_the_kernel_interleaves(case, dtype):
     check_interleaved(case, dtype, "pixels", always=False)
 
 
+# One tap, every second pixel of a row: what lies between is written with them.
+SPACED = {
+    "1d": TransposeCase((3, 40, 50), (40, 21, 1), stride=2, output_padding=1),
+    "2d": TransposeCase((2, 33, 9, 13), (33, 7, 1, 1), stride=2),
+    "an even image": TransposeCase((2, 40, 14, 14), (40, 19, 1, 1), stride=2, output_padding=1),
+    "less than two vectors": TransposeCase((2, 48, 1, 23), (48, 9, 1, 1), stride=(1, 2)),
+    "less than a strip": TransposeCase((3, 16, 7, 5), (16, 9, 1, 1), stride=2, output_padding=(1, 0)),
+    "3d groups, strides differ": TransposeCase((2, 32, 3, 5, 16), (32, 5, 1, 1, 1), stride=(1, 3, 2), groups=2, output_padding=(0, 2, 1)),
+    "blocks of terms": TransposeCase((1, 1250, 5, 9), (1250, 12, 1, 1), stride=2),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", SPACED.values(), ids=SPACED)
+def test_pixels_that_are_written_with_what_lies_between(case, dtype):
+    check_interleaved(case, dtype, "pointwise", always=False)
+
+
+def test_pixels_beyond_the_last_step():
+    """A dilation lets the output be padded by more than a stride."""
+    case = TransposeCase((2, 40, 14, 14), (40, 19, 1, 1), stride=2, dilation=4, output_padding=3)
+    x, w, b = case.arrays(normal)
+    y = CONV_TRANSPOSE[2](x, w, b, **case.options)
+    assert_close(y, torch_judge.conv_transpose(*doubles([x, w, b]), **case.options))
+
+
 def check_interleaved(case, dtype, algorithm, always):
     """`always`: taken whatever the instruction set, whose prices differ; else by AVX-512 at least."""
     x, w, b = case._replace(dtype=dtype).arrays(normal)

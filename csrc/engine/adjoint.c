@@ -134,7 +134,8 @@ fc_conv fc_adjoint_whole(const fc_conv *p)
 /* Drivers that do all phases at once, by the names of those that do them one by one. */
 static const fc_driver *const drivers[] = {&fc_driver_depthwise_adjoint, &fc_driver_planes_adjoint,
                                            &fc_driver_winograd_strided_adjoint, &fc_driver_channels_adjoint,
-                                           &fc_driver_im2col_adjoint, &fc_driver_pixels_adjoint, NULL};
+                                           &fc_driver_im2col_adjoint, &fc_driver_pixels_adjoint,
+                                           &fc_driver_pointwise_adjoint, NULL};
 
 const fc_driver *fc_adjoint_driver(const char *name)
 {

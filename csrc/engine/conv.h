@@ -43,7 +43,7 @@ extern const fc_driver fc_driver_weight_depthwise, fc_driver_weight_planes, fc_d
     fc_driver_weight_stencil, fc_driver_weight_winograd, fc_driver_weight_rows, fc_driver_weight_few_pixels,
     fc_driver_weight_patches, fc_driver_weight_reference;
 extern const fc_driver fc_driver_depthwise_adjoint, fc_driver_planes_adjoint, fc_driver_winograd_strided_adjoint,
-    fc_driver_channels_adjoint, fc_driver_im2col_adjoint, fc_driver_pixels_adjoint;
+    fc_driver_channels_adjoint, fc_driver_im2col_adjoint, fc_driver_pixels_adjoint, fc_driver_pointwise_adjoint;
 
 /* Element `index` of an array whose elements have `size` bytes. */
 static inline void *fc_at(const void *p, int64_t index, int64_t size)

@@ -214,6 +214,15 @@ typedef void (*fc_gather_block_kernel)(void *dst, int64_t dst_row, int64_t rows,
 /* scatter_row:  dst[j * dst_stride] = src[j]   (add: +=);   j < count. */
 typedef void (*fc_scatter_row_kernel)(void *dst, int64_t dst_stride, const void *src, int64_t count, int add);
 
+/* space_rows:  for each span, dst[r * dst_row + j] = src[j / 2] where r is 0 and j even, else fill;   r < rows, j < count, from src
+ * and dst on; the same for each of `planes`, whose fill is one of an array, or zero where that is NULL.  Up to a vector of src may
+ * be read beyond its row. */
+typedef struct fc_spaced {
+    int64_t src, dst, count, rows;
+} fc_spaced;
+typedef void (*fc_space_rows_kernel)(void *dst, int64_t dst_plane, int64_t dst_row, const fc_spaced *spans, int64_t span_count,
+                                     const void *src, int64_t src_plane, int64_t planes, const void *fill);
+
 /* copy_vectors:  `vectors` whole vectors at dst + j * dst_step = those at src + j * src_step, or zeros where src is NULL;
  * j < count. */
 typedef void (*fc_copy_vectors_kernel)(void *dst, int64_t dst_step, const void *src, int64_t src_step, int vectors,
@@ -471,6 +480,7 @@ typedef struct fc_kernels {
     fc_gather_pairs_kernel gather_pairs;
     fc_gather_block_kernel gather_block;
     fc_scatter_row_kernel scatter_row;
+    fc_space_rows_kernel space_rows;
     fc_copy_vectors_kernel copy_vectors;
     fc_interleave_kernel interleave;
     fc_transpose_kernel transpose, transpose_past;

@@ -41,6 +41,7 @@ static const struct row {
     {"gather_pairs", check_gather_pairs},
     {"gather_block", check_gather_block},
     {"scatter_row", check_scatter_row},
+    {"space_rows", check_space_rows},
     {"copy_vectors", check_copy_vectors},
     {"interleave", check_interleave},
     {"transpose", check_transpose},

@@ -42,6 +42,7 @@ void check_gather_rows(subject *s);
 void check_gather_pairs(subject *s);
 void check_gather_block(subject *s);
 void check_scatter_row(subject *s);
+void check_space_rows(subject *s);
 void check_copy_vectors(subject *s);
 void check_interleave(subject *s);
 void check_transpose(subject *s);

@@ -1,4 +1,4 @@
-/* gather_row, gather_rows, gather_pairs, gather_block, scatter_row, copy_vectors, interleave, transpose, transpose_past,
+/* gather_row, gather_rows, gather_pairs, gather_block, scatter_row, space_rows, copy_vectors, interleave, transpose, transpose_past,
  * transpose_taps, transpose_rows, sum_row and dot: what moves or adds along rows of any stride. */
 #include <math.h>
 
@@ -264,6 +264,39 @@ void check_scatter_row(subject *s)
                     array_check(dst, "dst");
                     arrays_reset();
                 }
+}
+
+void check_space_rows(subject *s)
+{
+    for (int i = 0; i < 120; i++, s->cases++) {
+        int64_t lanes = s->kernels->lanes, planes = random_integer(1, 3), rows = random_integer(1, 3), count[2];
+        for (int k = 0; k < 2; k++)
+            count[k] = random_integer(1, i % 3 ? 6 * lanes : 7);
+        int64_t row = (count[0] > count[1] ? count[0] : count[1]) + random_integer(0, 5);
+        int64_t apart = 2 * rows * row + random_integer(0, 5);
+        int64_t half[2] = {(count[0] + 1) / 2, (count[1] + 1) / 2}, from = half[0] + half[1] + random_integer(0, 3);
+        int with_fill = i % 2;
+        describe("count=%lld, %lld rows=%lld planes=%lld%s", (long long)count[0], (long long)count[1], (long long)rows, (long long)planes,
+                 with_fill ? " filled" : "");
+        fc_spaced spans[2] = {{0, 0, count[0], rows}, {half[0], rows * row, count[1], rows}};
+        array *src = array_random(s->type, planes * from + lanes, i % 4 < 2), *fill = array_random(s->type, planes, i % 4 < 2);
+        array *dst = array_take(s->type, (planes - 1) * apart + (2 * rows - 1) * row + count[1], i % 4 < 2);
+        array_lock(src);
+        array_lock(fill);
+        array_watch(dst);
+        for (int64_t c = 0; c < planes; c++)
+            for (int k = 0; k < 2; k++)
+                for (int64_t r = 0; r < rows; r++)
+                    for (int64_t j = 0; j < count[k]; j++)
+                        array_expect(dst, c * apart + spans[k].dst + r * row + j,
+                                     !r && j % 2 == 0 ? array_get(src, c * from + spans[k].src + j / 2)
+                                     : with_fill      ? array_get(fill, c)
+                                                      : 0,
+                                     0);
+        s->kernels->space_rows(dst->data, apart, row, spans, 2, src->data, from, planes, with_fill ? fill->data : NULL);
+        array_check(dst, "dst");
+        arrays_reset();
+    }
 }
 
 void check_copy_vectors(subject *s)
