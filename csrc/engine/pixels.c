@@ -29,11 +29,13 @@
  *
  * Scratch: the offsets of k, the weights where they are not rows in memory; per worker a band (about FC_BLOCK_BYTES) and a
  * tile's rows of output, unless y can be written in place, or a sweep's strip and the outputs it holds.
- * Rejected: blocking the channels of a band (the output would be read and written once per block of channels; the few rows
- * copied twice cost less); fetching the next band while this one's rows are summed (3x3s2 3-32@299, Zen 5, 197 to 202 us), bands of 40
- * to 200 KB (the same); a copy of the whole padded image (64@224 would take 13 MB); Strassen's method for large 1x1s, seven
- * products of half the size (Zen 4, us: 1024-256@14 931, 847, 512-512@14 904, 844): its rounding errors are as large as the largest
- * channels' and pixels', in all of them: a channel whose weights are zero is no longer exactly its bias.
+ * Rejected: blocking the channels of a band (the output would be read and written once per block of channels; the few rows copied twice
+ * cost less); fetching the next band while this one's rows are summed (3x3s2 3-32@299, Zen 5, 197 to 202 us), bands of 40 to 200 KB (the
+ * same); for strides of two, each strip's rows split into its own copy instead of a band's (Zen 5, us: 1x1s2 256-512@56 822, 830, each
+ * line of the next strip fetched while this one is summed 830; 2x2s2 32-64@112 242, 250, by channels.c 213; the whole plane of the first
+ * as one band 812); a copy of the whole padded image (64@224 would take 13 MB); Strassen's method for large 1x1s, seven products of half
+ * the size (Zen 4, us: 1024-256@14 931, 847, 512-512@14 904, 844): its rounding errors are as large as the largest channels' and pixels',
+ * in all of them: a channel whose weights are zero is no longer exactly its bias.
  */
 #include "base/cpu.h"
 #include "engine/gemm.h"
