@@ -462,7 +462,8 @@ def test_unpool_keeps_the_sign_of_zero():
     assert np.signbit(F.max_unpool1d(np.array([[[-0.0]]]), np.array([[[1]]]), 2)).tolist() == [[[False, True]]]
 
 
-@pytest.mark.parametrize("size", [(32,), (67,), (2, 40), (4, 38), (5, 65), (4, 6, 34), (3, 5, 33), (6, 1, 36), (150, 130)], ids=str)
+@pytest.mark.parametrize("size", [(32,), (67,), (2, 40), (3, 40), (4, 38), (5, 65), (4, 6, 34), (3, 4, 34), (4, 3, 34), (3, 5, 33),
+                                  (6, 1, 36), (150, 130)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_windows_side_by_side(size, dtype, rng):
     """Rows of windows two wide, of at least a vector, also where an index belongs to no such window, or to no position at all."""

@@ -301,7 +301,7 @@ static void look_for_pairs(route_job *j)
     j->lines = side_by_side(w, 1);
     j->deep = side_by_side(w, 0);
     j->block = fc_max(1, PAIRS_BLOCK / width);
-    j->covered = w->in[0] % w->out[0] == 0 && w->in[1] % w->out[1] == 0 && w->in[2] % width == 0;
+    j->covered = w->in[0] == w->out[0] * j->deep && w->in[1] == w->out[1] * j->lines && w->in[2] == 2 * width;
 }
 
 /* A plane as of windows two columns wide, side by side; 0 where an index is not of them. */
