@@ -28,10 +28,6 @@
 
 enum { RUN = 256, ROWS = 24 }; /* ROWS: of a block of c, in whole tiles */
 
-/* Rows of a tile of one vector: more pointers than these do not fit the integer registers, and each is loaded at every term then.  14,
- * 12, 10, 8 of them: CP r16 256@56 703, 684, 666, 670 us, k9 128@4096 516, 505, 495, 497 (Zen 5, one thread). */
-enum { NARROW_ROWS = 10 };
-
 typedef struct job {
     const fc_chain_walk *walk;
     const fc_kernels *kernels;
@@ -86,7 +82,7 @@ static void take_rows(const job *j, const void **a, char *tile, int64_t c, int64
 /* Rows of a tile: of a strip of `nv` vectors. */
 static int64_t tile_rows(const fc_kernels *kernels, int64_t nv)
 {
-    return nv == 1 ? fc_min(NARROW_ROWS, kernels->mr[nv]) : kernels->mr[nv];
+    return nv == 1 ? fc_min(FC_VECTOR_ROWS, kernels->mr[nv]) : kernels->mr[nv];
 }
 
 /* A strip of r: its first, its width, and the kernel's offsets of a run's pixels and of a tile's channels. */

@@ -93,6 +93,11 @@ static inline int64_t fc_gather_rows(const fc_kernels *kernels, int64_t nv)
     return fc_min(kernels->mr[nv], nv == 2 ? 7 : 9);
 }
 
+/* Rows of a tile of one vector: more pointers than these do not fit the integer registers, and each is loaded at every term then.  14,
+ * 12, 10, 8 of them (Zen 5, one thread, us): CP r16 256@56 703, 684, 666, 670, k9 128@4096 516, 505, 495, 497; 13, 10, 8: the products of
+ * Winograd's method of 3x3 32-16@14 b32 207, 200, 202; of two vectors 14 rows, 10, 8, 7: the same or slower. */
+enum { FC_VECTOR_ROWS = 10 };
+
 /* C (rows x columns) = init + A B for one tile's rows; or C += A B, and then the columns must be whole vectors. */
 void fc_gemm_run(const fc_gemm *gemm, int rows, const void *const *a, const void *b, void *c, int64_t c_row,
                  const void *init, int add);

@@ -31,6 +31,8 @@ fc_winograd_product fc_winograd_product_plan(const fc_winograd_blocks *b, const 
     fc_winograd_product product = {.blocks = b, .place = place, .tiles = tiles, .width = part->width};
     product.u_offset = offset + (part->width < b->width ? terms : 0);
     fc_gemm_plan(&product.gemm, b->kernels, tiles, part->width);
+    if (part->width == b->kernels->lanes && tiles > 0)
+        product.gemm.rows = (int)fc_min(product.gemm.rows, fc_ceil_div(tiles, fc_ceil_div(tiles, FC_VECTOR_ROWS)));
     for (int i = 0; i < product.gemm.rows; i++)
         product.c_offset[i] = i * part->width;
     return product;
