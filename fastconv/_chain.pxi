@@ -52,11 +52,6 @@ cdef object in_order(object array):
     return None if array is None else cnp.PyArray_FROM_OF(array, cnp.NPY_ARRAY_CARRAY_RO)
 
 
-cdef cnp.ndarray like(cnp.ndarray array):
-    """An array of its shape and dtype, in C order; numpy.empty_like takes 0.4 us, this 0.1."""
-    return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), cnp.PyArray_TYPE(array), 0)
-
-
 # The two kernel axes' factors (K, R) of a folded chain, and their product (R, KH, KW).  NumPy takes 2 us for the one, 3 for the
 # other, of a few hundred numbers.
 ctypedef fused tap:
@@ -103,7 +98,7 @@ def fold_filters(column, row):
 def unfold_filters(gradient, column, row):
     """Gradients of both from that of `fold_filters`, in the order of the arguments."""
     cdef cnp.ndarray g = in_order(gradient), c = in_order(column), d = in_order(row)
-    cdef cnp.ndarray d_column = like(c), d_row = like(d)
+    cdef cnp.ndarray d_column = new_like(c), d_row = new_like(d)
     cdef int64_t height = c.shape[0], width = d.shape[0], rank = c.shape[1]
     if cnp.PyArray_TYPE(c) == cnp.NPY_FLOAT32:
         unfold_taps(<const float *>g.data, <const float *>c.data, <const float *>d.data, height, width, rank,
@@ -192,9 +187,9 @@ def chain_backward(cnp.ndarray grad_output, cnp.ndarray input, axes, first, filt
         d_input = new_image(size, count, x.kind, x.batched, is_channels_last(&x, count))
         view_image(d_input, count, &d)
         p.dx = d.stride
-    d_first = like(first) if wanted[1] else None
-    d_filters = [like(taps) if wanted[2] else None for taps in filters]
-    d_last = like(last) if wanted[3] else None
+    d_first = new_like(first) if wanted[1] else None
+    d_filters = [new_like(taps) if wanted[2] else None for taps in filters]
+    d_last = new_like(last) if wanted[3] else None
     arrays = chain_arrays(&x, first, filters, last, None, &g)
     gradients = chain_arrays(&d if wanted[0] else NULL, d_first, d_filters, d_last, None, NULL)
     if bits:

@@ -118,7 +118,8 @@ static int is_seamless(const fc_conv_plan *plan, const layout *l, int64_t last)
     const fc_conv *p = &plan->problem;
     const fc_window *w = &p->window;
     int64_t width = w->out[2], lanes = l->kernels->lanes, beyond = fc_ceil_div(width, lanes) * lanes - width;
-    int pays = p->out_channels * w->kernel[1] * w->kernel[2] * beyond > SEAMLESS * (w->kernel[2] - 1) * width;
+    int64_t lost = fc_mul(fc_mul(p->out_channels, fc_mul(w->kernel[1], w->kernel[2])), beyond);
+    int pays = lost > fc_mul(fc_mul(SEAMLESS, w->kernel[2] - 1), width);
     return pays && width > lanes && w->stride[2] == 1 && !l->source.in_place && l->across == 1 && l->k <= fc_gemm_block(plan) &&
            !fc_has_short_vectors(l->kernels) && fc_output_in_place(p, plan->tile[ROWS], width) && last * width >= FC_NV_MAX * lanes;
 }

@@ -67,7 +67,7 @@ static int64_t panel_width(const fc_kernels *kernels, const fc_conv *p, int64_t 
     return (p->out_channels > kernels->lanes && kernels->turned[1][0][mr] ? 2 : 1) * kernels->lanes;
 }
 
-/* Whether a tile is transposed between the terms of the next (turned.inc). */
+/* Of sixteen lanes: whether a tile is one vector of channels, transposed between the terms of the next (turned.inc). */
 static int is_between(const fc_kernels *kernels, int64_t width)
 {
     return kernels->lanes == FC_LANES_MAX && width == kernels->lanes;

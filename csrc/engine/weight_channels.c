@@ -307,14 +307,13 @@ static void add_lines(const job *j, const char *a, const char *b, int64_t first,
     fc_trail_pixels pixels = {l->parts > 1 ? 1 : count / width, fc_min(count, width), l->row * p->window.stride[1],
                               l->y_in_place ? p->y.s[1] : width * pixel, pixel};
     b = fc_at(b, l->y_in_place ? j->line[first] : 0, size);
-    for (int64_t done = 0; done < l->width; done += l->kernels->lanes)
-        for (int64_t t = 0; t < tiles; t++) {
-            int64_t from = lines * t / tiles, n = lines * (t + 1) / tiles - from;
-            const void *x[FC_TRAIL_LINES];
-            for (int64_t m = 0; m < n; m++)
-                x[m] = fc_at(a, j->tap[(from + m) * taps] + j->place[first], size);
-            l->kernels->trail[taps][n](&pixels, x, fc_at(b, done, size), fc_at(sum, from * taps * l->width + done, size), l->width, add);
-        }
+    for (int64_t t = 0; t < tiles; t++) {
+        int64_t from = lines * t / tiles, n = lines * (t + 1) / tiles - from;
+        const void *x[FC_TRAIL_LINES];
+        for (int64_t m = 0; m < n; m++)
+            x[m] = fc_at(a, j->tap[(from + m) * taps] + j->place[first], size);
+        l->kernels->trail[taps][n](&pixels, x, b, fc_at(sum, from * taps * l->width, size), l->width, add);
+    }
 }
 
 /* Blocks of a unit's pixels, and the first pixel of one. */
