@@ -150,6 +150,8 @@ cdef int refuse(const fc_conv *p, fc_direction direction, str algorithm) except 
     if rows and algorithm not in [row[0] for row in rows]:
         names = ", ".join(repr(row[0]) for row in rows)
         raise ValueError(f"algorithm: expected 'auto' or one of {names}, got {algorithm!r}")
+    if rows and direction == FC_ADJOINT:
+        raise ValueError(f"algorithm: expected one that serves every phase of the stride, got {algorithm!r}: it serves the largest")
     return 0
 
 
@@ -280,7 +282,7 @@ cdef cnp.ndarray new_gradient(const int64_t *size, int axes, int kind, bint batc
 
 
 cdef int run_gradients(fc_conv *p, int axes, bint transposed, const Image *x, cnp.ndarray weight, const Image *g,
-                       cnp.ndarray d_input, cnp.ndarray d_weight, cnp.ndarray d_bias) except -1:
+                       cnp.ndarray d_input, cnp.ndarray d_weight, cnp.ndarray d_bias, object algorithm) except -1:
     """Fill the gradients that are not None."""
     cdef Image d
     if d_input is not None:
@@ -288,18 +290,18 @@ cdef int run_gradients(fc_conv *p, int axes, bint transposed, const Image *x, cn
         view_image(d_input, axes, &d)
         if transposed:
             p.x, p.y = g.stride, d.stride
-            run(p, FC_FORWARD, None, g.data, cnp.PyArray_DATA(weight), NULL, d.data)
+            run(p, FC_FORWARD, algorithm, g.data, cnp.PyArray_DATA(weight), NULL, d.data)
         else:
             p.x, p.y = d.stride, g.stride
-            run(p, FC_ADJOINT, None, d.data, cnp.PyArray_DATA(weight), NULL, g.data)
+            run(p, FC_ADJOINT, algorithm, d.data, cnp.PyArray_DATA(weight), NULL, g.data)
     if d_weight is not None:
         set_weight_strides(p, d_weight, axes)
         if transposed:
             p.x, p.y = g.stride, x.stride
-            run(p, FC_WEIGHT, None, g.data, cnp.PyArray_DATA(d_weight), NULL, x.data)
+            run(p, FC_WEIGHT, algorithm, g.data, cnp.PyArray_DATA(d_weight), NULL, x.data)
         else:
             p.x, p.y = x.stride, g.stride
-            run(p, FC_WEIGHT, None, x.data, cnp.PyArray_DATA(d_weight), NULL, g.data)
+            run(p, FC_WEIGHT, algorithm, x.data, cnp.PyArray_DATA(d_weight), NULL, g.data)
     if d_bias is not None:
         sum_channels(g, cnp.PyArray_DATA(d_bias))
     return 0
@@ -329,11 +331,11 @@ def gradients(int axes, bint transposed, grad_output, input, weight, stride, pad
         d_weight = new_weight(sizes.w, axes, g.kind)
     if want_bias:
         d_bias = cnp.PyArray_EMPTY(1, <cnp.npy_intp *>&size[1], g.kind, 0)
-    run_gradients(&p, axes, transposed, &x, w_array, &g, d_input, d_weight, d_bias)
+    run_gradients(&p, axes, transposed, &x, w_array, &g, d_input, d_weight, d_bias, None)
     return tuple.__new__(ConvGradients, (d_input, d_weight, d_bias))     # half the price of the type's own constructor
 
 
-def input_gradient(int axes, input_size, weight, grad_output, stride, padding, dilation, groups):
+def input_gradient(int axes, input_size, weight, grad_output, stride, padding, dilation, groups, algorithm):
     """conv{axes}d_input."""
     cdef Image g
     cdef Sizes sizes
@@ -349,11 +351,11 @@ def input_gradient(int axes, input_size, weight, grad_output, stride, padding, d
     check_gradient(&g, size, batched, axes, g_array)
     p.real = real_of(g.kind)
     d_input = new_gradient(sizes.x, axes, g.kind, batched, &g)
-    run_gradients(&p, axes, False, NULL, w_array, &g, d_input, None, None)
+    run_gradients(&p, axes, False, NULL, w_array, &g, d_input, None, None, algorithm)
     return d_input
 
 
-def weight_gradient(int axes, input, weight_size, grad_output, stride, padding, dilation, groups):
+def weight_gradient(int axes, input, weight_size, grad_output, stride, padding, dilation, groups, algorithm):
     """conv{axes}d_weight."""
     cdef Image x, g
     cdef Sizes sizes
@@ -369,7 +371,7 @@ def weight_gradient(int axes, input, weight_size, grad_output, stride, padding, 
     check_gradient(&g, size, x.batched, axes, g_array)
     p.real = real_of(g.kind)
     d_weight = new_weight(sizes.w, axes, g.kind)
-    run_gradients(&p, axes, False, &x, None, &g, None, d_weight, None)
+    run_gradients(&p, axes, False, &x, None, &g, None, d_weight, None, algorithm)
     return d_weight
 
 

@@ -13,8 +13,8 @@ MASK = "output_mask=(True, True, True)"
 
 CONV = "(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, out=None, algorithm='auto')"
 CONV_BACKWARD = f"(grad_output, input, weight, stride=1, padding=0, dilation=1, groups=1, *, {MASK})"
-CONV_INPUT = "(input_size, weight, grad_output, stride=1, padding=0, dilation=1, groups=1)"
-CONV_WEIGHT = "(input, weight_size, grad_output, stride=1, padding=0, dilation=1, groups=1)"
+CONV_INPUT = "(input_size, weight, grad_output, stride=1, padding=0, dilation=1, groups=1, *, algorithm='auto')"
+CONV_WEIGHT = "(input, weight_size, grad_output, stride=1, padding=0, dilation=1, groups=1, *, algorithm='auto')"
 TRANSPOSE = "stride=1, padding=0, output_padding=0, groups=1, dilation=1, *, "
 POOL = "kernel_size, stride=None, padding=0, "
 AVG = POOL + "ceil_mode=False, count_include_pad=True"
@@ -42,7 +42,7 @@ for n in (1, 2, 3):
         f"conv{n}d_backward": CONV_BACKWARD,
         f"conv{n}d_input": CONV_INPUT,
         f"conv{n}d_weight": CONV_WEIGHT,
-        f"conv_transpose{n}d": f"(input, weight, bias=None, {TRANSPOSE}out=None)",
+        f"conv_transpose{n}d": f"(input, weight, bias=None, {TRANSPOSE}out=None, algorithm='auto')",
         f"conv_transpose{n}d_backward": f"(grad_output, input, weight, {TRANSPOSE}{MASK})",
         f"max_pool{n}d": f"(input, {POOL}dilation=1, ceil_mode=False, return_indices=False)",
         f"avg_pool{n}d": f"(input, {AVG if n == 1 else AVG_2D_3D})",

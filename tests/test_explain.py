@@ -1,5 +1,7 @@
 """explain(): what it says is printable, complete and true, and every algorithm that it lists can be asked for."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import reference
@@ -14,7 +16,9 @@ from shapes import (
     SEEDS,
     TRANSPOSE_CASES,
     conv_cases,
+    eighths,
     normal,
+    transpose_cases,
 )
 
 import fastconv
@@ -24,6 +28,8 @@ pytestmark = pytest.mark.usefixtures("restore_configuration")
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+INPUT = {1: F.conv1d_input, 2: F.conv2d_input, 3: F.conv3d_input}
+WEIGHT = {1: F.conv1d_weight, 2: F.conv2d_weight, 3: F.conv3d_weight}
 DIRECTIONS = ("forward", "input", "weight")
 
 
@@ -36,39 +42,74 @@ def double(array):
     return None if array is None else array.astype(np.float64)
 
 
+def passes(case, judge, fill, seed=0):
+    """By direction: the call, which takes an algorithm, and the judge's result in float64."""
+    x, w, b = case.arrays(fill, seed)
+    y = judge.conv(*map(double, (x, w, b)), **case.options)
+    grad = fill(np.random.default_rng(seed + 1), y.shape, case.dtype)
+    d_input, d_weight, _ = judge.conv_backward(*map(double, (grad, x, w)), **case.options)
+    found = {
+        "forward": (partial(CONV[case.axes], x, w, b), y),
+        "input": (partial(INPUT[case.axes], x.shape, w, grad), d_input),
+        "weight": (partial(WEIGHT[case.axes], x, w.shape, grad), d_weight),
+    }
+    return {direction: (partial(call, **case.options), expected) for direction, (call, expected) in found.items()}
+
+
+def refused(call, option):
+    """Asks for an algorithm that does not serve, and is told why."""
+    with pytest.raises(ValueError, match="algorithm") as caught:
+        call(algorithm=option.name)
+    assert option.reason in str(caught.value) and repr(option.name) in str(caught.value)
+
+
+def served(call, option):
+    """The result, or None where an algorithm is taken for the largest phase of a stride but does not serve another."""
+    try:
+        return call(algorithm=option.name)
+    except ValueError as error:
+        assert "every phase" in str(error) and repr(option.name) in str(error)
+        return None
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CONV_CASES.values(), ids=CONV_CASES)
 def test_every_algorithm_serves_or_says_why_not(case, dtype):
     case = case._replace(dtype=dtype)
-    arrays = case.arrays(normal)
-    expected = torch_judge.conv(*map(double, arrays), **case.options)
-    told = explain(case)
-    assert {"im2col", "reference"} <= {option.name for option in told.options}
-    for option in told.options:
-        if option.reason is None:
-            assert_close(CONV[case.axes](*arrays, **case.options, algorithm=option.name), expected)
-        else:
-            with pytest.raises(ValueError, match="algorithm") as caught:
-                CONV[case.axes](*arrays, **case.options, algorithm=option.name)
-            assert option.reason in str(caught.value) and repr(option.name) in str(caught.value)
+    for direction, (call, expected) in passes(case, torch_judge, normal).items():
+        told = explain(case, direction=direction)
+        assert {"gemm" if direction == "weight" else "im2col", "reference"} <= {option.name for option in told.options}
+        for option in told.options:
+            if option.reason is not None:
+                refused(call, option)
+            elif (got := served(call, option)) is not None:
+                assert_close(got, expected)
 
 
 @given(conv_cases(), SEEDS)
 def test_every_algorithm_on_any_convolution(case, seed):
+    for direction, (call, expected) in passes(case, reference, eighths, seed).items():
+        for option in explain(case, direction=direction).options:
+            if option.reason is None and (got := served(call, option)) is not None:
+                assert_close(got, expected)
+
+
+@given(transpose_cases(), SEEDS)
+def test_every_algorithm_on_any_transposed_convolution(case, seed):
     arrays = case.arrays(seed=seed)
-    expected = reference.conv(*arrays, **case.options)
+    expected = reference.conv_transpose(*arrays, **case.options)
     for option in explain(case).options:
-        if option.reason is None:
-            assert_close(CONV[case.axes](*arrays, **case.options, algorithm=option.name), expected)
+        call = partial(CONV_TRANSPOSE[case.axes], *arrays, **case.options)
+        if option.reason is None and (got := served(call, option)) is not None:
+            assert_close(got, expected)
 
 
 @pytest.mark.parametrize("case", CONV_CASES.values(), ids=CONV_CASES)
 def test_the_algorithm_told_is_the_one_taken(case):
-    """Its result is that of "auto", bit for bit."""
-    arrays = case.arrays(normal)
-    automatic = CONV[case.axes](*arrays, **case.options)
-    asked_for = CONV[case.axes](*arrays, **case.options, algorithm=explain(case).algorithm)
-    np.testing.assert_array_equal(asked_for, automatic)
+    """Its result is that of "auto", bit for bit; but each phase of an input gradient's stride may take one of its own."""
+    for direction, (call, _) in passes(case, torch_judge, normal).items():
+        if direction != "input" or case.stride == 1:
+            np.testing.assert_array_equal(call(algorithm=explain(case, direction=direction).algorithm), call())
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

@@ -107,6 +107,8 @@ _TRANSPOSED = """Transposed convolution ({axes}-D): the adjoint of `conv{axes}d`
     groups : int, default 1
     dilation : int or tuple of {axes} int, default 1
     out : ndarray of the result's shape and dtype, any strides, optional
+    algorithm : str, default "auto"
+        A name that `explain` lists, to be taken for every phase of the stride.
 
     Returns
     -------
@@ -167,6 +169,8 @@ _INPUT = """Gradient of `conv{axes}d` with respect to its input (the name and or
     weight : ndarray of shape (OC, C // groups, {kernel}), dtype of `grad_output`
     grad_output : ndarray of shape (N, OC, {out}) or (OC, {out}), float32 or float64
     {options}
+    algorithm : str, default "auto"
+        A name that `explain` lists with direction="input", to be taken for every phase of the stride.
 
     Returns
     -------
@@ -191,6 +195,8 @@ _WEIGHT = """Gradient of `conv{axes}d` with respect to its weight (the name and 
     weight_size : tuple of int, (OC, C // groups, {kernel})
     grad_output : ndarray of shape (N, OC, {out}) or (OC, {out}), float32 or float64
     {options}
+    algorithm : str, default "auto"
+        A name that `explain` lists with direction="weight".
 
     Returns
     -------
@@ -265,8 +271,8 @@ def conv3d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, s
 """)
 def conv_transpose1d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, stride: Sizes = 1,
                      padding: Padding = 0, output_padding: Sizes = 0, groups: int = 1, dilation: Sizes = 1, *,
-                     out: np.ndarray | None = None) -> np.ndarray:
-    return _core.convolve(1, True, input, weight, bias, stride, padding, dilation, groups, out, None, output_padding)
+                     out: np.ndarray | None = None, algorithm: str = "auto") -> np.ndarray:
+    return _core.convolve(1, True, input, weight, bias, stride, padding, dilation, groups, out, algorithm, output_padding)
 
 
 @_transposed(2, """
@@ -276,8 +282,8 @@ def conv_transpose1d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None
 """)
 def conv_transpose2d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, stride: Sizes = 1,
                      padding: Padding = 0, output_padding: Sizes = 0, groups: int = 1, dilation: Sizes = 1, *,
-                     out: np.ndarray | None = None) -> np.ndarray:
-    return _core.convolve(2, True, input, weight, bias, stride, padding, dilation, groups, out, None, output_padding)
+                     out: np.ndarray | None = None, algorithm: str = "auto") -> np.ndarray:
+    return _core.convolve(2, True, input, weight, bias, stride, padding, dilation, groups, out, algorithm, output_padding)
 
 
 @_transposed(3, """
@@ -286,8 +292,8 @@ def conv_transpose2d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None
 """)
 def conv_transpose3d(input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, stride: Sizes = 1,
                      padding: Padding = 0, output_padding: Sizes = 0, groups: int = 1, dilation: Sizes = 1, *,
-                     out: np.ndarray | None = None) -> np.ndarray:
-    return _core.convolve(3, True, input, weight, bias, stride, padding, dilation, groups, out, None, output_padding)
+                     out: np.ndarray | None = None, algorithm: str = "auto") -> np.ndarray:
+    return _core.convolve(3, True, input, weight, bias, stride, padding, dilation, groups, out, algorithm, output_padding)
 
 
 @_backward("conv1d", 1, """
@@ -365,8 +371,8 @@ def conv_transpose3d_backward(grad_output: ArrayLike, input: ArrayLike, weight: 
     array([[ 1., 11., 11., 10.]])
 """)
 def conv1d_input(input_size: tuple[int, ...], weight: ArrayLike, grad_output: ArrayLike, stride: Sizes = 1,
-                 padding: Padding = 0, dilation: Sizes = 1, groups: int = 1) -> np.ndarray:
-    return _core.input_gradient(1, input_size, weight, grad_output, stride, padding, dilation, groups)
+                 padding: Padding = 0, dilation: Sizes = 1, groups: int = 1, *, algorithm: str = "auto") -> np.ndarray:
+    return _core.input_gradient(1, input_size, weight, grad_output, stride, padding, dilation, groups, algorithm)
 
 
 @_gradient(_INPUT, 2, """
@@ -375,8 +381,8 @@ def conv1d_input(input_size: tuple[int, ...], weight: ArrayLike, grad_output: Ar
             [3., 4.]]])
 """)
 def conv2d_input(input_size: tuple[int, ...], weight: ArrayLike, grad_output: ArrayLike, stride: Sizes = 1,
-                 padding: Padding = 0, dilation: Sizes = 1, groups: int = 1) -> np.ndarray:
-    return _core.input_gradient(2, input_size, weight, grad_output, stride, padding, dilation, groups)
+                 padding: Padding = 0, dilation: Sizes = 1, groups: int = 1, *, algorithm: str = "auto") -> np.ndarray:
+    return _core.input_gradient(2, input_size, weight, grad_output, stride, padding, dilation, groups, algorithm)
 
 
 @_gradient(_INPUT, 3, """
@@ -384,8 +390,8 @@ def conv2d_input(input_size: tuple[int, ...], weight: ArrayLike, grad_output: Ar
     np.float64(16.0)
 """)
 def conv3d_input(input_size: tuple[int, ...], weight: ArrayLike, grad_output: ArrayLike, stride: Sizes = 1,
-                 padding: Padding = 0, dilation: Sizes = 1, groups: int = 1) -> np.ndarray:
-    return _core.input_gradient(3, input_size, weight, grad_output, stride, padding, dilation, groups)
+                 padding: Padding = 0, dilation: Sizes = 1, groups: int = 1, *, algorithm: str = "auto") -> np.ndarray:
+    return _core.input_gradient(3, input_size, weight, grad_output, stride, padding, dilation, groups, algorithm)
 
 
 @_gradient(_WEIGHT, 1, """
@@ -393,8 +399,8 @@ def conv3d_input(input_size: tuple[int, ...], weight: ArrayLike, grad_output: Ar
     array([[[0., 1.]]])
 """)
 def conv1d_weight(input: ArrayLike, weight_size: tuple[int, ...], grad_output: ArrayLike, stride: Sizes = 1,
-                  padding: Padding = 0, dilation: Sizes = 1, groups: int = 1) -> np.ndarray:
-    return _core.weight_gradient(1, input, weight_size, grad_output, stride, padding, dilation, groups)
+                  padding: Padding = 0, dilation: Sizes = 1, groups: int = 1, *, algorithm: str = "auto") -> np.ndarray:
+    return _core.weight_gradient(1, input, weight_size, grad_output, stride, padding, dilation, groups, algorithm)
 
 
 @_gradient(_WEIGHT, 2, """
@@ -402,8 +408,8 @@ def conv1d_weight(input: ArrayLike, weight_size: tuple[int, ...], grad_output: A
     array([[[[6.]]]])
 """)
 def conv2d_weight(input: ArrayLike, weight_size: tuple[int, ...], grad_output: ArrayLike, stride: Sizes = 1,
-                  padding: Padding = 0, dilation: Sizes = 1, groups: int = 1) -> np.ndarray:
-    return _core.weight_gradient(2, input, weight_size, grad_output, stride, padding, dilation, groups)
+                  padding: Padding = 0, dilation: Sizes = 1, groups: int = 1, *, algorithm: str = "auto") -> np.ndarray:
+    return _core.weight_gradient(2, input, weight_size, grad_output, stride, padding, dilation, groups, algorithm)
 
 
 @_gradient(_WEIGHT, 3, """
@@ -411,5 +417,5 @@ def conv2d_weight(input: ArrayLike, weight_size: tuple[int, ...], grad_output: A
     (2, 1, 3, 3, 3)
 """)
 def conv3d_weight(input: ArrayLike, weight_size: tuple[int, ...], grad_output: ArrayLike, stride: Sizes = 1,
-                  padding: Padding = 0, dilation: Sizes = 1, groups: int = 1) -> np.ndarray:
-    return _core.weight_gradient(3, input, weight_size, grad_output, stride, padding, dilation, groups)
+                  padding: Padding = 0, dilation: Sizes = 1, groups: int = 1, *, algorithm: str = "auto") -> np.ndarray:
+    return _core.weight_gradient(3, input, weight_size, grad_output, stride, padding, dilation, groups, algorithm)
