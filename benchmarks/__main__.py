@@ -59,7 +59,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--isa", choices=ISAS, help="hold fastconv and PyTorch to this instruction set")
     parser.add_argument("--precision", choices=["high", "highest"], help="fastconv's float32 precision")
     parser.add_argument("--drivers", action="store_true",
-                        help="time every algorithm of a row's forward pass and mark the wrong choices")
+                        help="time every algorithm of a row's passes and mark the wrong choices")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every figure, each round's time included")
     parser.add_argument("--picture", metavar="FILE", type=Path, help="draw the ratios, sorted")
     parser.add_argument("--load", metavar="FILE", type=Path, help="measure nothing: report on an earlier --json file")
@@ -94,8 +94,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     names = [row.name for row in select(load(), options.only, options.cls)]
     if not names:
         sys.exit(f"no row has a name with {options.only!r} and class {options.cls!r}")
-    task = {"names": names, "threads": options.threads, "rounds": options.rounds, "drivers": options.drivers,
-            "seconds": options.milliseconds / 1e3} | ({} if options.drivers else {"passes": options.passes})
+    task = {"names": names, "threads": options.threads, "passes": options.passes, "rounds": options.rounds,
+            "seconds": options.milliseconds / 1e3, "drivers": options.drivers}
     width = max(map(len, names))
     result: dict[str, Any] = {"machine": None, "peaks": [], "records": []}
     for malloc in MALLOCS if options.malloc == "both" else [options.malloc]:

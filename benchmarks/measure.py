@@ -85,13 +85,15 @@ def run(names: list[str], threads: list[int], passes: list[str], rounds: int, se
                 emit("record", **record)
 
 
-def run_drivers(names: list[str], threads: list[int], rounds: int, seconds: float) -> None:
+def run_drivers(names: list[str], threads: list[int], passes: list[str], rounds: int, seconds: float) -> None:
     """Our own algorithms against each other."""
     emit("machine", **machine.describe())
     for number in threads:
         fastconv.set_num_threads(number)
         for row in (row for row in load() if row.name in names and drivers.serves(row)):
-            emit("drivers", name=row.name, threads=number, **drivers.measure(row, rounds, seconds))
+            for which in (name for name in row.passes if name in passes):
+                found = drivers.measure(row, which, rounds, seconds)
+                emit("drivers", name=row.name, threads=number, **{"pass": which}, **found)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from reference import assert_close
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))
@@ -358,25 +359,36 @@ def test_rows_run_under_pytest_benchmark_and_only_on_demand():
 
 
 # algorithms against each other
-@pytest.mark.parametrize("layout", [{}, {"layout": "channels_last"}], ids=["channels first", "channels last"])
-def test_every_algorithm_that_serves_a_row_is_timed(layout):
-    record = drivers.measure(row("conv2d", input=(1, 4, 8, 8), weight=(8, 4, 3, 3), **layout), 1, 1e-6)
+@pytest.mark.parametrize("which", ["forward", "input", "weight"])
+@pytest.mark.parametrize("entry", [
+    {"op": "conv2d", "weight": (8, 4, 3, 3)},
+    {"op": "conv2d", "weight": (8, 4, 3, 3), "layout": "channels_last"},
+    {"op": "conv2d", "weight": (8, 4, 3, 3), "stride": 2},
+    {"op": "conv_transpose2d", "weight": (4, 8, 3, 3), "stride": 2},
+], ids=str)
+def test_every_algorithm_that_serves_a_row_is_timed(entry, which):
+    measured = row(input=(1, 4, 8, 8), **entry)
+    record = drivers.measure(measured, which, 1, 1e-6)
     assert record["chosen"] in record["seconds"]
     assert set(record["seconds"]) <= set(record["costs"])
     assert len(record["seconds"]) > 2
+    arrays = measured.arrays()
+    expected = measured.fastconv(which, arrays)
+    for algorithm in record["seconds"]:
+        if drivers.accepted(call := drivers.by_algorithm(measured, which, arrays), algorithm):
+            assert_close(call(algorithm=algorithm), expected.array(expected.call()))
 
 
 def test_a_choice_beyond_the_slack_is_marked():
-    record = {"name": "r", "chosen": "b", "costs": {"a": 2e3, "b": 1e3}, "seconds": {"a": 1e-6, "b": 1.06e-6}}
-    assert drivers.line(record, 3).endswith("a 1.0 (2.0)  *b 1.1 (1.0)  WRONG: a is 1.06 x as fast")
+    record = {"name": "r", "pass": "input", "chosen": "b", "costs": {"a": 2e3, "b": 1e3}, "seconds": {"a": 1e-6, "b": 1.06e-6}}
+    assert drivers.line(record, 3).endswith("input    a 1.0 (2.0)  *b 1.1 (1.0)  WRONG: a is 1.06 x as fast")
     record["seconds"]["b"] = 1.04e-6
     assert "WRONG" not in drivers.line(record, 3)
 
 
-def test_only_forward_convolutions_take_an_algorithm_by_name():
+def test_only_convolutions_take_an_algorithm_by_name():
     assert drivers.serves(row("conv2d", input=(1, 4, 8, 8), weight=(8, 4, 3, 3)))
-    assert drivers.serves(row("conv2d", input=(1, 4, 8, 8), weight=(8, 4, 3, 3), layout="channels_last"))
-    assert not drivers.serves(row("conv_transpose2d", input=(1, 4, 8, 8), weight=(4, 8, 3, 3)))
+    assert drivers.serves(row("conv_transpose2d", input=(1, 4, 8, 8), weight=(4, 8, 3, 3)))
     assert not drivers.serves(row("max_pool2d", input=(1, 4, 8, 8), kernel=2, stride=2))
 
 
