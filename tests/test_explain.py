@@ -42,12 +42,13 @@ def double(array):
     return None if array is None else array.astype(np.float64)
 
 
-def passes(case, judge, fill, seed=0):
+def passes(case, judge, fill, seed=0, layout=np.asarray):
     """By direction: the call, which takes an algorithm, and the judge's result in float64."""
     x, w, b = case.arrays(fill, seed)
     y = judge.conv(*map(double, (x, w, b)), **case.options)
     grad = fill(np.random.default_rng(seed + 1), y.shape, case.dtype)
     d_input, d_weight, _ = judge.conv_backward(*map(double, (grad, x, w)), **case.options)
+    x, grad = layout(x), layout(grad)
     found = {
         "forward": (partial(CONV[case.axes], x, w, b), y),
         "input": (partial(INPUT[case.axes], x.shape, w, grad), d_input),
@@ -92,6 +93,26 @@ def test_every_algorithm_on_any_convolution(case, seed):
         for option in explain(case, direction=direction).options:
             if option.reason is None and (got := served(call, option)) is not None:
                 assert_close(got, expected)
+
+
+def channels_last(array):
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
+
+
+@given(conv_cases(), SEEDS)
+def test_every_algorithm_channels_last(case, seed):
+    """Which ones serve depends on the layout: the others say so."""
+    for direction, (call, expected) in passes(case, reference, eighths, seed, channels_last).items():
+        taken = 0
+        for option in explain(case, direction=direction).options:
+            try:
+                got = call(algorithm=option.name)
+            except ValueError as error:
+                assert repr(option.name) in str(error)
+            else:
+                assert_close(got, expected)
+                taken += 1
+        assert taken >= 2
 
 
 @given(transpose_cases(), SEEDS)

@@ -36,4 +36,8 @@ int64_t fc_band_tap(const fc_band *band, const fc_window *window, int64_t kd, in
 void fc_band_copy(const fc_band *band, const fc_window *window, const fc_kernels *kernels, void *dst, const void *x,
                   const int64_t stride[FC_AXES], int64_t od, int64_t oh, const void *fill);
 
+/* Copies channels that are neighbours in x, padded with zeros, channel after channel: a row at a time is transposed. */
+void fc_band_copy_neighbours(const fc_band *band, const fc_window *window, const fc_kernels *kernels, void *dst, int64_t channels,
+                             const void *x, const int64_t stride[FC_AXES], int64_t od, int64_t oh);
+
 #endif

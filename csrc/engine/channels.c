@@ -212,6 +212,9 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
     /* Weights that no second-level cache keeps are read from afar: packing one takes 0.09 ns of 128-128, 0.12 of 256-384 and 384-384,
      * 0.17 of 512-512 (3x3, Zen 5; 512-512@7 1.07 ms). */
     double read = weights * (double)kernels->size > FC_FAR_BYTES ? weights * 0.08 : 0;
+    /* An adjoint's stand apart by a tap of all channels: half of 512-512@7's gradient, 7.3 ms where the forward pass takes 3.8 (Zen 3). */
+    if (p->w.o < p->w.c && fc_taps(&p->window) > 1 && fc_has_short_vectors(kernels))
+        read += weights * 0.25;
     /* In the unit of fc_gemm_cost; a kernel of one vector does half as much (6-16@14 5x5: pixels 11.2 us, this 14.4), and several
      * taps share lines of the image.  Emerald Rapids, one thread: 3x3 64@56 1.48 ms (pixels 1.58), 3x3s2 128@56 1.50 ms, 1x1s2
      * 256-512@56 1.70 ms (pixels 1.60), 512-512@7 1.75 ms; where a pixel's channels lie pages apart, 1x1 512-128@28 b8 8.0 ms

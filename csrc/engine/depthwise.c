@@ -234,6 +234,8 @@ static double tap_cost(const fc_conv *p, const fc_kernels *kernels)
      * 8 channels 5x5@32 50, 42; but 32 of 3@56 290, 370-450. */
     if (p->channels > 1)
         return p->channels > 3 && kernels->mr[4] < 6 ? 0.2 : 0.15;
+    if (w->kernel[1] > 8 && fc_has_short_vectors(kernels))
+        return 0.105; /* 9x9 64@40 290-380 us, planes 270-330, 7x7 96@56 705, 753 (Zen 3) */
     return w->kernel[1] > 4 ? 0.085 : 0.12;
 }
 

@@ -286,8 +286,9 @@ static const char *plan_pixels(fc_conv_plan *plan, double *cost)
     double stored = l.in_place || l.by_row ? 0 : (double)p->out_channels * (double)l.columns;
     double bytes = (double)kernels->size, rows = copied / (double)l.source.pitch + stored / (double)l.source.pitch;
     /* Zen 5, one thread: 1-16@28 b32 90 us, 3-32@32 b32 374 us, 64-64@224 17.5 ms.  Emerald Rapids: 3x3s2 3-32@299 split 70 us,
-     * stored 115; channels last, one by one: 32-16@112 0.7 ms, by channels 0.26. */
-    double take = p->x.s[2] != 1 ? 1.0 : (p->window.stride[2] > 1 ? fc_taps(&p->window) == 1 ? 0.05 : 0.0375 : 0.0125) * bytes;
+     * stored 115; channels last, one by one: 32-16@112 0.7 ms, by channels 0.26.  Zen 3: gradient
+     * of 3-32@32 b32 by rows 3.0 ms, transposed 1.7. */
+    double take = p->x.s[2] != 1 ? p->x.c == 1 ? 0.2 : 1.0 : (p->window.stride[2] > 1 ? fc_taps(&p->window) == 1 ? 0.05 : 0.0375 : 0.0125) * bytes;
     *cost = 300 + (double)l.k + tasks * (60 + gemm + take * copied + 0.0275 * bytes * stored + 2.0 * rows) +
             (fc_taps(&p->window) == 1 && p->w.o == 1 ? 0.06 : 0.3) * (double)l.weights.bytes; /* transposed in registers, or not */
     return NULL;
@@ -561,7 +562,7 @@ static fc_status run_pixels(const fc_conv_plan *plan, void *x, void *w, void *bi
     j.gemm.terms = fc_gemm_block(plan);
     if (p->y.c == 1 && p->y.s[2] != 1 && !j.l.in_place) {
         j.held = (int)j.l.kernels->lanes;
-        while (j.held % j.gemm.rows && j.gemm.rows > 1)
+        while (j.gemm.rows < p->out_channels && j.held % j.gemm.rows && j.gemm.rows > 1)
             j.gemm.rows--;
     }
     j.gemm.b_offset = offset;

@@ -68,6 +68,10 @@ const void *fc_source_take(const fc_source *s, const fc_conv *p, const fc_kernel
         int64_t id = od * w->stride[0] - w->offset[0], ih = oh * w->stride[1] - w->offset[1];
         return fc_at(x, id * p->x.s[0] + ih * p->x.s[1] - w->offset[2] * p->x.s[2], kernels->size);
     }
+    if (p->x.c == 1 && p->x.s[2] != 1) {
+        fc_band_copy_neighbours(&s->band, w, kernels, scratch, channels, x, p->x.s, od, oh);
+        return scratch;
+    }
     static const double zero = 0;
     for (int64_t c = 0; c < channels; c++)
         fc_band_copy(&s->band, w, kernels, fc_at(scratch, c * s->channel, kernels->size),

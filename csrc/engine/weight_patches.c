@@ -91,7 +91,7 @@ static const char *plan_patches(fc_conv_plan *plan, double *cost)
     /* Nine taps have a transpose of their own; others' are squares, however few: k3s2 384-384 L3000 5530 us by `weight_gemm.c`, 5740. */
     double bundles = (double)p->groups * (double)l.bundles, squares = (double)fc_ceil_div(l.taps, kernels->lanes);
     double turned = l.taps == 9 ? 13 : 0.75 * squares * (double)kernels->lanes;
-    double read = fc_has_short_vectors(kernels) ? 1.2 : kernels->size > 4 ? 1.1 : 1.0;
+    double read = fc_has_short_vectors(kernels) ? 1.12 : kernels->size > 4 ? 1.1 : 1.0;
     double gemm = fc_gemm_cost(kernels, p->out_channels, l.bundle * l.taps, l.pixels);
     double packed = 0.025 * (double)l.image_bytes + 5 * (double)(l.image_bytes / kernels->size / l.panel.pitch / kernels->lanes);
     *cost = 500 + 2 * (double)l.pixels + bundles * (read * gemm + turned * (double)l.pixels + packed) + 0.025 * (double)l.gradient_bytes +

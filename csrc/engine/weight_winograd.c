@@ -164,6 +164,10 @@ static layout choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
     return l;
 }
 
+/* Zen 3, AVX2, measured / estimated of 20 kernels of two axes without, 2.1 to 3.1, of one axis 2.3, gemm 1.9: 16-32@14 42 us, gemm 30;
+ * 8 channels 5x5@32 74, 60; 1x7 192-192@17 b4 8.4 ms, 11.2. */
+#define SHORT_VECTORS 1.3
+
 /* Relative to 'gemm', calibrated on Emerald Rapids, one thread: 128-128@16 b32 6.9 ms (gemm 15.5), 64-64@224 11.7 (24.0),
  * 512-512@14 5.1 (6.5), 512-512@7 2.7 (2.4), 16-32@14 b32 0.42 (0.37); `pass` on Zen 5: 4.3 (10.4), 6.5 (15.5), 2.7 (4.0), 1.40
  * (1.35), 0.21 (0.24), 5x5 16-32@28 b16 1.06 (1.25); of one axis k3 64-128 L4096 b8 5.0 (7.0), 1x7 192-192@17 b4 1.8 (2.55). */
@@ -176,8 +180,9 @@ static double estimate(const fc_conv_plan *plan, const layout *l)
     double gemm = terms * fc_gemm_cost(l->kernels, plan->tile[OUTPUTS], l->width, l->tiles);
     double transforms = (2.0 * points + 0.5 * pixels) * tiles * (patches * (double)l->width + (double)l->outputs);
     double weights = 5.0 * points * (double)l->pieces * (double)l->width * (double)l->outputs * (double)plan->tile[CHUNKS];
-    double pass = l->h.points > 1 && l->w.points > 1 ? 0.87 : 1.15;
-    return 2000 + blocks * (pass * (gemm + transforms) + weights);
+    int square = l->h.points > 1 && l->w.points > 1;
+    double cost = 2000 + blocks * ((square ? 0.87 : 1.15) * (gemm + transforms) + weights);
+    return square && fc_has_short_vectors(l->kernels) ? SHORT_VECTORS * cost : cost;
 }
 
 static const char *plan_winograd(fc_conv_plan *plan, double *cost)

@@ -198,12 +198,20 @@ static double weights_cost(const fc_conv *p, const layout *l)
 {
     double points = (double)l->frequencies / FREQUENCIES, taps = (double)fc_mul(p->window.kernel[1], p->window.kernel[2]);
     double weights = (double)p->groups * (double)l->inputs * (double)(l->outputs.vectors * l->kernels->lanes);
-    return weights * (3.0 * points * (double)l->pieces + (l->pieces == 1 && taps == 9 ? 0 : 0.22 * taps));
+    double apart = p->w.o < p->w.c && fc_has_short_vectors(l->kernels) ? 1.12 : 1.0; /* an adjoint's */
+    return weights * (3.0 * apart * points * (double)l->pieces + (l->pieces == 1 && taps == 9 ? 0 : 0.22 * taps));
 }
 
 /* Of what is no product, measured in products, where these take twice the time: Zen 4, us, channels.c and this, 16-32@14 19.5, 13.9,
  * 64-64@7 34, 29, 256-256@7 520, 418, 512-512@7 2130, 1800, of which products are 6 to 78 %. */
 #define HALF_MULTIPLIER 0.55
+
+/* Of vectors shorter than a line, whose transforms are as many instructions: Zen 3, us, winograd.c and this, input gradients of
+ * 256-384@13 2520, 2740, of 384-384@13 4700, 5100, forward 3630, 3060; 5370, 4580; 8 channels 5x5@32 85, pixels 56. */
+#define SHORT_VECTORS 1.1
+
+/* So where a pixel's channels are neighbours, read a vector at a time from among more. */
+#define SHORT_PIXELS 1.25
 
 /* Relative to winograd's, whose constants these are.  A phase of an adjoint is written pixel by pixel: 4x4s2 64-128@32 b8, input
  * gradient, is no faster than by channels.c, 3x3s2 128-128@56 neither, but 1.2 times so where channels are neighbours. */
@@ -212,13 +220,16 @@ static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout 
     double groups = (double)p->groups, tiles = (double)l->blocks * (double)l->tiles;
     double points = (double)l->frequencies / FREQUENCIES;
     double outputs = (double)(l->outputs.vectors * l->kernels->lanes), pixels = (double)(l->h.m * l->w.m) / 16;
-    double copy_in = p->x.c == 1 ? 0.8 : 1.0, copy_out = p->y.c == 1 ? 0.0 : p->y.s[2] == 1 ? 1.2 : 6.0;
+    int by_pixel = p->out_channels < l->kernels->lanes, is_short = fc_has_short_vectors(l->kernels);
+    double copy_in = p->x.c == 1 ? 0.8 : 1.0, copy_out = p->y.c == 1 && !by_pixel ? 0.0 : p->y.s[2] == 1 ? 1.2 : 6.0;
     double block = fc_gemm_cost(l->kernels, l->tiles, l->outputs.vectors * l->kernels->lanes, l->inputs * l->together);
     double gemm = groups * (double)l->blocks * (double)(l->h.terms * l->w.terms) / (double)l->together * block;
     double patches = (double)fc_max(l->inputs, l->kernels->lanes);
     double inputs = (2.5 * points + copy_in * pixels) * patches, sums = (2.0 * points + copy_out * pixels) * outputs;
     double weights = weights_cost(p, l) * (plan->tile[SHARED] ? 1.0 : (double)l->blocks);
     double rest = 2000 + groups * tiles * (inputs + sums) + weights;
+    if (is_short)
+        return SHORT_VECTORS * (p->x.c == 1 ? SHORT_PIXELS : 1.0) * (1.15 * gemm + rest);
     return 1.15 * gemm + (fc_has_half_multiplier(l->kernels) ? HALF_MULTIPLIER : 1.0) * rest;
 }
 
