@@ -19,6 +19,11 @@ def eighths(rng, shape, dtype):
     return (rng.integers(-16, 17, shape) / 8).astype(dtype)
 
 
+def channels_last(array):
+    """The same values, a pixel's channels next to each other in memory."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
+
+
 def normal(rng, shape, dtype):
     return rng.standard_normal(shape).astype(dtype)
 

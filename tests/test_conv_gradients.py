@@ -17,6 +17,7 @@ from shapes import (
     NO_IMAGES_CASES,
     SEEDS,
     ConvCase,
+    channels_last,
     conv_cases,
     eighths,
     normal,
@@ -95,7 +96,7 @@ def test_weight_gradient_by_algorithm(algorithm, case, last):
         grad, x, w = problem(case._replace(dtype=dtype), normal)
         expected = torch_judge.conv_backward(*doubles((grad, x, w)), **case.options)[1]
         if last:
-            grad, x = (np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1) for a in (grad, x))
+            grad, x = channels_last(grad), channels_last(x)
         assert_close(WEIGHT[case.axes](x, w.shape, grad, **case.options, algorithm=algorithm), expected)
 
 

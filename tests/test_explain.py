@@ -15,6 +15,7 @@ from shapes import (
     NO_IMAGES_CASES,
     SEEDS,
     TRANSPOSE_CASES,
+    channels_last,
     conv_cases,
     eighths,
     normal,
@@ -93,10 +94,6 @@ def test_every_algorithm_on_any_convolution(case, seed):
         for option in explain(case, direction=direction).options:
             if option.reason is None and (got := served(call, option)) is not None:
                 assert_close(got, expected)
-
-
-def channels_last(array):
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
 
 
 @given(conv_cases(), SEEDS)

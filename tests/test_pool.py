@@ -13,7 +13,7 @@ import torch.nn.functional as tF
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import assert_close
-from shapes import DTYPES, SEEDS, eighths, normal, pool_cases
+from shapes import DTYPES, SEEDS, channels_last, eighths, normal, pool_cases
 from torch_judge import leaf
 
 import fastconv
@@ -35,10 +35,6 @@ def ours(name, axes, what=""):
 
 def torchs(name, axes):
     return getattr(tF, f"{name}{axes}d")
-
-
-def channels_last(x):
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
 
 
 def every_other(x):

@@ -256,6 +256,18 @@ static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
     }
 }
 
+/* Nanoseconds to copy an element to a band.  Zen 5, one thread: 1-16@28 b32 90 us, 3-32@32 b32 374 us, 64-64@224 17.5 ms.  Emerald
+ * Rapids: 3x3s2 3-32@299 split 70 us, stored 115; channels last, one by one: 32-16@112 0.7 ms, by channels 0.26.  Zen 3: gradient of
+ * 3-32@32 b32 channels last, one by one 3.0 ms, transposed 1.7. */
+static double take_cost(const fc_conv *p, double bytes)
+{
+    if (p->x.s[2] != 1)
+        return p->x.c == 1 ? 0.2 : 1.0;
+    if (p->window.stride[2] > 1)
+        return (fc_taps(&p->window) == 1 ? 0.05 : 0.0375) * bytes;
+    return 0.0125 * bytes;
+}
+
 static const char *plan_pixels(fc_conv_plan *plan, double *cost)
 {
     const fc_conv *p = &plan->problem;
@@ -285,11 +297,7 @@ static const char *plan_pixels(fc_conv_plan *plan, double *cost)
     double copied = l.source.in_place ? 0 : (double)(plan->tile[BLOCKS] * p->channels) * (double)l.source.channel;
     double stored = l.in_place || l.by_row ? 0 : (double)p->out_channels * (double)l.columns;
     double bytes = (double)kernels->size, rows = copied / (double)l.source.pitch + stored / (double)l.source.pitch;
-    /* Zen 5, one thread: 1-16@28 b32 90 us, 3-32@32 b32 374 us, 64-64@224 17.5 ms.  Emerald Rapids: 3x3s2 3-32@299 split 70 us,
-     * stored 115; channels last, one by one: 32-16@112 0.7 ms, by channels 0.26.  Zen 3: gradient
-     * of 3-32@32 b32 by rows 3.0 ms, transposed 1.7. */
-    double take = p->x.s[2] != 1 ? p->x.c == 1 ? 0.2 : 1.0 : (p->window.stride[2] > 1 ? fc_taps(&p->window) == 1 ? 0.05 : 0.0375 : 0.0125) * bytes;
-    *cost = 300 + (double)l.k + tasks * (60 + gemm + take * copied + 0.0275 * bytes * stored + 2.0 * rows) +
+    *cost = 300 + (double)l.k + tasks * (60 + gemm + take_cost(p, bytes) * copied + 0.0275 * bytes * stored + 2.0 * rows) +
             (fc_taps(&p->window) == 1 && p->w.o == 1 ? 0.06 : 0.3) * (double)l.weights.bytes; /* transposed in registers, or not */
     return NULL;
 }

@@ -79,8 +79,8 @@ static const char *plan_depthwise(fc_conv_plan *plan, double *cost)
                   (p->x.s[2] == 1 ? 0.015 : 0.3) * bytes * copied;
     if (w->stride[2] == 2 && w->kernel[1] == 3 && w->kernel[2] == 3 && w->dilation[2] == 1 && w->kernel[0] == 1)
         unit = 40 + m * (40 + 4 * vectors); /* 64@112 in bands of 14 rows 27 us, 128@56 41; planes 68, 49 */
-    if (l.whole)
-        unit = 15 + m * (8 + (fc_has_short_vectors(l.kernels) ? 1.9 : 0.8) * vectors); /* 512@14 60 us, planes 78; 1-16@28 (Zen 3) 16, rows 9 */
+    if (l.whole) /* 512@14 60 us, planes 78; 1-16@28 (Zen 3) 16, rows 9 */
+        unit = 15 + m * (8 + (fc_has_short_vectors(l.kernels) ? 1.9 : 0.8) * vectors);
     /* Each reads dY anew: 3-32@32 b32 720 us, not 520; on Zen 5 310, not 185, and in 16 registers 1220, not 340. */
     unit *= (double)p->channels * (p->channels == 1 ? 1.0 : !l.whole ? 1.35 : l.kernels->mr[4] < 6 ? 4.0 : 1.6);
     *cost = 400 + (double)p->groups * ((double)l.units * unit + 2 * (double)l.count);

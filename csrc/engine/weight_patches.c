@@ -14,8 +14,8 @@
  * pixels than output channels 3x3s2 128-128@56 945, 965, and 512-512@7 b8, by planes' rows without padding, 7000, 7400; and with AVX2
  * 512-512@7 1905, 1915, 3x3s2 128-128@56 1810, 1950.
  * Few channels, whose patches are runs of the image: 16x16s16 3-768@224, Zen 3, 5.7 ms by `weight_channels.c`, 5.4 by `weight_gemm.c`, 3.9,
- * of which dW's lines, fetched for writing before a tile, save 0.5 (3x3 512-512@7 8 %), and rows of patches that are no multiple of 256 bytes
- * 0.6.  By strips in blocks of rows; so 3x3 512-512@7 and 3x3s2 512-512@14 b4 are 1.1 to 1.2 times slower, whose patches are near.
+ * of which dW's lines, fetched for writing before a tile, save 0.5 (of 3x3 512-512@7 6 %), and rows of patches that are no multiple of
+ * 256 bytes 0.2.  By strips in blocks of rows; so 3x3 512-512@7 and 3x3s2 512-512@14 b4, whose patches are near, take 1.1 to 1.2 times as long.
  */
 #include "engine/weight_panel.h"
 #include "engine/weight_tiles.h"
@@ -105,10 +105,9 @@ static const char *plan_patches(fc_conv_plan *plan, double *cost)
     double turned = l.taps == 9 ? 13 : 0.75 * squares * (double)kernels->lanes;
     double read = !l.runs && kernels->size > 4 ? 1.1 : 1.0;
     double gemm = fc_gemm_cost(kernels, p->out_channels, l.bundle * l.taps, l.pixels);
-    double packed = 0.025 * (double)l.image_bytes + 5 * (double)(l.image_bytes / kernels->size / l.panel.pitch / kernels->lanes);
-    packed += turned * (double)l.pixels;
-    if (l.runs)
-        packed = 6 * (double)l.pixels * (double)l.bundle * (double)(l.taps / p->window.kernel[2]);
+    double lines = (double)(l.image_bytes / kernels->size / l.panel.pitch / kernels->lanes);
+    double packed = l.runs ? 6 * (double)l.pixels * (double)l.bundle * (double)(l.taps / p->window.kernel[2]) /* a run 6 ns */
+                           : turned * (double)l.pixels + 0.025 * (double)l.image_bytes + 5 * lines;
     *cost = 500 + 2 * (double)l.pixels + bundles * (read * gemm + packed) + 0.025 * (double)l.gradient_bytes +
             0.15 * (double)p->groups * (double)p->out_channels * (double)fc_reduction(p);
     return NULL;

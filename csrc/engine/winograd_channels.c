@@ -198,7 +198,8 @@ static double weights_cost(const fc_conv *p, const layout *l)
 {
     double points = (double)l->frequencies / FREQUENCIES, taps = (double)fc_mul(p->window.kernel[1], p->window.kernel[2]);
     double weights = (double)p->groups * (double)l->inputs * (double)(l->outputs.vectors * l->kernels->lanes);
-    double apart = p->w.o < p->w.c && fc_has_short_vectors(l->kernels) ? 1.12 : 1.0; /* an adjoint's: 512-512@14 9510 us, forward 7840 (Zen 3) */
+    /* An adjoint's are apart: 512-512@14 9510 us, forward 7840 (Zen 3). */
+    double apart = p->w.o < p->w.c && fc_has_short_vectors(l->kernels) ? 1.12 : 1.0;
     return weights * (3.0 * apart * points * (double)l->pieces + (l->pieces == 1 && taps == 9 ? 0 : 0.22 * taps));
 }
 
