@@ -243,6 +243,7 @@ CONV_CASES = {
     "dense 3x3 stride 2": ConvCase((2, 32, 28, 28), (64, 32, 3, 3), stride=2, padding=1),
     "dense 3x3 dilated": ConvCase((1, 24, 23, 23), (25, 24, 3, 3), padding=2, dilation=2),
     "dense 5x5": ConvCase((2, 31, 15, 15), (47, 31, 5, 5), padding=2),
+    "dense 5x5, channels in parts": ConvCase((3, 192, 9, 10), (100, 192, 5, 5), padding=2),
     "long reduction": ConvCase((1, 257, 8, 8), (16, 257, 3, 3), padding=1),
     "many images": ConvCase((65, 3, 8, 8), (8, 3, 3, 3), padding=1),
     "many outputs": ConvCase((1, 4, 3, 3), (257, 4, 3, 3)),

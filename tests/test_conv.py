@@ -125,6 +125,23 @@ def test_an_image_does_not_know_its_batch(name, dtype):
                 np.testing.assert_array_equal(alone[0], whole[n])
 
 
+@pytest.mark.parametrize("stride", [1, 2, (1, 2)])
+@pytest.mark.parametrize("images", [1, 7])
+def test_channels_by_runs_of_rows_anywhere(images, stride):
+    """Rows with gaps between them, last row first; blocks of them end within images, others where threads differ."""
+    case = ConvCase((images, 24, 22, 13), (41, 24, 3, 2), stride=stride, padding=((2, 1), (0, 1)), dilation=(2, 1))
+    x, w, b = case.arrays()
+    x = x[:, :, ::-2]
+    expected = reference.conv(x, w, b, **case.options)
+    y = F.conv2d(x, w, b, **case.options, algorithm="channels")
+    np.testing.assert_array_equal(y, expected)
+    dx = F.conv2d_input(x.shape, w, y, **case.options, algorithm="channels")
+    assert_close(dx, reference.conv_backward(y, x, w, **case.options)[0])
+    with fastconv.num_threads(3):
+        np.testing.assert_array_equal(F.conv2d(x, w, b, **case.options, algorithm="channels"), expected)
+        np.testing.assert_array_equal(F.conv2d_input(x.shape, w, y, **case.options, algorithm="channels"), dx)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("width", [17, 28, 32, 37, 61, 149])

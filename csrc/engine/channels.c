@@ -3,7 +3,9 @@
  *     Y[p][o] = b[o] + sum_k X[p + offset[k]] W[k][o],     k = (part of c, group of taps, c, tap)
  *
  * Row p of A is the image itself, read where it stands through the kernel's column offsets, whatever its strides; B is the
- * weights transposed, in panels a strip of vectors wide.  No lane is lost to the width of the image, so this driver serves
+ * weights transposed, in panels a strip of vectors wide.  Where vectors are shorter than a cache line and a pixel's channels are
+ * neighbours, terms go by runs of them, all of a tap first (gemm_runs); of planes, the rows that a block reads are transposed for that,
+ * if several taps read each pixel.  No lane is lost to the width of the image, so this driver serves
  * narrow and strided images.  Nothing is padded: the taps are cut into groups that meet the same rectangle of outputs, and
  * a tap is multiplied with those outputs only whose input lies inside the image.
  *
@@ -16,9 +18,12 @@
  * A strided adjoint is the same with more groups: each phase's outputs are every s-th pixel of the block, which is written whole,
  * and one pass packs the weights of all phases.
  *
+ * By runs a tile is summed over all terms before the next begins: its panel streams from the second-level cache, which costs nothing (see
+ * gemm.inc), and its outputs wait in the first.
+ *
  * Scratch: the groups and the offsets of their terms; the panels, or per worker a single one where every panel is used by one task
  * only (a batch of one small image: its weights would be read, written and read again through memory); per worker the lists of
- * pixels and the block of outputs.  The parts of the channels (a panel's part fills PART_BYTES at most) depend on the kernel's taps
+ * pixels, the block of outputs and the copy of its input.  The parts of the channels (a panel's part fills PART_BYTES at most) depend on the kernel's taps
  * and the instruction set alone, never on how the work is cut, so the order of each sum does not either.
  *
  * Also for photographs of three channels or one, whose channels-last pixels are terms as they stand (pixels, this): 7x7s2 3-64@224
@@ -36,6 +41,11 @@
  * terms a turn: nothing; the group of the most outputs first, 32-64@32 b32 1.03, 64-128@16 b32 0.96; smaller outputs past the caches,
  * 1.02, but the layer that follows would read them from memory.  The kernel alone runs at 0.97-0.99 of the peak, within the image
  * at 0.95; borders take 1-3 % and storing to planes 3-7 (32-64@32), which an output with channels last is spared.
+ *
+ * By runs and copies, Zen 3, one thread, ms by gemm_gather of planes and so, input gradients in "highest": 3x3 32-64@32 b32 17.1, 15.0,
+ * 128-128@16 b32 30.8, 27.5, 256-256@8 b32 33.1, 30.1, 64-64@224 47.7, 46.6, 512-512@14 13.3, 12.3; forward 3x3s2 512-512@14 b4 15.3, 12.7.
+ * Tried by runs: parts of 128 KiB, the same, of 512, 256@8 0.93, 512@14 1.07, 384@13 1.11; blocks of half to a quarter of FC_BLOCK_BYTES,
+ * the same; sums of 192 and 288 terms, mixed; copied pixels always an odd number of lines apart, 64@224 1.02.
  *
  * Short sums into pixels in place, vectors narrower than a line: a pass over y for each strip waits for lines of y that come from afar,
  * so pixels are written whole, one after the other, and fetched two tiles ahead.  Zen 3, 3x3 3-32@32 b32, us in quiet minutes and in
@@ -61,6 +71,12 @@ enum { ROW_BYTES = 512 };
  * 0.84 of the product's speed, its gradient 0.75 to 0.81, 512-512@7 0.67 to 0.73; 144 terms 0.78, 0.77, 0.67). */
 enum { TERMS = 96 };
 
+/* Channels from which on their runs are worth a copy. */
+enum { RUNS_MIN = 16 };
+
+/* Vectors of a strip by runs. */
+enum { RUNS_STRIP = 4 };
+
 /* Of the panels that a tile's strips read one after the other, in a first-level cache of 32 KiB. */
 enum { PANELS_BYTES = 16 << 10 };
 
@@ -72,16 +88,19 @@ typedef struct layout {
     int64_t shared_bytes, worker_bytes;
     int64_t panels_bytes, part_bytes;           /* all panels; one part of one of them */
     int64_t group_bytes, offset_bytes;          /* of A's columns, and as much of B's rows */
-    int64_t place_bytes, list_bytes, block_bytes;
+    int64_t place_bytes, list_bytes, block_bytes, copy_bytes;
+    fc_array_strides from;                      /* of A: x's, or those of a worker's copy of it (but n) */
+    int runs;                                   /* A's channels are neighbours, and its terms go by runs of them: (tap, c) */
+    int copied;                                 /* they are those of the copy */
     int in_place;                               /* y's channels are neighbours, in whole vectors */
     int past;                                   /* y is so large that it is written past the caches */
 } layout;
 
-/* Vectors of the next strip when `vectors` are left: one more than usual where they divide into those. */
-static int next_strip(const fc_kernels *kernels, int64_t vectors)
+/* Vectors of the next strip when `vectors` are left: by runs four, else one more than usual where they divide into those. */
+static int next_strip(const layout *l, int64_t vectors)
 {
-    int strip = kernels->nv;
-    if (vectors > strip && vectors % strip && vectors % (strip + 1) == 0)
+    int strip = l->runs ? RUNS_STRIP : l->kernels->nv;
+    if (!l->runs && vectors > strip && vectors % strip && vectors % (strip + 1) == 0)
         strip++;
     return fc_gemm_next_strip(strip, vectors);
 }
@@ -91,7 +110,7 @@ static void cut_strips(layout *l, int64_t vectors)
 {
     int64_t strips = 0;
     for (int64_t nv; vectors; vectors -= nv, strips++) {
-        nv = next_strip(l->kernels, vectors);
+        nv = next_strip(l, vectors);
         l->width = fc_max(l->width, nv * l->kernels->lanes);
     }
     l->strips = fc_max(l->strips, strips);
@@ -102,8 +121,79 @@ static int64_t bytes_of(int64_t count, int64_t size)
     return fc_arena_round(fc_min(INT64_MAX / 16, fc_mul(count, size)));
 }
 
-static layout lay_out(const fc_conv_plan *plan, const fc_conv *p, const fc_tap_counts *counts)
+/* Rows of x that rows `begin` ... `end` of an image's outputs read, all phases of them. */
+typedef struct extent {
+    int64_t begin, end;
+} extent;
+
+static extent rows_read(const fc_phases *phases, int64_t begin, int64_t end)
 {
+    extent read = {INT64_MAX, INT64_MIN};
+    for (const fc_phase *f = phases->phase; f < phases->phase + phases->count; f++) {
+        const fc_window *w = &f->problem.window;
+        int64_t first = fc_ceil_div(fc_max(0, begin - f->first[1]), f->step[1]), last = (end - 1 - f->first[1]) / f->step[1];
+        if (end - 1 < f->first[1] || last < first || !fc_taps(w))
+            continue;
+        read.begin = fc_min(read.begin, first * w->stride[1] - w->offset[1]);
+        read.end = fc_max(read.end, last * w->stride[1] - w->offset[1] + (w->kernel[1] - 1) * w->dilation[1] + 1);
+    }
+    read.begin = fc_max(0, fc_min(read.begin, phases->whole.window.in[1]));
+    read.end = fc_max(read.begin, fc_min(read.end, phases->whole.window.in[1]));
+    return read;
+}
+
+/* Rows of x, at most, that `rows` rows of outputs read, which begin where a multiple of them ends. */
+static int64_t most_rows_read(const fc_phases *phases, int64_t rows)
+{
+    const fc_window *all = &phases->whole.window;
+    int64_t out = all->out[1], images = rows % out == 0 ? rows / out : out % rows == 0 ? 1 : rows / out + 2;
+    int64_t low = INT64_MAX, high = INT64_MIN, step = phases->phase[0].step[1], stride = phases->phase[0].problem.window.stride[1];
+    for (const fc_phase *f = phases->phase; f < phases->phase + phases->count; f++) {
+        const fc_window *w = &f->problem.window;
+        low = fc_min(low, -w->offset[1]);
+        high = fc_max(high, (w->kernel[1] - 1) * w->dilation[1] + 1 - w->offset[1]);
+    }
+    int64_t reach = fc_add(fc_mul(fc_ceil_div(rows, step), stride), fc_mul(images, high - low));
+    return fc_min(reach, fc_mul(images, all->in[1]));
+}
+
+/* The strides of a copy of x whose channels are neighbours; pixels are not half a page apart, whose rows would share a few sets of the
+ * cache. */
+static fc_array_strides copy_strides(const fc_conv *p, int64_t size)
+{
+    int64_t lines = fc_bytes(p->channels, size) / FC_ALIGN, pixel = (lines % 32 ? lines : lines + 1) * FC_ALIGN / size;
+    return (fc_array_strides){.c = 1, .s = {0, fc_mul(p->window.in[2], pixel), pixel}};
+}
+
+/* Whether A is a copy of the rows that a block reads: of planes, several taps of each pixel, unless a single row fills the cache. */
+static int copies(const fc_phases *phases, int64_t size)
+{
+    const fc_conv *p = &phases->whole;
+    const fc_window *w = &p->window;
+    int flat = w->in[0] == 1 && w->out[0] == 1 && w->kernel[0] == 1 && w->stride[0] == 1 && w->offset[0] == 0;
+    int overlaps = w->kernel[1] >= w->stride[1] && w->kernel[2] >= w->stride[2] && fc_taps(w) > 1;
+    if (p->x.c == 1 || p->x.s[2] != 1 || !flat || !overlaps)
+        return 0;
+    return fc_mul(fc_mul(most_rows_read(phases, 1), copy_strides(p, size).s[1]), size) <= FC_BLOCK_BYTES;
+}
+
+/* Channels of a part; where A's terms go by runs, of all parts the same and whole runs of them. */
+static int64_t part_channels(const fc_phases *phases, const fc_kernels *kernels, int *runs)
+{
+    const fc_conv *p = &phases->whole;
+    int64_t lanes = kernels->lanes, c = p->channels, rows = PART_BYTES / kernels->size / lanes / fc_max(1, fc_taps(&p->window));
+    *runs = kernels->gemm_runs[1][1] && c >= RUNS_MIN && (p->x.c == 1 || copies(phases, kernels->size));
+    int64_t most = fc_min(c, fc_max(lanes, rows / (*runs ? RUNS_STRIP : kernels->nv) / lanes * lanes));
+    for (int64_t least = fc_ceil_div(c, most), parts = least; *runs && parts <= 2 * least; parts++)
+        if (c % (parts * FC_RUN) == 0)
+            return c / parts;
+    *runs = 0;
+    return fc_min(c, fc_max(lanes, rows / kernels->nv / lanes * lanes));
+}
+
+static layout lay_out(const fc_conv_plan *plan, const fc_phases *phases, const fc_tap_counts *counts)
+{
+    const fc_conv *p = &phases->whole;
     const fc_kernels *kernels = fc_dispatch(p->real);
     int64_t lanes = kernels->lanes, word = sizeof(int64_t), size = kernels->size, k = fc_reduction(p);
     layout l = {.kernels = kernels, .taps = fc_taps(&p->window)};
@@ -113,11 +203,16 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p, const fc_tap_c
     int64_t vectors = fc_ceil_div(plan->tile[OUTPUTS], lanes);
     l.tile_row = (vectors | 1) * lanes; /* odd: rows a power of two apart would share a few sets of the cache */
     int64_t last = p->out_channels - (l.output_blocks - 1) * plan->tile[OUTPUTS];
+    part_channels(phases, kernels, &l.runs);
     cut_strips(&l, vectors);
     cut_strips(&l, fc_ceil_div(last, lanes));
     l.pixels = plan->tile[ROWS] * p->window.out[2];
     l.in_place = p->y.c == 1 && p->out_channels % lanes == 0;
     l.past = !fc_has_short_vectors(kernels) && fc_writes_past(p, size); /* by whole lines */
+    l.copied = l.runs && p->x.c != 1;
+    l.from = l.copied ? copy_strides(p, size) : p->x;
+    if (l.copied)
+        l.copy_bytes = bytes_of(fc_mul(most_rows_read(phases, plan->tile[ROWS]), l.from.s[1]), size);
     l.part_bytes = bytes_of(plan->tile[INPUTS] * l.taps, l.width * size);
     if (plan->tile[SHARED])
         l.panels_bytes = bytes_of(fc_mul(p->groups, k), fc_mul(l.output_blocks * l.strips, l.width * size));
@@ -127,7 +222,7 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p, const fc_tap_c
     l.list_bytes = bytes_of(2 * l.pixels, word);
     l.block_bytes = l.in_place ? 0 : bytes_of(fc_mul(l.pixels, l.tile_row), size);
     l.shared_bytes = fc_add(fc_add(l.panels_bytes, l.group_bytes), fc_mul(2, l.offset_bytes));
-    l.worker_bytes = l.place_bytes + (plan->tile[SHARED] ? 0 : l.part_bytes) + l.list_bytes;
+    l.worker_bytes = fc_add(l.place_bytes + (plan->tile[SHARED] ? 0 : l.part_bytes) + l.list_bytes, l.copy_bytes);
     l.worker_bytes = fc_add(l.worker_bytes, l.in_place || p->y.s[2] == 1 ? l.block_bytes : 2 * l.block_bytes);
     return l;
 }
@@ -153,9 +248,11 @@ static int64_t even_part(int64_t units, int64_t parts, int64_t least, int64_t ot
  * 2.2 to 1.6, its gradient as before.  Enough tasks for the threads: where a block holds all, by output channels.  Where one task
  * would pack all weights, a block for each thread, which packs its own: what another core has written is slow to come (16-32@14
  * at two threads, Granite Rapids: 27.5, now 19.2 us). */
-static void choose_tile(fc_conv_plan *plan, const fc_conv *p, const fc_kernels *kernels)
+static void choose_tile(fc_conv_plan *plan, const fc_phases *phases, const fc_kernels *kernels)
 {
+    const fc_conv *p = &phases->whole;
     const fc_window *w = &p->window;
+    int runs;
     int64_t lanes = kernels->lanes, vectors = fc_ceil_div(p->out_channels, lanes), size = kernels->size;
     int64_t images = p->batch * w->out[0] * w->out[1], wanted = plan->threads > 1 ? 4 * plan->threads : 1, least;
     int64_t outputs = fc_min(vectors, OUTPUTS_MAX / lanes);
@@ -167,8 +264,8 @@ static void choose_tile(fc_conv_plan *plan, const fc_conv *p, const fc_kernels *
     int64_t most = fc_min(PIXELS_MAX, fc_reduction(p) * p->out_channels / 2 / (outputs * lanes + input));
     pixels = fc_max(PIXELS_MIN, fc_max(most, fc_min(pixels, PIXELS_MAX)));
     int64_t rows = fc_max(1, fc_min(images, pixels / w->out[2])), tasks = p->groups * fc_ceil_div(images, rows);
-    int64_t part = PART_BYTES / size / (kernels->nv * lanes) / fc_max(1, fc_taps(w)), share = fc_ceil_div(images, plan->threads);
-    plan->tile[INPUTS] = fc_min(p->channels, fc_max(lanes, part / lanes * lanes));
+    int64_t share = fc_ceil_div(images, plan->threads);
+    plan->tile[INPUTS] = part_channels(phases, kernels, &runs);
     int own = p->groups == 1 && p->channels == plan->tile[INPUTS] && vectors * lanes * size <= ROW_BYTES && share <= rows;
     least = fc_ceil_div(images, rows);
     if (tasks < wanted && images * w->out[2] > fc_max(most, 2 * PIXELS_MIN))
@@ -197,9 +294,9 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
         return "there is nothing to sum";
     if (p->out_channels < kernels->lanes / 2)
         return "too few channels: less than half a vector of output";
-    choose_tile(plan, p, kernels);
+    choose_tile(plan, &phases, kernels);
     fc_tap_counts counts = fc_tap_groups_count(&phases);
-    layout l = lay_out(plan, p, &counts);
+    layout l = lay_out(plan, &phases, &counts);
     plan->scratch = fc_add(l.shared_bytes, fc_mul(plan->threads, l.worker_bytes));
     if (plan->scratch > fc_scratch_max(plan->threads))
         return "the weights or a block of outputs exceed the scratch bound";
@@ -210,8 +307,9 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
     double outputs = n * (double)fc_outputs(&p->window) * vectors * lanes;
     double weights = (double)p->groups * (double)k * vectors * lanes, packed = weights * (plan->tile[SHARED] ? 1.0 : 0.7);
     /* Weights that no second-level cache keeps are read from afar: packing one takes 0.09 ns of 128-128, 0.12 of 256-384 and 384-384,
-     * 0.17 of 512-512 (3x3, Zen 5; 512-512@7 1.07 ms). */
-    double read = weights * (double)kernels->size > FC_FAR_BYTES ? weights * 0.08 : 0;
+     * 0.17 of 512-512 (3x3, Zen 5; 512-512@7 1.07 ms); Zen 3's cost twice as much (512-512@7 3.5 ms, by winograd_channels 2.6). */
+    double far = fc_has_short_vectors(kernels) ? 0.16 : 0.08;
+    double read = weights * (double)kernels->size > FC_FAR_BYTES ? weights * far : 0;
     /* An adjoint's stand apart by a tap of all channels: half of 512-512@7's gradient, 7.3 ms where the forward pass takes 3.8 (Zen 3). */
     if (p->w.o < p->w.c && fc_taps(&p->window) > 1 && fc_has_short_vectors(kernels))
         read += weights * 0.25;
@@ -223,13 +321,15 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
     int pages = phases.count == 1 && l.taps == 1 && p->x.s[2] == 1 && fc_is_far(p, kernels->size);
     int near = fc_cpu_has_near_cache();
     int line = fc_has_short_vectors(kernels); /* a strip is: its one tap's pages are read more often */
-    double unit = vectors == 1 ? 2.0 : l.taps > 1 ? 0.98 : (pages ? 1.25 : 1.12) * (line ? 1.1 : near ? 0.9 : 1.0);
+    double unit = vectors == 1 ? 2.0 : l.taps > 1 ? (l.runs ? 0.9 : 0.98) : (pages ? 1.25 : 1.12) * (line ? 1.1 : near ? 0.9 : 1.0);
     if (plan->direction == FC_ADJOINT && l.pixels > PIXELS_MAX)
         unit *= 1.12; /* rows are never cut: 1-D 384-384 k3s2 over 3000 14.2 ms, winograd_strided 11.3 */
     /* Zen 3, pixels and this, us: 7x7 3-16@128 b4 4230, 5260, 3x3 3-16@64 b32 2230, 3110, 5x5 3-32@64 b8 1950, 3020, of which what they
      * do not share is transposing, 0.4 ns an output of 32-byte vectors. */
     double transposed = line ? 0.3 : near ? 0.1 : 0.15;
-    *cost = 600 + n * products * c * vectors * 0.125 * unit + calls * 14 + outputs * (l.in_place ? 0.02 : transposed) +
+    double copied = l.copied ? n * (double)(l.blocks * l.output_blocks) / (double)p->batch : 0; /* blocks */
+    copied *= (double)most_rows_read(&phases, plan->tile[ROWS]) * (double)p->window.in[2] * c;
+    *cost = 600 + n * products * c * vectors * 0.125 * unit + calls * (l.runs ? 7 : 14) + copied * transposed + outputs * (l.in_place ? 0.02 : transposed) +
             packed * 0.12 + read + (double)k;
     return NULL;
 }
@@ -246,8 +346,20 @@ typedef struct job {
     int begun;                   /* outputs are set before the first term is added: to a bias, or as no first group meets some */
 } job;
 
+/* The row of tap t of channel i in a phase's panel: (channel, tap), or (tap, channel) by runs. */
+static int64_t panel_row(const job *j, const fc_phase *f, int64_t t, int64_t i, int64_t inputs)
+{
+    return j->l.runs ? t * inputs + i : i * fc_taps(&f->problem.window) + t;
+}
+
+/* Elements of a panel's row, of a strip of `nv` vectors. */
+static int64_t row_elements(const job *j, int64_t nv)
+{
+    return j->l.runs ? nv * j->l.kernels->lanes : j->l.width;
+}
+
 /* Where all taps of `inputs` channels go that are read together, channel by channel: place[i * span + element of w]. */
-static void list_places(const job *j, int64_t *place, int64_t low, int64_t span, int64_t inputs)
+static void list_places(const job *j, int64_t *place, int64_t low, int64_t span, int64_t inputs, int64_t row)
 {
     for (int64_t i = 0; i < inputs * span; i++)
         place[i] = -1;
@@ -256,7 +368,7 @@ static void list_places(const job *j, int64_t *place, int64_t low, int64_t span,
         for (int64_t t = 0; t < taps; t++) {
             int64_t at = fc_phase_tap(f, t) - low;
             for (int64_t i = 0; i < inputs; i++)
-                place[i * span + at] = (f->place * inputs + i * taps + t) * j->l.width;
+                place[i * span + at] = (f->place * inputs + panel_row(j, f, t, i, inputs)) * row;
         }
     }
 }
@@ -269,6 +381,7 @@ static void pack_part(const job *j, char *panel, int64_t *place, int64_t g, int6
     const fc_conv *p = &j->phases.whole;
     const fc_kernels *kernels = j->l.kernels;
     int64_t size = kernels->size, outputs = fc_min(width, p->out_channels - o), low = 0, span = 1, apart = 1;
+    int64_t row = row_elements(j, fc_ceil_div(width, kernels->lanes));
     for (int i = 0; i < FC_AXES; i++) {
         int64_t reach = (p->window.kernel[i] - 1) * p->w.k[i];
         low += fc_min(0, reach);
@@ -278,7 +391,7 @@ static void pack_part(const job *j, char *panel, int64_t *place, int64_t g, int6
     const char *w = fc_at(j->w, g * p->w.g + o * p->w.o + c * p->w.c, size);
     if (p->w.c != 1 && p->w.o != 1 && apart && span <= 4 * j->l.taps) { /* a channel's taps lie close together */
         int64_t calls = p->w.c == span ? 1 : inputs;                   /* and so do the channels */
-        list_places(j, place, low, span, inputs);
+        list_places(j, place, low, span, inputs, row);
         for (int64_t i = 0; i < calls; i++)
             kernels->transpose_rows(panel, place + i * span, fc_at(w, i * p->w.c + low, size), p->w.o, outputs,
                                     inputs / calls * span);
@@ -287,10 +400,10 @@ static void pack_part(const job *j, char *panel, int64_t *place, int64_t g, int6
     for (const fc_phase *f = j->phases.phase; f < j->phases.phase + j->phases.count; f++) {
         int64_t taps = fc_taps(&f->problem.window);
         for (int64_t i = 0; i < inputs; i++)
-            place[i] = i * taps * j->l.width;
+            place[i] = panel_row(j, f, 0, i, inputs) * row;
         for (int64_t t = 0; t < taps; t++) {
             const char *src = fc_at(w, fc_phase_tap(f, t), size);
-            char *dst = fc_at(panel, (f->place * inputs + t) * j->l.width, size);
+            char *dst = fc_at(panel, (f->place * inputs + panel_row(j, f, t, 0, inputs)) * row, size);
             if (p->w.c == 1)
                 kernels->transpose_rows(dst, place, src, p->w.o, outputs, inputs);
             else
@@ -320,8 +433,8 @@ static void pack_task(void *context, int64_t task, int worker)
     int64_t end = fc_min(p->out_channels, o + tile[OUTPUTS]), inputs = fc_min(tile[INPUTS], p->channels - c);
     int64_t *place = (int64_t *)(void *)(j->workers + worker * j->l.worker_bytes);
     for (int64_t nv; o < end; o += nv * kernels->lanes) {
-        nv = next_strip(kernels, fc_ceil_div(end - o, kernels->lanes));
-        char *part = fc_at(panel_at(j, g, block, strip++), c * j->l.taps * j->l.width, kernels->size);
+        nv = next_strip(&j->l, fc_ceil_div(end - o, kernels->lanes));
+        char *part = fc_at(panel_at(j, g, block, strip++), c * j->l.taps * row_elements(j, nv), kernels->size);
         pack_part(j, part, place, g, o, nv * kernels->lanes, c, inputs);
     }
 }
@@ -331,7 +444,7 @@ typedef struct block {
     int64_t g, row, rows, o, outputs;
     int64_t strips; /* done at once: its pixels are written whole; 0: one after the other */
     int64_t *place, *list;
-    char *part, *tile, *turned;
+    char *part, *tile, *turned, *copy;
 } block;
 
 /* Position (n, od, oh) of a row, times strides. */
@@ -347,17 +460,25 @@ static int64_t list_pixels(const job *j, const block *b, const fc_tap_group *tap
     const fc_conv *p = &j->phases.whole, *q = &taps->phase->problem;
     const fc_window *w = &q->window;
     const int64_t *origin = taps->phase->first, *step = taps->phase->step, *out = p->window.out;
-    int64_t count = 0, *x = b->list, *y = b->list + j->l.pixels, first = 0;
+    const fc_array_strides *from = &j->l.from;
+    int64_t count = 0, *x = b->list, *y = b->list + j->l.pixels, first = 0, image = 0, copied = 0;
     int64_t begin = taps->axis[2].begin, width = taps->axis[2].end - begin;
-    int64_t pitch = j->l.in_place ? p->y.s[2] : j->l.tile_row, step_x = w->stride[2] * q->x.s[2], step_y = step[2] * pitch;
+    int64_t pitch = j->l.in_place ? p->y.s[2] : j->l.tile_row, step_x = w->stride[2] * from->s[2], step_y = step[2] * pitch;
     int64_t h = b->row % out[1], d = b->row / out[1] % out[0], n = b->row / out[1] / out[0];
     for (int i = 0; i < FC_AXES; i++)
-        first -= w->offset[i] * q->x.s[i];
+        first -= w->offset[i] * from->s[i];
     for (int64_t r = 0; r < b->rows; r++) {
+        if (!j->l.copied)
+            image = n * p->x.n;
+        else if (r == 0 || h == 0) {
+            extent read = rows_read(&j->phases, h, fc_min(out[1], h + b->rows - r));
+            image = (copied - read.begin) * from->s[1];
+            copied += read.end - read.begin;
+        }
         int64_t oh = (h - origin[1]) / step[1], od = (d - origin[0]) / step[0];
         int met = oh >= taps->axis[1].begin && oh < taps->axis[1].end && od >= taps->axis[0].begin && od < taps->axis[0].end;
         if (met && oh * step[1] == h - origin[1] && od * step[0] == d - origin[0]) {
-            int64_t at_x = first + n * q->x.n + od * w->stride[0] * q->x.s[0] + oh * w->stride[1] * q->x.s[1] + begin * step_x;
+            int64_t at_x = first + image + od * w->stride[0] * from->s[0] + oh * w->stride[1] * from->s[1] + begin * step_x;
             int64_t at_y = j->l.in_place ? n * p->y.n + d * p->y.s[0] + h * p->y.s[1] : r * out[2] * pitch;
             at_y += origin[2] * pitch + begin * step_y;
             for (int64_t i = 0; i < width; i++, at_x += step_x, at_y += step_y) {
@@ -375,6 +496,25 @@ static int64_t list_pixels(const job *j, const block *b, const fc_tap_group *tap
     return count;
 }
 
+/* The rows of x that the block reads, image after image, channels to neighbours. */
+static void copy_rows(const job *j, const block *b)
+{
+    const fc_conv *p = &j->phases.whole;
+    const fc_kernels *kernels = j->l.kernels;
+    int64_t size = kernels->size, width = p->window.in[2], pixel = j->l.from.s[2], height = p->window.out[1];
+    char *to = b->copy;
+    for (int64_t row = b->row, end = b->row + b->rows, next; row < end; row = next) {
+        next = fc_min(end, (row / height + 1) * height);
+        extent read = rows_read(&j->phases, row % height, row % height + next - row);
+        for (int64_t r = read.begin, rows; r < read.end; r += rows) {
+            rows = p->x.s[1] == width ? read.end - read.begin : 1;
+            const char *x = fc_at(j->x, row / height * p->x.n + b->g * p->channels * p->x.c + r * p->x.s[1], size);
+            kernels->transpose(to, pixel, x, p->x.c, p->channels, rows * width);
+            to = fc_at(to, rows * width * pixel, size);
+        }
+    }
+}
+
 /* A tile's outputs, whole pixels, before they are written. */
 static void fetch_pixels(const job *j, const block *b, const char *c, int64_t from, int64_t end)
 {
@@ -389,11 +529,12 @@ static void add_group(const job *j, const block *b, const fc_tap_group *group, i
 {
     const fc_kernels *kernels = j->l.kernels;
     int64_t count = list_pixels(j, b, group), tiles = fc_ceil_div(count, fc_gather_rows(kernels, nv));
-    int64_t terms = fc_group_taps(group) * inputs, blocks = fc_ceil_div(terms, TERMS);
-    int64_t place = group->place * j->plan->tile[INPUTS];
+    int64_t run = j->l.runs ? FC_RUN : 1, terms = fc_group_taps(group) * inputs / run;
+    int64_t sums = fc_ceil_div(terms, TERMS / run), most = fc_ceil_div(terms, sums) * run, blocks = j->l.runs ? 1 : sums;
+    int64_t place = group->place * j->plan->tile[INPUTS] / run;
     int64_t few = tiles ? count / tiles : 0, larger = count - few * tiles; /* rows of a tile, or one more: of so many tiles */
     int64_t next = fc_reduction(&j->phases.whole) * j->l.width; /* from a strip's panel to the next one's */
-    panel = fc_at(panel, group->phase->place * inputs * j->l.width, kernels->size);
+    panel = fc_at(panel, group->phase->place * inputs * row_elements(j, nv), kernels->size);
     for (int64_t i = 0; i < blocks; i++) {
         int64_t k0 = terms * i / blocks, k = terms * (i + 1) / blocks - k0;
         for (int64_t t = 0, from = 0, rows; t < tiles; t++, from += rows) {
@@ -403,10 +544,15 @@ static void add_group(const job *j, const block *b, const fc_tap_group *group, i
                 a[m] = fc_at(x, b->list[from + m], kernels->size);
             if (b->strips)
                 fetch_pixels(j, b, c, fc_min(count, from + 2 * rows), fc_min(count, from + 3 * rows));
-            for (int64_t strip = 0; strip < fc_max(1, b->strips); strip++)
-                kernels->gemm_gather[nv][rows](k, a, j->column + place + k0, fc_at(panel, strip * next, kernels->size),
-                                               j->row + place + k0, fc_at(c, strip * j->l.width, kernels->size),
-                                               b->list + j->l.pixels + from, NULL, add || i);
+            const int64_t *a_offset = j->column + place + k0, *b_row = j->row + place + k0, *c_offset = b->list + j->l.pixels + from;
+            for (int64_t strip = 0; strip < fc_max(1, b->strips); strip++) {
+                const char *at = fc_at(panel, strip * next, kernels->size);
+                char *out = fc_at(c, strip * j->l.width, kernels->size);
+                if (j->l.runs)
+                    kernels->gemm_runs[nv][rows](k * run, most, a, a_offset, at, b_row, out, c_offset, add || i);
+                else
+                    kernels->gemm_gather[nv][rows](k, a, a_offset, at, b_row, out, c_offset, NULL, add || i);
+            }
         }
     }
 }
@@ -501,11 +647,11 @@ static void run_strip(const job *j, const block *b, int64_t strip, int64_t o, in
     int64_t size = j->l.kernels->size;
     char *outputs = fc_at(b->tile, o - b->o, size);
     for (int64_t c = 0; c < p->channels; c += tile[INPUTS]) {
-        const char *x = fc_at(j->x, (b->g * p->channels + c) * p->x.c, size);
+        const char *x = j->l.copied ? fc_at(b->copy, c, size) : fc_at(j->x, (b->g * p->channels + c) * p->x.c, size);
         int64_t inputs = fc_min(tile[INPUTS], p->channels - c);
         char *part = b->part;
         if (tile[SHARED])
-            part = fc_at(panel_at(j, b->g, b->o / tile[OUTPUTS], strip), c * j->l.taps * j->l.width, size);
+            part = fc_at(panel_at(j, b->g, b->o / tile[OUTPUTS], strip), c * j->l.taps * row_elements(j, nv), size);
         else
             pack_part(j, part, b->place, b->g, o, nv * j->l.kernels->lanes, c, inputs);
         for (const fc_tap_group *group = j->groups; group < j->groups + j->group_count; group++)
@@ -526,15 +672,18 @@ static void run_task(void *context, int64_t task, int worker)
     char *scratch = j->workers + worker * l->worker_bytes;
     b.place = (int64_t *)(void *)scratch;
     b.list = (int64_t *)(void *)(scratch + l->place_bytes);
-    b.tile = scratch + l->place_bytes + l->list_bytes;
+    b.copy = scratch + l->place_bytes + l->list_bytes;
+    b.tile = b.copy + l->copy_bytes;
     b.turned = b.tile + l->block_bytes;
     b.part = scratch + l->worker_bytes - l->part_bytes;
     if (l->in_place)
         b.tile = fc_at(j->y, b.g * p->out_channels + b.o, l->kernels->size);
+    if (l->copied)
+        copy_rows(j, &b);
     if (j->begun)
         begin_block(j, &b);
     for (int64_t o = b.o, nv, strip = 0; o < b.o + b.outputs; o += nv * l->kernels->lanes) {
-        nv = next_strip(l->kernels, fc_ceil_div(b.o + b.outputs - o, l->kernels->lanes));
+        nv = next_strip(l, fc_ceil_div(b.o + b.outputs - o, l->kernels->lanes));
         b.strips = o == b.o ? strips_at_once(j, &b) : 0;
         run_strip(j, &b, strip++, o, (int)nv);
         nv *= fc_max(1, b.strips);
@@ -549,25 +698,25 @@ static void run_task(void *context, int64_t task, int worker)
         __sync_synchronize();
 }
 
-/* For each group, channel of a part and tap: where A's column stands in the image, and B's row among its phase's. */
+/* For each group, its terms in order: where A's column stands, and B's row in the phase's part of the panel. */
 static void write_offsets(const job *j, int64_t *column, int64_t *row)
 {
-    int64_t inputs = j->plan->tile[INPUTS], apart = j->phases.whole.x.c;
+    const fc_array_strides *from = &j->l.from;
+    int64_t inputs = j->plan->tile[INPUTS], runs = j->l.runs;
     for (const fc_tap_group *group = j->groups; group < j->groups + j->group_count; group++) {
         const fc_tap_box *d = &group->axis[0], *h = &group->axis[1], *v = &group->axis[2];
-        const fc_conv *q = &group->phase->problem;
-        const fc_window *w = &q->window;
-        int64_t count = fc_group_taps(group), begin = group->place * inputs, t = begin, next = fc_taps(w) * j->l.width;
+        const fc_window *w = &group->phase->problem.window;
+        int64_t count = fc_group_taps(group), terms = runs ? inputs / FC_RUN : inputs, t = 0, begin = group->place * terms;
+        int64_t apart = runs ? 1 : count, next = runs ? terms : 1; /* in the list: channels, or runs of them, and taps */
         for (int64_t kd = d->first; kd < d->first + d->taps; kd++)
             for (int64_t kh = h->first; kh < h->first + h->taps; kh++)
-                for (int64_t kw = v->first; kw < v->first + v->taps; kw++, t++) {
-                    column[t] = kd * w->dilation[0] * q->x.s[0] + kh * w->dilation[1] * q->x.s[1] + kw * w->dilation[2] * q->x.s[2];
-                    row[t] = ((kd * w->kernel[1] + kh) * w->kernel[2] + kw) * j->l.width;
-                }
-        for (; t < begin + inputs * count; t++) {
-            column[t] = column[t - count] + apart;
-            row[t] = row[t - count] + next;
-        }
+                for (int64_t kw = v->first; kw < v->first + v->taps; kw++, t++)
+                    for (int64_t i = 0; i < terms; i++) {
+                        int64_t at = begin + t * next + i * apart, c = runs ? i * FC_RUN : i;
+                        column[at] = c * from->c + kd * w->dilation[0] * from->s[0] + kh * w->dilation[1] * from->s[1] +
+                                     kw * w->dilation[2] * from->s[2];
+                        row[at] = panel_row(j, group->phase, (kd * w->kernel[1] + kh) * w->kernel[2] + kw, c, inputs) * (runs ? 1 : j->l.width);
+                    }
     }
 }
 
@@ -578,7 +727,7 @@ static fc_status run_channels(const fc_conv_plan *plan, void *x, void *w, void *
     fc_phases_plan(&j.phases, &plan->problem, plan->direction);
     fc_tap_counts counts = fc_tap_groups_count(&j.phases);
     const fc_conv *p = &j.phases.whole;
-    j.l = lay_out(plan, p, &counts);
+    j.l = lay_out(plan, &j.phases, &counts);
     char *scratch = fc_arena_take(plan->scratch);
     if (!scratch)
         return FC_NO_MEMORY;

@@ -55,6 +55,15 @@ typedef void (*fc_gemm_short_kernel)(int64_t times, int64_t k, const void *a, co
                                      void *c, int64_t c_next, int64_t c_row, const void *init);
 typedef fc_gemm_short_kernel fc_gemm_short_kernels[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* [nv][mr]; NULL above the most rows */
 
+/* gemm_runs:  C[m][n] (+)= sum_{i < K / R, r < R} A[m][a_offset[i] + r] * B(i, r)[n],   B(i, r) = b + (b_row[i] + r) * nv * lanes
+ *
+ * gemm_gather of a panel as wide as the tile, whose terms stand in runs of R = FC_RUN, a whole number of them and at least one; also that
+ * many a block of the sum, whose blocks are added to C one by one.  All variants that gemm has, of vectors shorter than a cache line. */
+enum { FC_RUN = 8 };
+typedef void (*fc_gemm_runs_kernel)(int64_t k, int64_t block, const void *const *a, const int64_t *a_offset, const void *b,
+                                    const int64_t *b_row, void *c, const int64_t *c_offset, int add);
+typedef fc_gemm_runs_kernel fc_gemm_runs_kernels[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* [nv][mr]; NULL where there is none */
+
 /* turned:  C[j][m] = B[0][j] + sum_{i < K} A[a_offset[i] + m * step] * B[1 + i][j],   m < mr, j < outputs,   for each of some tiles
  *
  * Tile t's A begins at a + at[t][0], row j of its C is c + at[t][1] + j * c_row.  mr, step (1 or 2) and nv (1 or 2) are constants of the
@@ -457,6 +466,7 @@ typedef struct fc_kernels {
     fc_gemm_far_kernels gemm_far;
     fc_gemm_pack_kernels gemm_pack;
     fc_gemm_short_kernels gemm_short;
+    fc_gemm_runs_kernels gemm_runs;
     fc_gemm_pairs_kernels gemm_pairs;
     fc_turned_kernels turned;
     fc_dots_kernel dots;

@@ -1,4 +1,4 @@
-/* gemm, gemm_gather, gemm_far, gemm_pack, gemm_pairs and gemm_short: every [nv][mr] of a table; turned; dots.
+/* gemm, gemm_gather, gemm_far, gemm_pack, gemm_pairs, gemm_short and gemm_runs: every [nv][mr] of a table; turned; dots.
  *
  * The contract of the first four fixes the order of the sum and its rounding, so the expected values are exact, and variants that
  * all meet them agree bit by bit.
@@ -264,6 +264,57 @@ void check_gemm_short(subject *s)
                 fail("variant %dx%d is %s", mr, nv, wanted ? "missing" : "there");
             for (int i = 0; i < 20 && wanted; i++)
                 one_short(s, nv, mr, lengths[i % 5], i / 5 % 2 ? INIT : ZERO, i / 10, fused);
+        }
+}
+
+/* Runs of terms in any order, of A's row and of the panel; blocks whose sums are added one by one. */
+static void one_of_runs(subject *s, int nv, int mr, int64_t runs, int64_t block, int adds, int at_end, int fused)
+{
+    int64_t n = nv * s->kernels->lanes, k = runs * FC_RUN, row = k + random_integer(0, 5), c_row = n + random_integer(0, 5);
+    int64_t a_offset[8] = {0}, b_row[8] = {0}, c_offset[FC_MR_MAX];
+    describe("runs %dx%d k=%lld in blocks of %lld%s at the %s of a page", mr, nv, (long long)k, (long long)block, adds ? " added" : "",
+             at_end ? "end" : "beginning");
+    array *a = array_random(s->type, mr * row, at_end), *panel = array_random(s->type, k * n, at_end);
+    array *init = array_take(s->type, 0, at_end), *c = array_take(s->type, mr * c_row, at_end);
+    const void *rows[FC_MR_MAX];
+    for (int m = 0; m < mr; m++) {
+        rows[m] = a->data + (mr - 1 - m) * row * element_size(s->type);
+        c_offset[m] = (m & 1 ? mr - 1 - m / 2 : m / 2) * c_row;
+    }
+    for (int64_t i = 0; i < runs; i++) {
+        a_offset[i] = i == 0 ? row - FC_RUN : random_integer(0, row - FC_RUN);
+        b_row[i] = (runs - 1 - i) * FC_RUN;
+    }
+    guard(a, panel, init, c, adds ? ADD : ZERO);
+    for (int m = 0; m < mr; m++)
+        for (int64_t j = 0; j < n; j++) {
+            double all = adds ? array_get(c, c_offset[m] + j) : 0;
+            for (int64_t from = 0; from < k; from += block) {
+                double sum = 0;
+                for (int64_t t = from; t < k && t < from + block; t++)
+                    sum = multiply_add(s->type, fused, value_get(rows[m], s->type, a_offset[t / FC_RUN] + t % FC_RUN),
+                                       array_get(panel, (b_row[t / FC_RUN] + t % FC_RUN) * n + j), sum);
+                all = adds || from ? add(s->type, all, sum) : sum;
+            }
+            array_expect(c, c_offset[m] + j, all, 0);
+        }
+    s->kernels->gemm_runs[nv][mr](k, block, rows, a_offset, panel->data, b_row, c->data, c_offset, adds);
+    array_check(c, "c");
+    arrays_reset();
+    s->cases++;
+}
+
+void check_gemm_runs(subject *s)
+{
+    int fused = fuses(s), some = s->kernels->lanes * element_size(s->type) < 64;
+    for (int nv = 1; nv <= FC_NV_MAX; nv++)
+        for (int mr = 1; mr <= FC_MR_MAX; mr++) {
+            int wanted = some && mr <= s->kernels->mr[nv];
+            if ((s->kernels->gemm_runs[nv][mr] != NULL) != wanted)
+                fail("variant %dx%d is %s", mr, nv, wanted ? "missing" : "there");
+            for (int64_t runs = 1; runs <= 7 && wanted; runs += 2)
+                for (int i = 0; i < 8; i++)
+                    one_of_runs(s, nv, mr, runs, (i & 1 ? 2 : 8) * FC_RUN, i & 2, i & 4, fused);
         }
 }
 

@@ -20,6 +20,7 @@ static const struct row {
     {"gemm_pack", check_gemm_pack},
     {"gemm_pairs", check_gemm_pairs},
     {"gemm_short", check_gemm_short},
+    {"gemm_runs", check_gemm_runs},
     {"turned", check_turned},
     {"dots", check_dots},
     {"stencil", check_stencil},

@@ -21,6 +21,7 @@ void check_gemm_far(subject *s);
 void check_gemm_pack(subject *s);
 void check_gemm_pairs(subject *s);
 void check_gemm_short(subject *s);
+void check_gemm_runs(subject *s);
 void check_turned(subject *s);
 void check_dots(subject *s);
 void check_stencil(subject *s);
