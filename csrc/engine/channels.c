@@ -77,6 +77,9 @@ enum { RUNS_MIN = 16 };
 /* Vectors of a strip by runs. */
 enum { RUNS_STRIP = 4 };
 
+/* Of a copy of what one row of outputs reads, at most. */
+enum { COPY_BYTES = 4 << 20 };
+
 /* Of the panels that a tile's strips read one after the other, in a first-level cache of 32 KiB. */
 enum { PANELS_BYTES = 16 << 10 };
 
@@ -174,7 +177,7 @@ static int copies(const fc_phases *phases, int64_t size)
     int overlaps = w->kernel[1] >= w->stride[1] && w->kernel[2] >= w->stride[2] && fc_taps(w) > 1;
     if (p->x.c == 1 || p->x.s[2] != 1 || !flat || !overlaps)
         return 0;
-    return fc_mul(fc_mul(most_rows_read(phases, 1), copy_strides(p, size).s[1]), size) <= FC_BLOCK_BYTES;
+    return fc_mul(fc_mul(most_rows_read(phases, 1), copy_strides(p, size).s[1]), size) <= COPY_BYTES;
 }
 
 /* Channels of a part; where A's terms go by runs, of all parts the same and whole runs of them. */
