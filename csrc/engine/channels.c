@@ -23,8 +23,8 @@
  *
  * Scratch: the groups and the offsets of their terms; the panels, or per worker a single one where every panel is used by one task
  * only (a batch of one small image: its weights would be read, written and read again through memory); per worker the lists of
- * pixels, the block of outputs and the copy of its input.  The parts of the channels (a panel's part fills PART_BYTES at most) depend on the kernel's taps
- * and the instruction set alone, never on how the work is cut, so the order of each sum does not either.
+ * pixels, the block of outputs and the copy of its input.  The parts of the channels (a panel's part fills PART_BYTES at most) depend on
+ * the kernel's taps and the instruction set alone, never on how the work is cut, so the order of each sum does not either.
  *
  * Also for photographs of three channels or one, whose channels-last pixels are terms as they stand (pixels, this): 7x7s2 3-64@224
  * 2053, 1464 us; 3x3 3-32@32 b32 864, 471; of planes, 11x11s4 3-96@227 1495, 1347.
@@ -54,6 +54,7 @@
  */
 #include "base/cpu.h"
 #include "engine/gemm.h"
+#include "engine/neighbours.h"
 #include "engine/output.h"
 #include "engine/tap_groups.h"
 
@@ -77,8 +78,6 @@ enum { RUNS_MIN = 16 };
 /* Vectors of a strip by runs. */
 enum { RUNS_STRIP = 4 };
 
-/* Of a copy of what one row of outputs reads, at most. */
-enum { COPY_BYTES = 4 << 20 };
 
 /* Of the panels that a tile's strips read one after the other, in a first-level cache of 32 KiB. */
 enum { PANELS_BYTES = 16 << 10 };
@@ -124,68 +123,12 @@ static int64_t bytes_of(int64_t count, int64_t size)
     return fc_arena_round(fc_min(INT64_MAX / 16, fc_mul(count, size)));
 }
 
-/* Rows of x that rows `begin` ... `end` of an image's outputs read, all phases of them. */
-typedef struct extent {
-    int64_t begin, end;
-} extent;
-
-static extent rows_read(const fc_phases *phases, int64_t begin, int64_t end)
-{
-    extent read = {INT64_MAX, INT64_MIN};
-    for (const fc_phase *f = phases->phase; f < phases->phase + phases->count; f++) {
-        const fc_window *w = &f->problem.window;
-        int64_t first = fc_ceil_div(fc_max(0, begin - f->first[1]), f->step[1]), last = (end - 1 - f->first[1]) / f->step[1];
-        if (end - 1 < f->first[1] || last < first || !fc_taps(w))
-            continue;
-        read.begin = fc_min(read.begin, first * w->stride[1] - w->offset[1]);
-        read.end = fc_max(read.end, last * w->stride[1] - w->offset[1] + (w->kernel[1] - 1) * w->dilation[1] + 1);
-    }
-    read.begin = fc_max(0, fc_min(read.begin, phases->whole.window.in[1]));
-    read.end = fc_max(read.begin, fc_min(read.end, phases->whole.window.in[1]));
-    return read;
-}
-
-/* Rows of x, at most, that `rows` rows of outputs read, which begin where a multiple of them ends. */
-static int64_t most_rows_read(const fc_phases *phases, int64_t rows)
-{
-    const fc_window *all = &phases->whole.window;
-    int64_t out = all->out[1], images = rows % out == 0 ? rows / out : out % rows == 0 ? 1 : rows / out + 2;
-    int64_t low = INT64_MAX, high = INT64_MIN, step = phases->phase[0].step[1], stride = phases->phase[0].problem.window.stride[1];
-    for (const fc_phase *f = phases->phase; f < phases->phase + phases->count; f++) {
-        const fc_window *w = &f->problem.window;
-        low = fc_min(low, -w->offset[1]);
-        high = fc_max(high, (w->kernel[1] - 1) * w->dilation[1] + 1 - w->offset[1]);
-    }
-    int64_t reach = fc_add(fc_mul(fc_ceil_div(rows, step), stride), fc_mul(images, high - low));
-    return fc_min(reach, fc_mul(images, all->in[1]));
-}
-
-/* The strides of a copy of x whose channels are neighbours; pixels are not half a page apart, whose rows would share a few sets of the
- * cache. */
-static fc_array_strides copy_strides(const fc_conv *p, int64_t size)
-{
-    int64_t lines = fc_bytes(p->channels, size) / FC_ALIGN, pixel = (lines % 32 ? lines : lines + 1) * FC_ALIGN / size;
-    return (fc_array_strides){.c = 1, .s = {0, fc_mul(p->window.in[2], pixel), pixel}};
-}
-
-/* Whether A is a copy of the rows that a block reads: of planes, several taps of each pixel, unless a single row fills the cache. */
-static int copies(const fc_phases *phases, int64_t size)
-{
-    const fc_conv *p = &phases->whole;
-    const fc_window *w = &p->window;
-    int flat = w->in[0] == 1 && w->out[0] == 1 && w->kernel[0] == 1 && w->stride[0] == 1 && w->offset[0] == 0;
-    int overlaps = w->kernel[1] >= w->stride[1] && w->kernel[2] >= w->stride[2] && fc_taps(w) > 1;
-    if (p->x.c == 1 || p->x.s[2] != 1 || !flat || !overlaps)
-        return 0;
-    return fc_mul(fc_mul(most_rows_read(phases, 1), copy_strides(p, size).s[1]), size) <= COPY_BYTES;
-}
-
 /* Channels of a part; where A's terms go by runs, of all parts the same and whole runs of them. */
 static int64_t part_channels(const fc_phases *phases, const fc_kernels *kernels, int *runs)
 {
     const fc_conv *p = &phases->whole;
     int64_t lanes = kernels->lanes, c = p->channels, rows = PART_BYTES / kernels->size / lanes / fc_max(1, fc_taps(&p->window));
-    *runs = kernels->gemm_runs[1][1] && c >= RUNS_MIN && (p->x.c == 1 || copies(phases, kernels->size));
+    *runs = kernels->gemm_runs[1][1] && c >= RUNS_MIN && (p->x.c == 1 || fc_neighbours_pay(phases, kernels->size));
     int64_t most = fc_min(c, fc_max(lanes, rows / (*runs ? RUNS_STRIP : kernels->nv) / lanes * lanes));
     for (int64_t least = fc_ceil_div(c, most), parts = least; *runs && parts <= 2 * least; parts++)
         if (c % (parts * FC_RUN) == 0)
@@ -213,9 +156,9 @@ static layout lay_out(const fc_conv_plan *plan, const fc_phases *phases, const f
     l.in_place = p->y.c == 1 && p->out_channels % lanes == 0;
     l.past = !fc_has_short_vectors(kernels) && fc_writes_past(p, size); /* by whole lines */
     l.copied = l.runs && p->x.c != 1;
-    l.from = l.copied ? copy_strides(p, size) : p->x;
+    l.from = l.copied ? fc_neighbours_strides(p, size) : p->x;
     if (l.copied)
-        l.copy_bytes = bytes_of(fc_mul(most_rows_read(phases, plan->tile[ROWS]), l.from.s[1]), size);
+        l.copy_bytes = bytes_of(fc_mul(fc_neighbours_most(phases, plan->tile[ROWS]), l.from.s[1]), size);
     l.part_bytes = bytes_of(plan->tile[INPUTS] * l.taps, l.width * size);
     if (plan->tile[SHARED])
         l.panels_bytes = bytes_of(fc_mul(p->groups, k), fc_mul(l.output_blocks * l.strips, l.width * size));
@@ -331,9 +274,9 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
      * do not share is transposing, 0.4 ns an output of 32-byte vectors. */
     double transposed = line ? 0.3 : near ? 0.1 : 0.15;
     double copied = l.copied ? n * (double)(l.blocks * l.output_blocks) / (double)p->batch : 0; /* blocks */
-    copied *= (double)most_rows_read(&phases, plan->tile[ROWS]) * (double)p->window.in[2] * c;
-    *cost = 600 + n * products * c * vectors * 0.125 * unit + calls * (l.runs ? 7 : 14) + copied * transposed + outputs * (l.in_place ? 0.02 : transposed) +
-            packed * 0.12 + read + (double)k;
+    copied *= (double)fc_neighbours_most(&phases, plan->tile[ROWS]) * (double)p->window.in[2] * c;
+    *cost = 600 + n * products * c * vectors * 0.125 * unit + calls * (l.runs ? 7 : 14) + copied * transposed +
+            outputs * (l.in_place ? 0.02 : transposed) + packed * 0.12 + read + (double)k;
     return NULL;
 }
 
@@ -474,7 +417,7 @@ static int64_t list_pixels(const job *j, const block *b, const fc_tap_group *tap
         if (!j->l.copied)
             image = n * p->x.n;
         else if (r == 0 || h == 0) {
-            extent read = rows_read(&j->phases, h, fc_min(out[1], h + b->rows - r));
+            fc_extent read = fc_neighbours_read(&j->phases, h, fc_min(out[1], h + b->rows - r));
             image = (copied - read.begin) * from->s[1];
             copied += read.end - read.begin;
         }
@@ -497,25 +440,6 @@ static int64_t list_pixels(const job *j, const block *b, const fc_tap_group *tap
         }
     }
     return count;
-}
-
-/* The rows of x that the block reads, image after image, channels to neighbours. */
-static void copy_rows(const job *j, const block *b)
-{
-    const fc_conv *p = &j->phases.whole;
-    const fc_kernels *kernels = j->l.kernels;
-    int64_t size = kernels->size, width = p->window.in[2], pixel = j->l.from.s[2], height = p->window.out[1];
-    char *to = b->copy;
-    for (int64_t row = b->row, end = b->row + b->rows, next; row < end; row = next) {
-        next = fc_min(end, (row / height + 1) * height);
-        extent read = rows_read(&j->phases, row % height, row % height + next - row);
-        for (int64_t r = read.begin, rows; r < read.end; r += rows) {
-            rows = p->x.s[1] == width ? read.end - read.begin : 1;
-            const char *x = fc_at(j->x, row / height * p->x.n + b->g * p->channels * p->x.c + r * p->x.s[1], size);
-            kernels->transpose(to, pixel, x, p->x.c, p->channels, rows * width);
-            to = fc_at(to, rows * width * pixel, size);
-        }
-    }
 }
 
 /* A tile's outputs, whole pixels, before they are written. */
@@ -666,6 +590,7 @@ static void run_task(void *context, int64_t task, int worker)
 {
     const job *j = context;
     const fc_conv *p = &j->phases.whole;
+    const fc_kernels *kernels = j->l.kernels;
     const int64_t *tile = j->plan->tile;
     const layout *l = &j->l;
     int64_t rows = task % l->blocks, outer = task / l->blocks; /* a worker keeps the panels of its outputs */
@@ -682,7 +607,7 @@ static void run_task(void *context, int64_t task, int worker)
     if (l->in_place)
         b.tile = fc_at(j->y, b.g * p->out_channels + b.o, l->kernels->size);
     if (l->copied)
-        copy_rows(j, &b);
+        fc_neighbours_copy(&j->phases, kernels, &l->from, fc_at(j->x, b.g * p->channels * p->x.c, kernels->size), b.row, b.rows, b.copy);
     if (j->begun)
         begin_block(j, &b);
     for (int64_t o = b.o, nv, strip = 0; o < b.o + b.outputs; o += nv * l->kernels->lanes) {
@@ -718,7 +643,8 @@ static void write_offsets(const job *j, int64_t *column, int64_t *row)
                         int64_t at = begin + t * next + i * apart, c = runs ? i * FC_RUN : i;
                         column[at] = c * from->c + kd * w->dilation[0] * from->s[0] + kh * w->dilation[1] * from->s[1] +
                                      kw * w->dilation[2] * from->s[2];
-                        row[at] = panel_row(j, group->phase, (kd * w->kernel[1] + kh) * w->kernel[2] + kw, c, inputs) * (runs ? 1 : j->l.width);
+                        row[at] = panel_row(j, group->phase, (kd * w->kernel[1] + kh) * w->kernel[2] + kw, c, inputs);
+                        row[at] *= runs ? 1 : j->l.width;
                     }
     }
 }
