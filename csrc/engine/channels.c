@@ -3,11 +3,11 @@
  *     Y[p][o] = b[o] + sum_k X[p + offset[k]] W[k][o],     k = (part of c, group of taps, c, tap)
  *
  * Row p of A is the image itself, read where it stands through the kernel's column offsets, whatever its strides; B is the
- * weights transposed, in panels a strip of vectors wide.  Where vectors are shorter than a cache line and a pixel's channels are
+ * weights transposed, in panels a strip of vectors wide.  Where there is a kernel for it (of 32-byte vectors) and a pixel's channels are
  * neighbours, terms go by runs of them, all of a tap first (gemm_runs); of planes, the rows that a block reads are transposed for that,
- * if several taps read each pixel.  No lane is lost to the width of the image, so this driver serves
- * narrow and strided images.  Nothing is padded: the taps are cut into groups that meet the same rectangle of outputs, and
- * a tap is multiplied with those outputs only whose input lies inside the image.
+ * if several taps read each pixel.  No lane is lost to the width of the image, so this driver serves narrow and strided images.
+ * Nothing is padded: the taps are cut into groups that meet the same rectangle of outputs, and a tap is multiplied with those outputs
+ * only whose input lies inside the image.
  *
  *     for each group g, block of output channels, block of output rows (counted through planes and images)     a task
  *         for each strip of output channels:  for each part of the input channels:  for each group of taps (tap_groups.h):

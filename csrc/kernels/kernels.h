@@ -58,7 +58,8 @@ typedef fc_gemm_short_kernel fc_gemm_short_kernels[FC_NV_MAX + 1][FC_MR_MAX + 1]
 /* gemm_runs:  C[m][n] (+)= sum_{i < K / R, r < R} A[m][a_offset[i] + r] * B(i, r)[n],   B(i, r) = b + (b_row[i] + r) * nv * lanes
  *
  * gemm_gather of a panel as wide as the tile, whose terms stand in runs of R = FC_RUN, a whole number of them and at least one; also that
- * many a block of the sum, whose blocks are added to C one by one.  All variants that gemm has, of vectors shorter than a cache line. */
+ * many a block of the sum, whose blocks are added to C one by one.  All variants that gemm has, where vectors have 32 bytes:
+ * of SSE2's it takes 1.2 times as long as gemm_gather (3x3 512-512@14, 3x3s2 128-128@56). */
 enum { FC_RUN = 8 };
 typedef void (*fc_gemm_runs_kernel)(int64_t k, int64_t block, const void *const *a, const int64_t *a_offset, const void *b,
                                     const int64_t *b_row, void *c, const int64_t *c_offset, int add);
