@@ -43,7 +43,8 @@
  * at 0.95; borders take 1-3 % and storing to planes 3-7 (32-64@32), which an output with channels last is spared.
  *
  * By runs and copies, Zen 3, one thread, ms by gemm_gather of planes and so, input gradients in "highest": 3x3 32-64@32 b32 17.1, 15.0,
- * 128-128@16 b32 30.8, 27.5, 256-256@8 b32 33.1, 30.1, 64-64@224 47.7, 46.6, 512-512@14 13.3, 12.3; forward 3x3s2 512-512@14 b4 15.3, 12.7.
+ * 128-128@16 b32 30.8, 27.5, 256-256@8 b32 33.1, 30.1, 64-64@224 47.7, 46.6, 512-512@14 13.3, 12.3; forward 3x3s2 512-512@14 b4 14.7,
+ * 13.7; beside a busy neighbour 0.72 to 0.88 of the time.
  * Tried by runs: parts of 128 KiB, the same, of 512, 256@8 0.93, 512@14 1.07, 384@13 1.11; blocks of half to a quarter of FC_BLOCK_BYTES,
  * the same; sums of 192 and 288 terms, mixed; copied pixels always an odd number of lines apart, 64@224 1.02.
  *
