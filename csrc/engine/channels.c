@@ -18,8 +18,8 @@
  * A strided adjoint is the same with more groups: each phase's outputs are every s-th pixel of the block, which is written whole,
  * and one pass packs the weights of all phases.
  *
- * By runs a tile is summed over all terms before the next begins: its panel streams from the second-level cache, which costs nothing (see
- * gemm.inc), and its outputs wait in the first.
+ * By runs a tile is summed over all terms before the next begins: its panel streams from the second-level cache (Zen 3, 96 and 576
+ * terms of two vectors 86, 84 GFLOPS), and its outputs wait in the first.
  *
  * Scratch: the groups and the offsets of their terms; the panels, or per worker a single one where every panel is used by one task
  * only (a batch of one small image: its weights would be read, written and read again through memory); per worker the lists of
@@ -73,12 +73,11 @@ enum { ROW_BYTES = 512 };
  * 0.84 of the product's speed, its gradient 0.75 to 0.81, 512-512@7 0.67 to 0.73; 144 terms 0.78, 0.77, 0.67). */
 enum { TERMS = 96 };
 
-/* Channels from which on their runs are worth a copy. */
-enum { RUNS_MIN = 16 };
+/* Channels from which on terms go by runs: two of them.  Not tuned: none of the benchmark's rows of eight is this driver's. */
+enum { RUNS_MIN = 2 * FC_RUN };
 
-/* Vectors of a strip by runs. */
+/* Vectors of a strip by runs: 3x4 tiles, see gemm.inc. */
 enum { RUNS_STRIP = 4 };
-
 
 /* Of the panels that a tile's strips read one after the other, in a first-level cache of 32 KiB. */
 enum { PANELS_BYTES = 16 << 10 };
@@ -124,18 +123,24 @@ static int64_t bytes_of(int64_t count, int64_t size)
     return fc_arena_round(fc_min(INT64_MAX / 16, fc_mul(count, size)));
 }
 
-/* Channels of a part; where A's terms go by runs, of all parts the same and whole runs of them. */
-static int64_t part_channels(const fc_phases *phases, const fc_kernels *kernels, int *runs)
+/* Channels of a part whose rows of the panel, of a strip of `nv` vectors, fill PART_BYTES at most. */
+static int64_t part_of(const fc_conv *p, const fc_kernels *kernels, int64_t nv)
+{
+    int64_t lanes = kernels->lanes, most = PART_BYTES / kernels->size / (nv * lanes) / fc_max(1, fc_taps(&p->window));
+    return fc_min(p->channels, fc_max(lanes, most / lanes * lanes));
+}
+
+/* Channels of a part where A's terms go by runs, of all parts the same and whole runs of them; 0 where they do not. */
+static int64_t part_by_runs(const fc_phases *phases, const fc_kernels *kernels)
 {
     const fc_conv *p = &phases->whole;
-    int64_t lanes = kernels->lanes, c = p->channels, rows = PART_BYTES / kernels->size / lanes / fc_max(1, fc_taps(&p->window));
-    *runs = kernels->gemm_runs[1][1] && c >= RUNS_MIN && (p->x.c == 1 || fc_neighbours_pay(phases, kernels->size));
-    int64_t most = fc_min(c, fc_max(lanes, rows / (*runs ? RUNS_STRIP : kernels->nv) / lanes * lanes));
-    for (int64_t least = fc_ceil_div(c, most), parts = least; *runs && parts <= 2 * least; parts++)
+    int64_t c = p->channels;
+    if (!kernels->gemm_runs[1][1] || c < RUNS_MIN || (p->x.c != 1 && !fc_neighbours_pay(phases, kernels->size)))
+        return 0;
+    for (int64_t least = fc_ceil_div(c, part_of(p, kernels, RUNS_STRIP)), parts = least; parts <= 2 * least; parts++)
         if (c % (parts * FC_RUN) == 0)
             return c / parts;
-    *runs = 0;
-    return fc_min(c, fc_max(lanes, rows / kernels->nv / lanes * lanes));
+    return 0;
 }
 
 static layout lay_out(const fc_conv_plan *plan, const fc_phases *phases, const fc_tap_counts *counts)
@@ -150,7 +155,7 @@ static layout lay_out(const fc_conv_plan *plan, const fc_phases *phases, const f
     int64_t vectors = fc_ceil_div(plan->tile[OUTPUTS], lanes);
     l.tile_row = (vectors | 1) * lanes; /* odd: rows a power of two apart would share a few sets of the cache */
     int64_t last = p->out_channels - (l.output_blocks - 1) * plan->tile[OUTPUTS];
-    part_channels(phases, kernels, &l.runs);
+    l.runs = part_by_runs(phases, kernels) != 0;
     cut_strips(&l, vectors);
     cut_strips(&l, fc_ceil_div(last, lanes));
     l.pixels = plan->tile[ROWS] * p->window.out[2];
@@ -199,7 +204,6 @@ static void choose_tile(fc_conv_plan *plan, const fc_phases *phases, const fc_ke
 {
     const fc_conv *p = &phases->whole;
     const fc_window *w = &p->window;
-    int runs;
     int64_t lanes = kernels->lanes, vectors = fc_ceil_div(p->out_channels, lanes), size = kernels->size;
     int64_t images = p->batch * w->out[0] * w->out[1], wanted = plan->threads > 1 ? 4 * plan->threads : 1, least;
     int64_t outputs = fc_min(vectors, OUTPUTS_MAX / lanes);
@@ -211,8 +215,8 @@ static void choose_tile(fc_conv_plan *plan, const fc_phases *phases, const fc_ke
     int64_t most = fc_min(PIXELS_MAX, fc_reduction(p) * p->out_channels / 2 / (outputs * lanes + input));
     pixels = fc_max(PIXELS_MIN, fc_max(most, fc_min(pixels, PIXELS_MAX)));
     int64_t rows = fc_max(1, fc_min(images, pixels / w->out[2])), tasks = p->groups * fc_ceil_div(images, rows);
-    int64_t share = fc_ceil_div(images, plan->threads);
-    plan->tile[INPUTS] = part_channels(phases, kernels, &runs);
+    int64_t by_runs = part_by_runs(phases, kernels), share = fc_ceil_div(images, plan->threads);
+    plan->tile[INPUTS] = by_runs ? by_runs : part_of(p, kernels, kernels->nv);
     int own = p->groups == 1 && p->channels == plan->tile[INPUTS] && vectors * lanes * size <= ROW_BYTES && share <= rows;
     least = fc_ceil_div(images, rows);
     if (tasks < wanted && images * w->out[2] > fc_max(most, 2 * PIXELS_MIN))
@@ -606,13 +610,13 @@ static void run_task(void *context, int64_t task, int worker)
     b.turned = b.tile + l->block_bytes;
     b.part = scratch + l->worker_bytes - l->part_bytes;
     if (l->in_place)
-        b.tile = fc_at(j->y, b.g * p->out_channels + b.o, l->kernels->size);
+        b.tile = fc_at(j->y, b.g * p->out_channels + b.o, kernels->size);
     if (l->copied)
         fc_neighbours_copy(&j->phases, kernels, &l->from, fc_at(j->x, b.g * p->channels * p->x.c, kernels->size), b.row, b.rows, b.copy);
     if (j->begun)
         begin_block(j, &b);
-    for (int64_t o = b.o, nv, strip = 0; o < b.o + b.outputs; o += nv * l->kernels->lanes) {
-        nv = next_strip(l, fc_ceil_div(b.o + b.outputs - o, l->kernels->lanes));
+    for (int64_t o = b.o, nv, strip = 0; o < b.o + b.outputs; o += nv * kernels->lanes) {
+        nv = next_strip(l, fc_ceil_div(b.o + b.outputs - o, kernels->lanes));
         b.strips = o == b.o ? strips_at_once(j, &b) : 0;
         run_strip(j, &b, strip++, o, (int)nv);
         nv *= fc_max(1, b.strips);
