@@ -22,14 +22,15 @@ static void run_far(const fc_gemm *g, fc_gemm_far_kernel far, int64_t k, const v
 {
     fc_ahead *ahead = g->ahead;
     const char *at = ahead->at + ahead->line * FC_ALIGN;
-    int64_t lines = fc_min(g->fetch, ahead->lines - ahead->line), step = fc_ceil_div(lines * FC_ALIGN / g->kernels->size, k);
+    int64_t lines = fc_min(g->fetch, ahead->lines - ahead->line);
+    const fc_lines next = {at, fc_ceil_div(lines * FC_ALIGN / g->kernels->size, k), 0};
     ahead->line += lines;
     if (ahead->line == ahead->lines) {
         ahead->line = 0;
         ahead->at += ahead->row;
         ahead->rows--;
     }
-    far(k, a, b, b_offset, c, c_offset, init, add, at, step, 0);
+    far(k, a, b, b_offset, c, c_offset, init, add, &next, 0);
 }
 
 /* The product for `vectors` whole vectors of columns, from `column` on. */

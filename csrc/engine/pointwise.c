@@ -275,9 +275,9 @@ static void run_strip(const job *j, const block *b, int64_t o, int nv)
             const void *a[FC_MR_MAX];
             for (int64_t m = 0; m < rows; m++)
                 a[m] = fc_at(b->x, b->x_at[from + m] + c, size);
+            const fc_lines ahead = {w + next * size + t * FC_ALIGN, p->w.c, 0};
             if (t < lines)
-                kernels->gemm_far[nv][rows](terms, a, b->panel, b->b_offset, y, b->y_at + from, NULL, c || j->bias,
-                                            w + next * size + t * FC_ALIGN, p->w.c, 0);
+                kernels->gemm_far[nv][rows](terms, a, b->panel, b->b_offset, y, b->y_at + from, NULL, c || j->bias, &ahead, 0);
             else
                 kernels->gemm[nv][rows](terms, a, NULL, b->panel, b->b_offset, y, b->y_at + from, NULL, c || j->bias);
         }

@@ -27,8 +27,15 @@
  * to 430, 128-128@56 b8 3640 to 3490, CP r64 256@56 965 to 940, its gradients 2480 to 2420; AVX2 256-64@56 935 to 890, 512-512@14
  * as fast.  Alone, 64 rows of 256 terms, GFLOPS: copied before 222, so 245; read where it stands, aligned 249, misaligned 216.
  *
- * C's lines too are fetched in the kernel, one of a row with each term, where its tiles are as many: bursts before each product cost
- * 4 % of CP r64 256@56 (Zen 5, one thread, 940 to 915 us; nothing fetched the same).
+ * What is fetched of B and C are runs of a row's lines, of two strips: of lines a page or more apart the first-level cache waits for no
+ * more than 16 at a time (3.8 ms for the 25 MB below, if each takes 150 ns), of lines that follow each other the second-level cache's own
+ * prefetcher takes over.  Granite Rapids, beside PyTorch's calls, us by one line of each row and so, one and two threads: 1x1
+ * 64-64@56 b16 4015 to 2300, 1990 to 1270, its gradient 3600 to 2570, 1620 to 1290; 64-256@56 708 to 595, 330 to 327, gradient 755 to
+ * 670, 425 to 355; CP r64 256@56 1670 to 1480, 917 to 811.  Runs of 4, 16, 32 or 64 strips, in bursts before each product: as fast as of
+ * 2, of one strip as slow as before; each line's fetch repeated over two to eight terms, to spread them: the same or 6 % slower.
+ *
+ * C's lines too are fetched in the kernel, where its tiles are as many: bursts before each product cost 4 % of CP r64 256@56 (Zen 5,
+ * one thread, 940 to 915 us; nothing fetched the same).
  *
  * Of vectors shorter than a line, a strip's row is one line, which one tile would fetch of all rows, as fast as they return: before each
  * product a few are.  Zen 3, one thread, least and lower quartile: 64-64@56 b16 6.6, 9.4 to 5.9, 7.8 ms, 128-128@56 b8 13.1, 14.3 to
@@ -53,9 +60,8 @@
  * 283; nothing fetched by software 250; parts of 256 or 512 columns 238; all of a band read before it is multiplied 377.  CP r16
  * 256@56 625 to 560 us, its gradients 1675 to 1485.
  *
- * Granite Rapids, 64-64@56 b16, the same loops alone: arithmetic 1.85 ms at the peak, 2.25 with all in the second-level cache, best
- * of far arrays past the caches 2.77 (fetched by term), 2.75 (in bursts), by plain stores and C fetched a strip ahead 2.72, nothing
- * fetched 2.9, the next strip copied inside the kernel 2.93; pages of 4 KiB under x cost 5-8 % of these.  All aligned B in place: 0-2 %.
+ * Granite Rapids, 64-64@56 b16, the same loops alone: arithmetic 1.85 ms at the peak, 2.25 with all in the second-level cache; the next
+ * strip copied inside the kernel 5 % slower; pages of 4 KiB under x cost 5-8 %.  All aligned B in place: 0-2 %.
  */
 #include "engine/sweep.h"
 
@@ -119,60 +125,74 @@ static tail take_tail(const fc_sweep *s, int64_t columns, const void *b, void *c
 typedef struct strip {
     int nv, in_place;
     const char *b, *next; /* the next strip of B, fetched meanwhile where B is far; or NULL */
+    const char *pair;     /* the next two strips of B, of whose rows this strip and the one it shares that with fetch ... */
+    int first, both;      /* ... the first half, the second, or, the last, both */
     char *c;
     const tail *last; /* the last columns, summed while the rows of A are near; or NULL */
 } strip;
 
-/* Lines that the kernel fetches, one of a row with each term: so many tiles take turns, `parts` of them at the same line of all rows. */
+/* What the kernel fetches, some rows of two strips by each of so many tiles. */
 typedef struct ahead {
-    const char *at;
-    int64_t row, parts, tiles, part; /* row: elements between rows; tiles, part: those left, the next one's */
+    fc_lines lines;
+    int64_t rows, tiles; /* rows of a tile; tiles that are left */
 } ahead;
 
 /* What a strip fetches and how it writes. */
 typedef struct far {
     int packs;                 /* the first tile copies the block */
     int past;                  /* the kernel writes C past the caches */
-    ahead b, c;                /* of the next strip, by the tiles behind that; or, where these are too few: */
-    fc_ahead b_ahead, c_ahead; /* before them */
+    ahead b, c;                /* of the next two strips, by the tiles behind that; or, where these are too few: */
+    fc_ahead b_ahead, c_ahead; /* of the next, before them */
 } far;
 
-static int64_t lines_of(const char *at, int64_t bytes)
+/* A power of two. */
+static int log_of(int64_t n)
 {
-    return fc_ceil_div((int64_t)((uintptr_t)at % FC_ALIGN) + bytes, FC_ALIGN);
+    return (int)__builtin_ctzll((unsigned long long)n);
+}
+
+/* The part of `rows` that a strip fetches, and the first of them. */
+static int64_t part_of(const strip *t, int64_t rows, int64_t *first)
+{
+    int64_t half = t->both ? rows : fc_ceil_div(rows, 2);
+    *first = t->first ? 0 : half;
+    return t->first ? half : rows - half;
 }
 
 static far plan_far(const fc_sweep *s, const strip *t, int64_t tiles, int64_t terms)
 {
-    int64_t size = s->kernels->size, bytes = t->nv * s->kernels->lanes * size;
+    int64_t size = s->kernels->size, bytes = t->nv * s->kernels->lanes * size, first = 0;
     int there = s->kernels->gemm_far[t->nv][1] != NULL, whole = terms >= s->k;
     int line = fc_has_short_vectors(s->kernels); /* a row of a strip: a tile would fetch all of them */
     far f = {.packs = there && !t->in_place};
     f.past = there && s->c_past && whole && !(((uintptr_t)t->c | (uintptr_t)(s->c_row * size)) % FC_ALIGN);
-    f.b = (ahead){t->next, s->b_row, 1, there && s->b_far && t->next ? lines_of(t->next, bytes) : 0, 0};
-    if (f.packs + f.b.tiles > tiles || line)
+    f.b.lines.run = f.c.lines.run = log_of(fc_max(1, 2 * bytes / FC_ALIGN));
+    f.b.lines.row = s->b_row;
+    f.c.lines.row = s->c_row;
+    int64_t b_rows = there && s->b_far && t->pair && !line ? part_of(t, terms, &first) : 0;
+    int64_t c_rows = there && s->c_far && !f.past && whole ? part_of(t, s->rows, &first) : 0;
+    f.c.lines.at = t->c + (t->first ? 2 : 1) * bytes + first * s->c_row * size;
+    f.b.rows = f.c.rows = fc_max(1, terms >> f.b.lines.run);
+    f.b.tiles = fc_ceil_div(b_rows, f.b.rows);
+    f.c.tiles = fc_ceil_div(c_rows, f.c.rows);
+    if (f.packs + f.b.tiles > tiles)
         f.b.tiles = 0;
-    f.c = (ahead){t->c + bytes, s->c_row, fc_ceil_div(s->rows, terms), 0, 0};
-    f.c.tiles = there && s->c_far && !f.past && whole ? f.c.parts * lines_of(f.c.at, bytes) : 0;
     if (f.packs + f.b.tiles + f.c.tiles > tiles)
         f.c.tiles = 0;
     f.b_ahead = (fc_ahead){.row = s->b_row * size, .lines = line ? 1 : 1 + bytes / FC_ALIGN};
-    f.c_ahead = (fc_ahead){f.c.at, s->c_row * size, s->c_far && !f.past && !f.c.tiles ? s->rows : 0, f.b_ahead.lines, 0};
+    f.c_ahead = (fc_ahead){t->c + bytes, s->c_row * size, s->c_far && !f.past && !f.c.tiles ? s->rows : 0, f.b_ahead.lines, 0};
     return f;
 }
 
-/* The line of the first row that the next tile fetches, or NULL. */
-static const char *next_line(ahead *a, int64_t terms, int64_t size)
+/* The lines that the next tile fetches, or NULL. */
+static const fc_lines *next_lines(ahead *a, fc_lines *lines, int64_t size)
 {
     if (!a->tiles)
         return NULL;
-    const char *at = a->at + a->part * terms * a->row * size;
+    *lines = a->lines;
+    a->lines.at = fc_at(a->lines.at, a->rows * a->lines.row, size);
     a->tiles--;
-    if (++a->part == a->parts) {
-        a->part = 0;
-        a->at += FC_ALIGN;
-    }
-    return at;
+    return lines;
 }
 
 /* All rows of C by terms [k, k + terms) of a strip; `block` is their B. */
@@ -195,13 +215,13 @@ static void run_block(const fc_sweep *s, const strip *t, far *f, const void *a, 
             row[m] = from;
         fc_fetch(&f->b_ahead, share * f->b_ahead.lines);
         fc_fetch(&f->c_ahead, mr * f->c_ahead.lines);
-        ahead *fetched = f->b.tiles ? &f->b : &f->c;
-        const char *next = i < f->packs ? NULL : next_line(fetched, terms, size);
+        fc_lines lines;
+        const fc_lines *next = i < f->packs ? NULL : next_lines(f->b.tiles ? &f->b : &f->c, &lines, size);
         if (i < f->packs)
             kernels->gemm_pack[t->nv][mr](terms, row, fc_at(t->b, k * s->b_row, size), s->b_row, block, c, c_offset, start, k > 0,
                                           f->past);
         else if (next || f->past)
-            kernels->gemm_far[t->nv][mr](terms, row, block, offset, c, c_offset, start, k > 0, next, fetched->row, f->past);
+            kernels->gemm_far[t->nv][mr](terms, row, block, offset, c, c_offset, start, k > 0, next, f->past);
         else
             kernels->gemm[t->nv][mr](terms, row, NULL, block, offset, c, c_offset, start, k > 0);
         if (t->last)
@@ -247,8 +267,11 @@ static void run_strip(const fc_sweep *s, const strip *t, const void *a, const vo
         int64_t terms = fc_min(most, s->k - k);
         void *block = take_block(s, t, &f, k, terms, b_offset + s->terms);
         if (s->b_far && t->next) {
+            int64_t first;
+            part_of(t, terms, &first);
             f.b = b;
-            f.b.at = f.b_ahead.at = t->next + k * s->b_row * size;
+            f.b.lines.at = fc_at(t->pair, (k + first) * s->b_row, size) + FC_ALIGN - 1; /* the pair before shares the first line */
+            f.b_ahead.at = t->next + k * s->b_row * size;
             f.b_ahead.at += f.b_ahead.lines == 1 ? FC_ALIGN - 1 : 0; /* which it shares with this strip's where they cross lines */
             f.b_ahead.rows = b.tiles || t->in_place ? 0 : terms;
             f.b_ahead.line = 0;
@@ -272,8 +295,10 @@ static void run_along(const fc_sweep *s, const strip *first, int64_t strips, con
             t.last = i ? NULL : first->last;
             int there = s->kernels->gemm_far[t.nv][1] != NULL;
             far f = {.packs = there && !t.in_place};
-            f.b = (ahead){i + 1 < strips ? t.b + k * row + bytes : first->b + (k + most) * row, s->b_row, 1, 0, 0};
-            f.b.tiles = there && (k + most < s->k || i + 1 < strips) ? bytes / FC_ALIGN : 0;
+            f.b.lines = (fc_lines){i + 1 < strips ? t.b + k * row + bytes : first->b + (k + most) * row, s->b_row,
+                                   log_of(fc_max(1, bytes / FC_ALIGN))};
+            f.b.rows = fc_max(1, terms >> f.b.lines.run);
+            f.b.tiles = there && (k + most < s->k || i + 1 < strips) ? fc_ceil_div(terms, f.b.rows) : 0;
             run_block(s, &t, &f, a, init, take_block(s, &t, &f, k, terms, b_offset + s->terms), b_offset, k, terms);
         }
 }
@@ -289,18 +314,24 @@ void fc_sweep_run(const fc_sweep *s, int64_t columns, int64_t last, const void *
     int most = !s->along && (few || (in_place && !s->b_far)) ? s->kernels->nv : fc_gemm_packed_strip(s->kernels);
     tail rest = take_tail(s, last, fc_at(b, whole, size), fc_at(c, whole, size), (char *)scratch + strip_bytes(s));
     if (s->along) {
-        strip t = {most, in_place, b, NULL, c, last ? &rest : NULL};
+        strip t = {.nv = most, .in_place = in_place, .b = b, .c = c, .last = last ? &rest : NULL};
         while ((done + most) * lanes <= whole && fc_gemm_next_strip(most, vectors - done) == most)
             done += most;
         run_along(s, &t, done / most, a, init, scratch, &row);
     }
-    for (int64_t nv; done < vectors; done += nv) {
+    int first = 1;
+    for (int64_t nv; done < vectors; done += nv, first = !first) {
         nv = fc_gemm_next_strip(most, vectors - done);
         nv = nv * lanes > whole ? 1 : nv;
         int64_t at = fc_min(done * lanes, whole - nv * lanes);
-        strip t = {(int)nv, in_place, fc_at(b, at, size), next, fc_at(c, at, size), last && !done ? &rest : NULL};
+        strip t = {.nv = (int)nv, .in_place = in_place, .b = fc_at(b, at, size), .next = next, .pair = next, .first = first};
+        t.c = fc_at(c, at, size);
+        t.last = last && !done ? &rest : NULL;
+        t.both = first && done + nv >= vectors;
         if (done + nv < vectors)
             t.next = t.b + nv * lanes * size;
+        if (done + nv + (first ? most : 0) < vectors)
+            t.pair = t.b + (first ? 2 : 1) * nv * lanes * size;
         run_strip(s, &t, a, init, scratch, &row);
     }
     if (s->c_past)

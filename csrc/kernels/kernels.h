@@ -24,13 +24,19 @@ typedef void (*fc_gemm_kernel)(int64_t k, const void *const *a, const int64_t *a
                                const int64_t *b_offset, void *c, const int64_t *c_offset, const void *init, int add);
 typedef fc_gemm_kernel fc_gemm_kernels[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* [nv][mr]; NULL above the most rows */
 
-/* gemm_far:  gemm where what follows is in no cache: with every term i the line at ahead + i * ahead_step, any address, is fetched
- * to the second-level cache.  past: C, whose rows all begin at multiples of a vector's bytes, is written past the caches, and
- * nothing is added to it; then ahead may be NULL, and a barrier (__sync_synchronize) stands before others may read C.  Only at the
- * vectors of a packed strip: four where six rows go with them, else the table's nv. */
+/* Cache lines, at any address: 2^run that follow each other, and again from `row` elements further on. */
+typedef struct fc_lines {
+    const void *at;
+    int64_t row;
+    int run;
+} fc_lines;
+
+/* gemm_far:  gemm where what follows is in no cache: with every term one of the lines `ahead` is fetched to the second-level cache.  past: C, whose rows all begin at multiples of a
+ * vector's bytes, is written past the caches, and nothing is added to it; then ahead may be NULL, and a barrier
+ * (__sync_synchronize) stands before others may read C.  Only at the vectors of a packed strip: four where six rows go with them,
+ * else the table's nv. */
 typedef void (*fc_gemm_far_kernel)(int64_t k, const void *const *a, const void *b, const int64_t *b_offset, void *c,
-                                   const int64_t *c_offset, const void *init, int add, const void *ahead, int64_t ahead_step,
-                                   int past);
+                                   const int64_t *c_offset, const void *init, int add, const fc_lines *ahead, int past);
 typedef fc_gemm_far_kernel fc_gemm_far_kernels[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* [nv][mr]; NULL where there is none */
 
 /* gemm_pack:  gemm with row k of B at b + k * b_step, which is stored too, at panel + k * nv * lanes: of a strip that many tiles share

@@ -106,9 +106,11 @@ static void one(subject *s, family f, int nv, int mr, int64_t k, start how, int 
     if (f >= PACK)
         kernels->gemm_pack[nv][mr](k, rows, b->data + (k ? (k - 1) * (n - 1) * element_size(s->type) : 0), 1 - n, panel->data,
                                    c->data, c_offset, begin, how == ADD, f == PACK_PAST);
-    else if (f >= FAR) /* what it fetches may lie anywhere */
+    else if (f >= FAR) {
+        const fc_lines ahead = {b->data, random_integer(-9999, 9999), (int)random_integer(0, 4)}; /* anywhere */
         kernels->gemm_far[nv][mr](k, rows, from, b_offset, c->data, c_offset, begin, how == ADD,
-                                  f == PAST && random_integer(0, 1) ? NULL : b->data, random_integer(-9999, 9999), f == PAST);
+                                  f == PAST && random_integer(0, 1) ? NULL : &ahead, f == PAST);
+    }
     else
         (gather ? kernels->gemm_gather : kernels->gemm)[nv][mr](k, rows, gather ? a_offset : NULL, from, b_offset, c->data,
                                                                 c_offset, begin, how == ADD);
