@@ -137,17 +137,19 @@ static double weights_cost(const fc_conv *p, const layout *l)
     return outputs * (1.3 * (double)l->inputs * products / FREQUENCIES + 0.3 * (double)p->channels * (double)fc_taps(&p->window));
 }
 
-/* Where the third-level cache is far from a core, V, U and M take longer, and U more so where it is read anew for every block. */
-#define FAR 1.1
-#define FAR_PIXELS 1.25 /* not packed, where a pixel's channels are neighbours, which channels.c reads in place: Granite Rapids, us, channels
-                         * and this, 3x3s2 128@56 1170, 1330, its gradient 1160, 1330; planes 1300, 1275, 1385, 1300 */
+/* Where the third-level cache is far from a core, V, U and M take longer, and U more so where it is read anew for every block; most where
+ * channels.c shares out among threads what this does in turns, or reads a pixel's channels in place.  Granite Rapids, beside PyTorch's
+ * calls, us, channels and this, one thread and two: 3x3s2 128@56 1525, 1505; 915, 1055; channels last 1170, 1330; their gradients 1650,
+ * 1535; 860, 830; 1160, 1330; k3s2 384-384 over 3000 8510, 8140; 4215, 4650; upsample 128-64@14 b8 2600, 2750; 1330, 1580, its gradient
+ * 2810, 2070; 1470, 1325; packed 7x7s2 3-64@224 (pixels) 1530, 1215; 800, 650. */
+#define FAR 1.15
+#define FAR_MOST 1.26
 #define FAR_WEIGHT 0.12
 
 /* Nanoseconds, fitted on Zen 5 to 68 problems (half of them within 5 %, nine of ten within 15).  One thread, us, channels and this:
  * 3x3s2 128-128@56 934, 722, its gradient 1019, 794; 64-128@28 b8 929, 829; 256-256@28 964, 1071; k3s2 384-384 over 3000 5500,
  * 4850; 4x4s2 64-128@32 b8 2160, 1210; 5x5s3 96-192@60 1568, 1121; 7x7s2 32-64@64 823, 388; packed 7x7s2 3-64@224 1020, 783,
- * 11x11s4 3-96@224 960, 755, 4x4s2 3-64@64 b8 294, 357.  Granite Rapids, of which FAR is: 7x7s2 3-64@224 (pixels) 1315, 1040,
- * channels last 1225, 1110, upsample 128-64@14 b8 2140, 1980.  Emerald Rapids, of which FAR_WEIGHT is, before a block's taps were gathered
+ * 11x11s4 3-96@224 960, 755, 4x4s2 3-64@64 b8 294, 357.  Emerald Rapids, of which FAR_WEIGHT is, before a block's taps were gathered
  * once for all phases: 4x4s2 128-256@16 b8 3700, 2570; 5x5s2 64-64@64 b4 5890, 4200; 3x3s2 64-128@28 b8 2050, 2740;
  * upsample 128-64@14 b8 3300, 3900. */
 static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout *l)
@@ -164,7 +166,7 @@ static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout 
     double weights = weights_cost(p, l);
     double cost = 1.1 * gemm + 8 * calls + patches + sums + weights * (plan->tile[SHARED] ? 1 : blocks);
     if (!fc_cpu_has_near_cache()) {
-        cost *= p->x.c == 1 && !l->packed ? FAR_PIXELS : FAR;
+        cost *= l->packed || (plan->direction == FC_ADJOINT && p->x.c != 1) ? FAR : FAR_MOST;
         if (plan->tile[SHARED] && all_weights(p, l) > FC_FAR_BYTES)
             cost += FAR_WEIGHT * inputs * outputs * products * blocks;
     }
