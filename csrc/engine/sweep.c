@@ -58,7 +58,7 @@
  * Granite Rapids, 16 rows of 256 terms, 3136 columns in that cache (115 us to read, 130 to multiply): 334 to 234 us; 32 rows 500 to
  * 430; 64 rows the same, whence the bound in pixels.c; not tried where the third-level cache is near.  Blocks of 16 terms 244, of 64
  * 283; nothing fetched by software 250; parts of 256 or 512 columns 238; all of a band read before it is multiplied 377.  CP r16
- * 256@56 625 to 560 us, its gradients 1675 to 1485.
+ * 256@56 625 to 560 us, its gradients 1675 to 1485; beside strips that fetch runs of lines 565, 640; 1450, 1585.
  *
  * Granite Rapids, 64-64@56 b16, the same loops alone: arithmetic 1.85 ms at the peak, 2.25 with all in the second-level cache; the next
  * strip copied inside the kernel 5 % slower; pages of 4 KiB under x cost 5-8 %.  All aligned B in place: 0-2 %.
@@ -303,6 +303,25 @@ static void run_along(const fc_sweep *s, const strip *first, int64_t strips, con
         }
 }
 
+/* The strip of `columns` that begins with vector `done`, the first of a pair or the second; `all`: what the strips have in common, at
+ * most so many vectors, the whole of B and C, what follows B, the last columns. */
+static strip strip_at(const fc_sweep *s, const strip *all, int64_t columns, int64_t done, int first)
+{
+    int64_t lanes = s->kernels->lanes, size = s->kernels->size, vectors = fc_ceil_div(columns, lanes);
+    int nv = fc_gemm_next_strip(all->nv, vectors - done);
+    nv = nv * lanes > columns ? 1 : nv;
+    int64_t at = fc_min(done * lanes, columns - nv * lanes), bytes = nv * lanes * size;
+    strip t = {.nv = nv, .in_place = all->in_place, .b = fc_at(all->b, at, size), .next = all->next, .pair = all->next, .first = first};
+    t.c = fc_at(all->c, at, size);
+    t.last = done ? NULL : all->last;
+    t.both = first && done + nv >= vectors;
+    if (done + nv < vectors)
+        t.next = t.b + bytes;
+    if (done + nv + (first ? all->nv : 0) < vectors)
+        t.pair = t.b + (first ? 2 : 1) * bytes;
+    return t;
+}
+
 void fc_sweep_run(const fc_sweep *s, int64_t columns, int64_t last, const void *a, const void *b, const void *next, void *c,
                   const void *init, void *scratch)
 {
@@ -313,26 +332,16 @@ void fc_sweep_run(const fc_sweep *s, int64_t columns, int64_t last, const void *
     int in_place = few || (aligned && tiles <= ALIGNED_TILES);
     int most = !s->along && (few || (in_place && !s->b_far)) ? s->kernels->nv : fc_gemm_packed_strip(s->kernels);
     tail rest = take_tail(s, last, fc_at(b, whole, size), fc_at(c, whole, size), (char *)scratch + strip_bytes(s));
+    strip all = {.nv = most, .in_place = in_place, .b = b, .next = next, .c = c, .last = last ? &rest : NULL};
     if (s->along) {
-        strip t = {.nv = most, .in_place = in_place, .b = b, .c = c, .last = last ? &rest : NULL};
         while ((done + most) * lanes <= whole && fc_gemm_next_strip(most, vectors - done) == most)
             done += most;
-        run_along(s, &t, done / most, a, init, scratch, &row);
+        run_along(s, &all, done / most, a, init, scratch, &row);
     }
-    int first = 1;
-    for (int64_t nv; done < vectors; done += nv, first = !first) {
-        nv = fc_gemm_next_strip(most, vectors - done);
-        nv = nv * lanes > whole ? 1 : nv;
-        int64_t at = fc_min(done * lanes, whole - nv * lanes);
-        strip t = {.nv = (int)nv, .in_place = in_place, .b = fc_at(b, at, size), .next = next, .pair = next, .first = first};
-        t.c = fc_at(c, at, size);
-        t.last = last && !done ? &rest : NULL;
-        t.both = first && done + nv >= vectors;
-        if (done + nv < vectors)
-            t.next = t.b + nv * lanes * size;
-        if (done + nv + (first ? most : 0) < vectors)
-            t.pair = t.b + (first ? 2 : 1) * nv * lanes * size;
+    for (int first = 1; done < vectors; first = !first) {
+        strip t = strip_at(s, &all, whole, done, first);
         run_strip(s, &t, a, init, scratch, &row);
+        done += t.nv;
     }
     if (s->c_past)
         __sync_synchronize();
