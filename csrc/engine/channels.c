@@ -32,15 +32,17 @@
  * Emerald Rapids, one core, part of the 9x3 kernel's speed (172 GFLOPS): 3x3s2 128@56 0.84, its gradient 0.80, transposed 4x4s2
  * 128-64@14 b8 0.90, 5x5 64@56 0.88, 512-512@7 0.73.  k = (c, taps) reads a line of the image for all taps of a channel: 0.78
  * instead of 0.72 for the first.  Tried: fetching the next pixels, or y, or the weights' next rows ahead (as fast, and 3 % slower);
- * packing a channel's taps at a time where all channels' follow each other (512@7: 3.9 instead of 1.75 ms, since it reads 36 bytes
- * of a line); storing pixels in y between the products that complete the last of them (Zen 5, 64-64@224 15.4 to 16.2 ms: a strip's
- * 64 lines of y share a set of the cache; past the caches as fast as a pass at the end); sequences as columns, which can be cut, as
- * every cut reads the weights (k3s2 384-384 over 3000 0.95, its gradient 0.87); writing rows of an adjoint that meet no tap by
- * themselves (1x1s2 256-512@56 0.57 instead of 0.60).  Zen 5, 64-128@16 and 64-64@224: blocks of 48 to 288 terms, of 2 to 64 rows,
- * all terms for 4 to 110 tiles at a time, planes of x padded apart, strips of three vectors, fetching y or the next x, two or four
- * terms a turn: nothing; the group of the most outputs first, 32-64@32 b32 1.03, 64-128@16 b32 0.96; smaller outputs past the caches,
- * 1.02, but the layer that follows would read them from memory.  The kernel alone runs at 0.97-0.99 of the peak, within the image
- * at 0.95; borders take 1-3 % and storing to planes 3-7 (32-64@32), which an output with channels last is spared.
+ * the next block's rows of x meanwhile, in runs (Granite Rapids, "highest", 32-64@32 b32's gradient 0.93, others' 0.99 to 1.03);
+ * by runs there (neighbours.c, tiles of 6x4 and 9x3: 0.96 to 1.06, 48-48@4x4000 1.19); packing a channel's taps at a time where all
+ * channels' follow each other (512@7: 3.9 instead of 1.75 ms, since it reads 36 bytes of a line); storing pixels in y between the
+ * products that complete the last of them (Zen 5, 64-64@224 15.4 to 16.2 ms: a strip's 64 lines of y share a set of the cache; past the
+ * caches as fast as a pass at the end); sequences as columns, which can be cut, as every cut reads the weights (k3s2 384-384 over 3000
+ * 0.95, its gradient 0.87); writing rows of an adjoint that meet no tap by themselves (1x1s2 256-512@56 0.57 instead of 0.60).  Zen 5,
+ * 64-128@16 and 64-64@224: blocks of 48 to 288 terms, of 2 to 64 rows, all terms for 4 to 110 tiles at a time, planes of x padded
+ * apart, strips of three vectors, fetching y or the next x, two or four terms a turn: nothing; the group of the most outputs first,
+ * 32-64@32 b32 1.03, 64-128@16 b32 0.96; smaller outputs past the caches, 1.02, but the layer that follows would read them from memory.
+ * The kernel alone runs at 0.97-0.99 of the peak, within the image at 0.95; borders take 1-3 % and storing to planes 3-7 (32-64@32),
+ * which an output with channels last is spared.
  *
  * By runs and copies, Zen 3, one thread, ms by gemm_gather of planes and so, input gradients in "highest": 3x3 32-64@32 b32 17.1, 15.0,
  * 128-128@16 b32 30.8, 27.5, 256-256@8 b32 33.1, 30.1, 64-64@224 47.7, 46.6, 512-512@14 13.3, 12.3; forward 3x3s2 512-512@14 b4 14.7,

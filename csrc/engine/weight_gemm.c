@@ -81,7 +81,8 @@ static double kept(const fc_window *w, const layout *l)
  * before narrow, whose rows of A are read again for each, and whose rows of dW are shorter; the widest where one block is all of a plane's
  * sum.  Bundles of four vectors, of eight (or three by four) and of sixteen (Zen 3): 1x1 512-512@14 1245, 1200, 1146 us, 1024-256@14 1280,
  * 1253, 1227, 64-256@56 1266, 1225, 3x3 512-512@7 (of three by two) 5200, 4100.  Rejected there: dY or x, channels last, fetched while the
- * block before is multiplied, in bursts or with each term (64-256@56 1368, 1418 and 1365). */
+ * block before is multiplied, in bursts or with each term (64-256@56 1368, 1418 and 1365).  Granite Rapids, 1x1s, blocks
+ * of 64, 100 and 144 pixels, strips of three vectors: 1.00 to 1.25 of the time. */
 static void choose_bundle(layout *l, const fc_conv *p)
 {
     const int64_t *kernel = p->window.kernel, *out = p->window.out;

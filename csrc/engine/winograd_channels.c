@@ -41,10 +41,10 @@
  * 970, k5 256-256 over 500 b2 1790, 1217, k15 12-48 over 2000 b4 496, 357, k80s4 1-64 over 16000 b16 2590, 2050, k251 8000, 4540.
  *
  * Rejected there: y, or the next block's x, fetched to the second-level cache while products run (as fast at best, and 3 % slower:
- * rows a power of two apart share its sets); V_BYTES of 48 to 512 KiB (the same); rows of y that begin inside a cache line turned
- * in scratch (k80s4), then copied past the caches (15 % slower) or through them (10-20 %).  Zen 4, where products take 60 (32-64@32 b32)
- * to 70 % (64-64@224) of a call at 0.98 of the peak and transposes 18 to 12: x fetched four vectors ahead, not two, or to the second
- * cache: the same.
+ * rows a power of two apart share its sets; Granite Rapids, x in runs of its rows, 0.95 to 1.05); V_BYTES of 48 to 512 KiB (the same);
+ * rows of y that begin inside a cache line turned in scratch (k80s4), then copied past the caches (15 % slower) or through them (10-20
+ * %).  Zen 4, where products take 60 (32-64@32 b32) to 70 % (64-64@224) of a call at 0.98 of the peak and transposes 18 to 12: x
+ * fetched four vectors ahead, not two, or to the second cache: the same.
  *
  * y goes past the caches where vectors are whole lines only: Zen 3, AVX2, halves of lines past them and y as it comes, k3 64-128 over
  * 4096 b8 22.5, 14.9 ms, 64-64@224 23.3, 18.9.
