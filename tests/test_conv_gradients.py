@@ -7,7 +7,7 @@ import pytest
 import reference
 import torch
 import torch_judge
-from hypothesis import given
+from hypothesis import example, given
 from reference import assert_close
 from shapes import (
     CASE_FOR_EVERY_AXIS_COUNT,
@@ -100,6 +100,11 @@ def test_weight_gradient_by_algorithm(algorithm, case, last):
         assert_close(WEIGHT[case.axes](x, w.shape, grad, **case.options, algorithm=algorithm), expected)
 
 
+# One output, whose window has as many taps as the image pixels but not its shape: col2im.c took it for the image.
+ANOTHER_SHAPE = ConvCase((3, 2, 2, 1, 2), (15, 2, 1, 2, 2), 2, "same", 1, 1, False, np.float64)
+
+
+@example(ANOTHER_SHAPE, 0)
 @given(conv_cases(), SEEDS)
 def test_adjoint_identities(case, seed):
     """<conv(x, w), g> = <x, dx> = <w, dw>, and <b, db> is the bias' own share."""
