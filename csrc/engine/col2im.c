@@ -119,8 +119,8 @@ static layout lay_out(const fc_conv *p, int64_t images, int64_t rows)
     l.product.w = (fc_weight_strides){fc_mul(l.columns, row), row, taps, {k[1] * k[2], k[2], 1}};
     if (tiled)
         l.product.w = (fc_weight_strides){.g = p->w.g, .o = 1, .c = p->w.o};
-    l.direct = tiled && fc_outputs(w) == 1 && l.pixels == 1 && p->x.s[2] == 1 && p->x.s[1] == w->in[2] && p->x.s[0] == w->in[1] * p->x.s[1] &&
-               p->x.c == fc_taps(w);
+    int dense = p->x.s[2] == 1 && p->x.s[1] == w->in[2] && p->x.s[0] == w->in[1] * p->x.s[1] && p->x.c == fc_taps(w);
+    l.direct = tiled && dense && fc_outputs(w) == 1 && l.pixels == 1;
     l.product.y = (fc_array_strides){fc_mul(p->groups, fc_mul(l.columns, l.pixels)), l.pixels, {out[1] * out[2], out[2], 1}};
     if (l.direct)
         l.product.y = (fc_array_strides){p->x.n, 1, {1, 1, 1}};

@@ -125,7 +125,7 @@ static tail take_tail(const fc_sweep *s, int64_t columns, const void *b, void *c
 typedef struct strip {
     int nv, in_place;
     const char *b, *next; /* the next strip of B, fetched meanwhile where B is far; or NULL */
-    const char *pair;     /* the next two strips of B, of whose rows this strip and the one it shares that with fetch ... */
+    const char *pair;     /* the next two strips of B, or NULL: of their rows this one and its neighbour fetch ... */
     int first, both;      /* ... the first half, the second, or, the last, both */
     char *c;
     const tail *last; /* the last columns, summed while the rows of A are near; or NULL */
@@ -151,17 +151,21 @@ static int log_of(int64_t n)
     return (int)__builtin_ctzll((unsigned long long)n);
 }
 
-/* The part of `rows` that a strip fetches, and the first of them. */
-static int64_t part_of(const strip *t, int64_t rows, int64_t *first)
+/* The first of `rows` that a strip fetches. */
+static int64_t first_row(const strip *t, int64_t rows)
 {
-    int64_t half = t->both ? rows : fc_ceil_div(rows, 2);
-    *first = t->first ? 0 : half;
-    return t->first ? half : rows - half;
+    return t->first ? 0 : fc_ceil_div(rows, 2);
+}
+
+/* How many it fetches. */
+static int64_t part_of(const strip *t, int64_t rows)
+{
+    return t->both ? rows : t->first ? fc_ceil_div(rows, 2) : rows / 2;
 }
 
 static far plan_far(const fc_sweep *s, const strip *t, int64_t tiles, int64_t terms)
 {
-    int64_t size = s->kernels->size, bytes = t->nv * s->kernels->lanes * size, first = 0;
+    int64_t size = s->kernels->size, bytes = t->nv * s->kernels->lanes * size;
     int there = s->kernels->gemm_far[t->nv][1] != NULL, whole = terms >= s->k;
     int line = fc_has_short_vectors(s->kernels); /* a row of a strip: a tile would fetch all of them */
     far f = {.packs = there && !t->in_place};
@@ -169,9 +173,9 @@ static far plan_far(const fc_sweep *s, const strip *t, int64_t tiles, int64_t te
     f.b.lines.run = f.c.lines.run = log_of(fc_max(1, 2 * bytes / FC_ALIGN));
     f.b.lines.row = s->b_row;
     f.c.lines.row = s->c_row;
-    int64_t b_rows = there && s->b_far && t->pair && !line ? part_of(t, terms, &first) : 0;
-    int64_t c_rows = there && s->c_far && !f.past && whole ? part_of(t, s->rows, &first) : 0;
-    f.c.lines.at = t->c + (t->first ? 2 : 1) * bytes + first * s->c_row * size;
+    int64_t b_rows = there && s->b_far && t->pair && !line ? part_of(t, terms) : 0;
+    int64_t c_rows = there && s->c_far && !f.past && whole ? part_of(t, s->rows) : 0;
+    f.c.lines.at = t->c + (t->first ? 2 : 1) * bytes + first_row(t, s->rows) * s->c_row * size;
     f.b.rows = f.c.rows = fc_max(1, terms >> f.b.lines.run);
     f.b.tiles = fc_ceil_div(b_rows, f.b.rows);
     f.c.tiles = fc_ceil_div(c_rows, f.c.rows);
@@ -267,10 +271,9 @@ static void run_strip(const fc_sweep *s, const strip *t, const void *a, const vo
         int64_t terms = fc_min(most, s->k - k);
         void *block = take_block(s, t, &f, k, terms, b_offset + s->terms);
         if (s->b_far && t->next) {
-            int64_t first;
-            part_of(t, terms, &first);
             f.b = b;
-            f.b.lines.at = fc_at(t->pair, (k + first) * s->b_row, size) + FC_ALIGN - 1; /* the pair before shares the first line */
+            if (b.tiles) /* the pair before shares the first line */
+                f.b.lines.at = fc_at(t->pair, (k + first_row(t, terms)) * s->b_row, size) + FC_ALIGN - 1;
             f.b_ahead.at = t->next + k * s->b_row * size;
             f.b_ahead.at += f.b_ahead.lines == 1 ? FC_ALIGN - 1 : 0; /* which it shares with this strip's where they cross lines */
             f.b_ahead.rows = b.tiles || t->in_place ? 0 : terms;

@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FC_MR_MAX = 14, FC_NV_MAX = 4, FC_LANES_MAX = 16, FC_WINOGRAD_CELLS_MAX = 8 };
+enum { FC_MR_MAX = 14, FC_NV_MAX = 4, FC_LANES_MAX = 16, FC_WINOGRAD_CELLS_MAX = 8, FC_LINE_BYTES = 64 };
 
 /* gemm:         C[m][n] = init[m] + sum_{k < K} A[m][k] * B[k][n]           (add: C[m][n] += the sum)
  * gemm_gather:  the same with A[m][a_offset[k]] for A[m][k]
@@ -31,10 +31,10 @@ typedef struct fc_lines {
     int run;
 } fc_lines;
 
-/* gemm_far:  gemm where what follows is in no cache: with every term one of the lines `ahead` is fetched to the second-level cache.  past: C, whose rows all begin at multiples of a
- * vector's bytes, is written past the caches, and nothing is added to it; then ahead may be NULL, and a barrier
- * (__sync_synchronize) stands before others may read C.  Only at the vectors of a packed strip: four where six rows go with them,
- * else the table's nv. */
+/* gemm_far:  gemm where what follows is in no cache: with every term one of the lines `ahead` is fetched to the second-level cache.
+ * past: C, whose rows all begin at multiples of a vector's bytes, is written past the caches, and nothing is added to it; then ahead may
+ * be NULL, and a barrier (__sync_synchronize) stands before others may read C.  Only at the vectors of a packed strip: four where six
+ * rows go with them, else the table's nv. */
 typedef void (*fc_gemm_far_kernel)(int64_t k, const void *const *a, const void *b, const int64_t *b_offset, void *c,
                                    const int64_t *c_offset, const void *init, int add, const fc_lines *ahead, int past);
 typedef fc_gemm_far_kernel fc_gemm_far_kernels[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* [nv][mr]; NULL where there is none */

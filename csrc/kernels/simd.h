@@ -36,6 +36,7 @@ typedef real vu __attribute__((vector_size(VECTOR_BYTES), aligned(REAL_BITS / 8)
 
 #define load NAME(load)
 #define store NAME(store)
+#define store_ahead NAME(store_ahead)
 #define stream NAME(stream)
 #define splat NAME(splat)
 #define copy NAME(copy)
@@ -49,6 +50,15 @@ INLINE v load(const real *p)
 INLINE void store(real *p, v x)
 {
     *(vu *)p = x;
+}
+
+/* Where the second-level cache holds what is written: stores wait for its lines in order, so the line `next` elements further on, which
+ * will be written soon, is fetched meanwhile.  Granite Rapids, 36 lines for a vector of 3x3 kernels: 46 to 41 ns, of 25 in the
+ * first-level cache; two vectors ahead the same, from four on as slow as none. */
+INLINE void store_ahead(real *p, v x, int64_t next)
+{
+    store(p, x);
+    __builtin_prefetch(p + next, 1);
 }
 
 /* To a multiple of the vector's bytes, past the caches where the compiler can say so. */

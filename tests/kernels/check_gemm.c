@@ -102,15 +102,14 @@ static void one(subject *s, family f, int nv, int mr, int64_t k, start how, int 
     for (int64_t i = 0; i < panel->count; i++)
         array_expect(panel, i, array_get(b, b_offset[i / n] + origin * (n - 1) + i % n), 0);
     const void *from = b->data + origin * (n - 1) * element_size(s->type);
+    const fc_lines anywhere = {b->data, random_integer(-9999, 9999), (int)random_integer(0, 4)}; /* is fetched */
     const void *begin = how == INIT || (how == ADD && random_integer(0, 1)) ? init->data : NULL;
     if (f >= PACK)
         kernels->gemm_pack[nv][mr](k, rows, b->data + (k ? (k - 1) * (n - 1) * element_size(s->type) : 0), 1 - n, panel->data,
                                    c->data, c_offset, begin, how == ADD, f == PACK_PAST);
-    else if (f >= FAR) {
-        const fc_lines ahead = {b->data, random_integer(-9999, 9999), (int)random_integer(0, 4)}; /* anywhere */
+    else if (f >= FAR)
         kernels->gemm_far[nv][mr](k, rows, from, b_offset, c->data, c_offset, begin, how == ADD,
-                                  f == PAST && random_integer(0, 1) ? NULL : &ahead, f == PAST);
-    }
+                                  f == PAST && random_integer(0, 1) ? NULL : &anywhere, f == PAST);
     else
         (gather ? kernels->gemm_gather : kernels->gemm)[nv][mr](k, rows, gather ? a_offset : NULL, from, b_offset, c->data,
                                                                 c_offset, begin, how == ADD);
