@@ -2,6 +2,7 @@
 #ifndef FC_ENGINE_WINOGRAD_BLOCKS_H
 #define FC_ENGINE_WINOGRAD_BLOCKS_H
 
+#include "base/cpu.h"
 #include "engine/gemm.h"
 
 /* The output channels in vectors, cut into blocks. */
@@ -24,10 +25,18 @@ fc_winograd_part fc_winograd_part_at(const fc_winograd_blocks *blocks, int64_t i
 void fc_winograd_offsets(const fc_winograd_blocks *blocks, int64_t terms, int64_t *offset);
 
 /* U of a call whose blocks are tasks: of all workers, or each its own, made with its first block where that adds an eighth to its time
- * at most.  What another core has written may be slow to come (cores without a common cache, we suppose: on one virtual machine it
- * was so in some processes and not in others, for minutes): 4x4s2 128-64@14 b8 transposed took 1020 us at two threads, of 1120 at
- * one, and takes 780; in the others, 590 instead of 575. */
-enum { OWN = 2, OWN_PART = 8 };
+ * at most; V of one whose parts are tasks likewise.  What another core has written is slow to come where cores have no near cache in
+ * common: Granite Rapids, two threads, V of all and of each, 3x3 256-384@13's gradient 657, 522 us, 512-512@14's 1477, 1409,
+ * 256-256@8 b32's 3300, 2750; there up to a half pays.  Elsewhere, on one virtual machine, it was so in some processes, for minutes: 4x4s2
+ * 128-64@14 b8 transposed took 1020 us at two threads, of 1120 at one, and takes 780; in the others, 590 instead of 575. */
+enum { OWN = 2, OWN_PART = 8, OWN_PART_FAR = 2 };
+
+/* Whether each worker makes what costs `cost` of `all`, at one thread. */
+static inline int fc_winograd_own_pays(const fc_conv_plan *plan, double cost, double all)
+{
+    int part = fc_cpu_has_near_cache() ? OWN_PART : OWN_PART_FAR;
+    return plan->threads > 1 && part * (plan->threads - 1) * cost <= all;
+}
 
 /* Bytes of U, `weights` for one: plan->tile[shared] says whose it is.  A copy of a worker's begins with whether it is made. */
 static inline int64_t fc_winograd_shared_bytes(const fc_conv_plan *plan, int shared, int64_t weights)
@@ -50,7 +59,7 @@ static inline void fc_winograd_forget(const fc_conv_plan *plan, char *u, int64_t
 /* Costs: of U, and of all, at one thread; `bytes`: of the rest of the scratch. */
 static inline void fc_winograd_choose_own(fc_conv_plan *plan, int shared, double cost, double all, int64_t weights, int64_t bytes)
 {
-    if (plan->tile[shared] != 1 || plan->threads == 1 || OWN_PART * (plan->threads - 1) * cost > all)
+    if (plan->tile[shared] != 1 || !fc_winograd_own_pays(plan, cost, all))
         return;
     plan->tile[shared] = OWN;
     if (fc_add(bytes, fc_winograd_shared_bytes(plan, shared, weights)) > fc_scratch_max(plan->threads))

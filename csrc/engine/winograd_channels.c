@@ -28,8 +28,8 @@
  *                 for each piece, f: add to M
  *             transform M; store, or copy to y by way of a panel
  *
- * Where there are fewer blocks than threads want, one after the other has its vectors of channels, then its blocks of output
- * channels as tasks, and V is shared.
+ * Where there are fewer blocks than threads want, one after the other has its blocks of output channels as tasks, and each worker makes
+ * V for itself, or its vectors of channels are tasks first, and V is shared.
  *
  * Channels come in blocks so that U of one (36 x 128 x 48) stays in the second-level cache while it is used; M is small.  Where U is
  * made for each block of tiles, and read once or twice, half as many: Zen 4, 512-512@7 2770 to 2190 us, 512-512@14 5310 to 4890,
@@ -62,7 +62,7 @@
 #include "engine/winograd_pieces.h"
 
 /* plan->tile: rows of tiles of a block; whether U is made for each block, once a call (1) or once a worker (OWN); whether a block is
- * a task; points and m, as digits. */
+ * a task (1), or its output channels are and V is shared (0) or made by each worker (OWN); points and m, as digits. */
 enum { ROWS, SHARED, WHOLE, EDGE };
 enum { CHANNELS = 128, ONCE = 64 };
 enum { SHARED_BYTES = 8 << 20, V_BYTES = 384 << 10, V_BYTES_MAX = 6 << 20, TILES = 48, FAR_TILES = 32 };
@@ -160,7 +160,7 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
         l.inputs = p->channels;
         l.together = fc_min(l.pieces, CHANNELS / p->channels);
     }
-    l.outputs = fc_winograd_blocks_cut(kernels, p->out_channels, plan->tile[WHOLE] ? 1 : plan->threads);
+    l.outputs = fc_winograd_blocks_cut(kernels, p->out_channels, plan->tile[WHOLE] == 1 ? 1 : plan->threads);
     l.tile_bytes = fc_max(1, fc_mul(fc_mul(l.frequencies * l.phases, fc_max(l.inputs, l.outputs.width)), size));
     int64_t columns = fc_max(least_tiles(), V_BYTES / l.tile_bytes);
     l.columns = l.w.tiles > 2 * columns ? fc_weight_part(l.w.tiles, columns) : l.w.tiles;
@@ -192,7 +192,7 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
 
 static int64_t worker_bytes(const fc_conv_plan *plan, const layout *l)
 {
-    int64_t own = fc_add(plan->tile[SHARED] ? 0 : l->u_bytes, plan->tile[WHOLE] ? l->v_bytes : 0);
+    int64_t own = fc_add(plan->tile[SHARED] ? 0 : l->u_bytes, plan->tile[WHOLE] ? l->v_bytes + FC_ALIGN : 0);
     own = fc_add(own, fc_add(l->place_bytes, l->taps_bytes));
     return fc_add(fc_add(l->panel_bytes, l->temp_bytes), fc_add(l->m_bytes, own));
 }
@@ -201,6 +201,11 @@ static int64_t shared_bytes(const fc_conv_plan *plan, const layout *l)
 {
     int64_t weights = fc_mul(fc_mul(plan->problem.groups, l->outputs.parts), l->u_bytes);
     return fc_add(fc_add(l->offset_bytes, plan->tile[WHOLE] ? 0 : l->v_bytes), fc_winograd_shared_bytes(plan, SHARED, weights));
+}
+
+static int64_t scratch_of(const fc_conv_plan *plan, const layout *l)
+{
+    return fc_add(shared_bytes(plan, l), fc_mul(plan->threads, worker_bytes(plan, l)));
 }
 
 /* What it costs to make U once. */
@@ -224,6 +229,14 @@ static double weights_cost(const fc_conv *p, const layout *l)
 /* So where a pixel's channels are neighbours, read a vector at a time from among more. */
 #define SHORT_PIXELS 1.25
 
+/* What it costs to make V of all blocks once. */
+static double inputs_cost(const fc_conv *p, const layout *l)
+{
+    double points = (double)l->frequencies / FREQUENCIES, pixels = (double)(l->h.m * l->w.m) / 16, copy_in = p->x.c == 1 ? 0.8 : 1.0;
+    double patches = (double)l->blocks * (double)l->tiles * (double)fc_max(l->inputs, l->kernels->lanes);
+    return (double)p->groups * patches * (2.5 * points + copy_in * pixels);
+}
+
 /* Relative to winograd's, whose constants these are.  A phase of an adjoint is written pixel by pixel: 4x4s2 64-128@32 b8, input
  * gradient, is no faster than by channels.c, 3x3s2 128-128@56 neither, but 1.2 times so where channels are neighbours. */
 static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout *l)
@@ -232,13 +245,12 @@ static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout 
     double points = (double)l->frequencies / FREQUENCIES;
     double outputs = (double)(l->outputs.vectors * l->kernels->lanes), pixels = (double)(l->h.m * l->w.m) / 16;
     int by_pixel = p->out_channels < l->kernels->lanes;
-    double copy_in = p->x.c == 1 ? 0.8 : 1.0, copy_out = p->y.c == 1 && !by_pixel ? 0.0 : p->y.s[2] == 1 ? 1.2 : 6.0;
+    double copy_out = p->y.c == 1 && !by_pixel ? 0.0 : p->y.s[2] == 1 ? 1.2 : 6.0;
     double block = fc_gemm_cost(l->kernels, l->tiles, l->outputs.vectors * l->kernels->lanes, l->inputs * l->together);
     double gemm = groups * (double)l->blocks * (double)(l->h.terms * l->w.terms) / (double)l->together * block;
-    double patches = (double)fc_max(l->inputs, l->kernels->lanes);
-    double inputs = (2.5 * points + copy_in * pixels) * patches, sums = (2.0 * points + copy_out * pixels) * outputs;
+    double sums = (2.0 * points + copy_out * pixels) * outputs;
     double weights = weights_cost(p, l) * (plan->tile[SHARED] ? 1.0 : (double)l->blocks);
-    double rest = 2000 + groups * tiles * (inputs + sums) + weights;
+    double rest = 2000 + inputs_cost(p, l) + groups * tiles * sums + weights;
     if (fc_has_short_vectors(l->kernels))
         return SHORT_VECTORS * (p->x.c == 1 ? SHORT_PIXELS : 1.0) * (1.15 * gemm + rest);
     return 1.15 * gemm + (fc_has_half_multiplier(l->kernels) ? HALF_MULTIPLIER : 1.0) * rest;
@@ -263,11 +275,16 @@ static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
     int64_t blocks = fc_mul(p->groups, fc_ceil_div(l.rows, plan->tile[ROWS]));
     plan->tile[WHOLE] = blocks >= 2 * plan->threads || (blocks % plan->threads == 0 && l.rows % plan->threads == 0);
     l = lay_out(plan, p);
-    int64_t own = fc_mul(plan->threads, worker_bytes(plan, &l));
     if (plan->tile[WHOLE])
         fc_winograd_choose_own(plan, SHARED, weights_cost(p, &l), estimate(plan, p, &l),
-                               fc_mul(fc_mul(p->groups, l.outputs.parts), l.u_bytes), fc_add(own, l.offset_bytes));
-    plan->scratch = fc_add(shared_bytes(plan, &l), own);
+                               fc_mul(fc_mul(p->groups, l.outputs.parts), l.u_bytes),
+                               fc_add(fc_mul(plan->threads, worker_bytes(plan, &l)), l.offset_bytes));
+    else if (fc_winograd_own_pays(plan, inputs_cost(p, &l), estimate(plan, p, &l))) {
+        plan->tile[WHOLE] = OWN;
+        if (scratch_of(plan, &l) > fc_scratch_max(plan->threads))
+            plan->tile[WHOLE] = 0;
+    }
+    plan->scratch = scratch_of(plan, &l);
     return l;
 }
 
@@ -562,12 +579,29 @@ static int64_t input_tasks(const job *j)
     return j->problem.window.kernel[0] * fc_ceil_div(j->problem.channels, j->l.kernels->lanes);
 }
 
+/* A worker's own V, and after it the number of the block that it was last made for. */
+static char *own_inputs(const job *j, int worker)
+{
+    return j->scratch + (worker + 1) * worker_bytes(j->plan, &j->l) - FC_ALIGN - j->l.v_bytes;
+}
+
+static void run_part(void *context, int64_t task, int worker)
+{
+    job own = *(const job *)context;
+    own.inputs = own_inputs(&own, worker);
+    int64_t *made = (int64_t *)(void *)(own.inputs + own.l.v_bytes), block = own.g * own.l.blocks + own.block;
+    for (int64_t i = 0; i < input_tasks(&own) && *made != block; i++)
+        transform_input(&own, i, worker);
+    *made = block;
+    multiply(&own, task, worker);
+}
+
 static void run_block(void *context, int64_t task, int worker)
 {
     job own = *(const job *)context;
     own.g = task / own.l.blocks;
     own.block = task % own.l.blocks;
-    own.inputs = own.scratch + (worker + 1) * worker_bytes(own.plan, &own.l) - own.l.v_bytes;
+    own.inputs = own_inputs(&own, worker);
     if (own.plan->tile[SHARED] == OWN) {
         int64_t *made = fc_winograd_own(own.weights, weight_tasks(&own) * own.l.u_bytes, worker);
         own.weights = (char *)made + FC_ALIGN;
@@ -603,12 +637,15 @@ static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *
         fc_winograd_forget(plan, j.weights, weight_tasks(&j) * l->u_bytes);
     else if (plan->tile[SHARED])
         fc_parallel(plan->threads, weight_tasks(&j), transform_shared, &j);
-    if (plan->tile[WHOLE])
+    for (int i = 0; i < plan->threads && plan->tile[WHOLE] == OWN; i++)
+        *(int64_t *)(void *)(own_inputs(&j, i) + l->v_bytes) = -1;
+    if (plan->tile[WHOLE] == 1)
         fc_parallel(plan->threads, p->groups * l->blocks, run_block, &j);
-    for (j.g = 0; j.g < p->groups && !plan->tile[WHOLE]; j.g++)
+    for (j.g = 0; j.g < p->groups && plan->tile[WHOLE] != 1; j.g++)
         for (j.block = 0; j.block < l->blocks; j.block++) {
-            fc_parallel(plan->threads, input_tasks(&j), transform_input, &j);
-            fc_parallel(plan->threads, l->outputs.parts, multiply, &j);
+            if (!plan->tile[WHOLE])
+                fc_parallel(plan->threads, input_tasks(&j), transform_input, &j);
+            fc_parallel(plan->threads, l->outputs.parts, plan->tile[WHOLE] ? run_part : multiply, &j);
         }
     fc_arena_give();
     return FC_OK;

@@ -21,8 +21,8 @@
  *                 for each frequency: add to M
  *             transform M; store by way of a panel, in which the phases of an adjoint stand side by side
  *
- * Where there are fewer blocks than threads want, one after the other has its vectors of channels, then its blocks of output
- * channels as tasks, and V is shared.  A tile that is not finite is computed again by definition, as in winograd_channels.c.
+ * Where there are fewer blocks than threads want, one after the other has its blocks of output channels as tasks, and each worker makes
+ * V for itself, or its vectors of channels are tasks first, and V is shared.  A tile that is not finite is computed again by definition, as in winograd_channels.c.
  */
 #include <string.h>
 
@@ -35,7 +35,7 @@
 #include "engine/winograd_pieces.h"
 
 /* plan->tile: rows of tiles of a block; whether U is made for each block, once a call (1) or once a worker (OWN); whether a block is
- * a task; m. */
+ * a task (1), or its output channels are and V is shared (0) or made by each worker (OWN); m. */
 enum { ROWS, SHARED, WHOLE, EDGE };
 enum { CHANNELS = 128, TILES = 48, TILES_MIN = 16, TASK = 32 };
 enum { PACKED_CHANNELS = 8 }; /* channels that are packed, at most: their phases are no more terms than a block of the sum */
@@ -95,7 +95,7 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
     l.x = (fc_panel){.width = lanes, .fold = 1, .rows = l.h.step_in * l.h.m * rows + l.h.extra,
                      .pitch = fc_add(fc_mul(l.w.step_in * l.w.m, l.w.tiles), l.w.extra), .step = {1, 1}};
     l.channels = fc_weight_part(l.terms, CHANNELS);
-    l.outputs = fc_winograd_blocks_cut(kernels, p->out_channels, plan->tile[WHOLE] ? 1 : plan->threads);
+    l.outputs = fc_winograd_blocks_cut(kernels, p->out_channels, plan->tile[WHOLE] == 1 ? 1 : plan->threads);
     l.past = !fc_has_short_vectors(kernels) && fc_writes_past(p, size); /* by whole lines */
     l.v_step = fc_add(fc_mul(l.tiles, l.inputs), STEP_PAD);
     l.m_step = fc_add(fc_mul(l.tiles, l.outputs.width), STEP_PAD);
@@ -114,7 +114,7 @@ static layout lay_out(const fc_conv_plan *plan, const fc_conv *p)
 
 static int64_t worker_bytes(const fc_conv_plan *plan, const layout *l)
 {
-    int64_t own = fc_add(plan->tile[SHARED] ? 0 : l->u_bytes, plan->tile[WHOLE] ? l->v_bytes : 0);
+    int64_t own = fc_add(plan->tile[SHARED] ? 0 : l->u_bytes, plan->tile[WHOLE] ? l->v_bytes + FC_ALIGN : 0);
     return fc_add(fc_add(l->panel_bytes, l->temp_bytes), fc_add(fc_add(l->m_bytes, l->taps_bytes), own));
 }
 
@@ -128,6 +128,19 @@ static int64_t shared_bytes(const fc_conv_plan *plan, const layout *l)
 {
     int64_t weights = fc_winograd_shared_bytes(plan, SHARED, all_weights(&plan->problem, l));
     return fc_add(fc_add(l->offset_bytes, plan->tile[WHOLE] ? 0 : l->v_bytes), weights);
+}
+
+static int64_t scratch_of(const fc_conv_plan *plan, const layout *l)
+{
+    return fc_add(shared_bytes(plan, l), fc_mul(plan->threads, worker_bytes(plan, l)));
+}
+
+/* Nanoseconds to make V of all blocks once, of one group. */
+static double inputs_cost(const layout *l)
+{
+    double tiles = (double)l->blocks * (double)l->tiles, products = (double)(l->h.terms * l->w.terms);
+    double points = l->x_phases > 1 ? products : (double)((l->h.end - l->h.begin) * (l->w.end - l->w.begin));
+    return tiles * (double)l->inputs * (points / FREQUENCIES + 1.5 * (double)(l->h.m * l->w.m * l->x_phases) / 16);
 }
 
 /* Nanoseconds to make U once, of one group. */
@@ -157,14 +170,12 @@ static double estimate(const fc_conv_plan *plan, const fc_conv *p, const layout 
     double groups = (double)p->groups, tiles = (double)l->blocks * (double)l->tiles;
     double inputs = (double)l->inputs, outputs = (double)(l->outputs.vectors * l->kernels->lanes);
     double products = (double)(l->h.terms * l->w.terms), blocks = (double)l->blocks;
-    double points = l->x_phases > 1 ? products : (double)((l->h.end - l->h.begin) * (l->w.end - l->w.begin));
     double pixels = (double)(l->h.m * l->w.m) / 16, copy_out = p->y.c == 1 ? 3.0 : 3.5;
     double block = fc_gemm_cost(l->kernels, l->tiles, l->outputs.vectors * l->kernels->lanes, l->packed ? l->terms : l->inputs);
     double gemm = products * blocks * block, calls = products * tiles / 9 * (double)l->outputs.vectors / 3;
-    double patches = tiles * inputs * (points / FREQUENCIES + 1.5 * pixels * (double)l->x_phases);
     double sums = tiles * outputs * (double)l->y_phases * ((double)l->frequencies / FREQUENCIES + copy_out * pixels);
     double weights = weights_cost(p, l);
-    double cost = 1.1 * gemm + 8 * calls + patches + sums + weights * (plan->tile[SHARED] ? 1 : blocks);
+    double cost = 1.1 * gemm + 8 * calls + inputs_cost(l) + sums + weights * (plan->tile[SHARED] ? 1 : blocks);
     if (!fc_cpu_has_near_cache()) {
         cost *= l->packed || (plan->direction == FC_ADJOINT && p->x.c != 1) ? FAR : FAR_MOST;
         if (plan->tile[SHARED] && all_weights(p, l) > FC_FAR_BYTES)
@@ -186,18 +197,25 @@ static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
     int shared = u_bytes <= SHARED_BYTES && !once;
     int64_t rows = fc_max(V_BYTES / v_bytes, fc_ceil_div(TILES, fc_max(1, l.w.tiles)));
     rows = fc_max(1, fc_min(l.rows, fc_min(shared ? rows : INT64_MAX, V_BYTES_MAX / v_bytes)));
-    int64_t even = fc_ceil_div(l.rows, 2 * plan->threads);
-    if (plan->threads > 1 && !once && rows > even && fc_mul(even, l.w.tiles) >= TILES_MIN) /* as many blocks for each thread */
+    int64_t even = fc_ceil_div(l.rows, (once ? 1 : 2) * plan->threads);
+    double groups = (double)p->groups;
+    int dear = once && !fc_winograd_own_pays(plan, groups * weights_cost(p, &l), estimate(plan, p, &l));
+    if (plan->threads > 1 && !dear && rows > even && fc_mul(even, l.w.tiles) >= TILES_MIN) /* as many blocks for each thread */
         rows = even;
     plan->tile[ROWS] = fc_weight_part(l.rows, rows);
     plan->tile[SHARED] = shared && plan->tile[ROWS] < l.rows;
-    plan->tile[WHOLE] = p->groups * fc_ceil_div(l.rows, plan->tile[ROWS]) >= 2 * plan->threads;
+    plan->tile[WHOLE] = p->groups * fc_ceil_div(l.rows, plan->tile[ROWS]) >= (once ? 1 : 2) * plan->threads;
     l = lay_out(plan, p);
-    int64_t own = fc_mul(plan->threads, worker_bytes(plan, &l));
+    double all = estimate(plan, p, &l);
     if (plan->tile[WHOLE])
-        fc_winograd_choose_own(plan, SHARED, (double)p->groups * weights_cost(p, &l), estimate(plan, p, &l), all_weights(p, &l),
-                               fc_add(own, l.offset_bytes));
-    plan->scratch = fc_add(shared_bytes(plan, &l), own);
+        fc_winograd_choose_own(plan, SHARED, groups * weights_cost(p, &l), all, all_weights(p, &l),
+                               fc_add(fc_mul(plan->threads, worker_bytes(plan, &l)), l.offset_bytes));
+    else if (fc_winograd_own_pays(plan, groups * inputs_cost(&l), all)) {
+        plan->tile[WHOLE] = OWN;
+        if (scratch_of(plan, &l) > fc_scratch_max(plan->threads))
+            plan->tile[WHOLE] = 0;
+    }
+    plan->scratch = scratch_of(plan, &l);
     return l;
 }
 
@@ -500,12 +518,29 @@ static int64_t input_tasks(const job *j)
     return fc_ceil_div(j->l.terms, j->l.kernels->lanes);
 }
 
+/* A worker's own V, and after it the number of the block that it was last made for. */
+static char *own_inputs(const job *j, int worker)
+{
+    return j->scratch + (worker + 1) * worker_bytes(j->plan, &j->l) - FC_ALIGN - j->l.v_bytes;
+}
+
+static void run_part(void *context, int64_t task, int worker)
+{
+    job own = *(const job *)context;
+    own.inputs = own_inputs(&own, worker);
+    int64_t *made = (int64_t *)(void *)(own.inputs + own.l.v_bytes), block = own.g * own.l.blocks + own.block;
+    for (int64_t i = 0; i < input_tasks(&own) && *made != block; i++)
+        transform_input(&own, i, worker);
+    *made = block;
+    multiply(&own, task, worker);
+}
+
 static void run_block(void *context, int64_t task, int worker)
 {
     job own = *(const job *)context;
     own.g = task / own.l.blocks;
     own.block = task % own.l.blocks;
-    own.inputs = own.scratch + (worker + 1) * worker_bytes(own.plan, &own.l) - own.l.v_bytes;
+    own.inputs = own_inputs(&own, worker);
     if (own.plan->tile[SHARED] == OWN) {
         int64_t *made = fc_winograd_own(own.weights, all_weights(&own.problem, &own.l), worker);
         own.weights = (char *)made + FC_ALIGN;
@@ -546,12 +581,15 @@ static fc_status run_strided(const fc_conv_plan *plan, void *x, void *w, void *b
         fc_winograd_forget(plan, j.weights, all_weights(p, l));
     else if (plan->tile[SHARED])
         fc_parallel(plan->threads, weight_tasks(&j), transform_shared, &j);
-    if (plan->tile[WHOLE])
+    for (int i = 0; i < plan->threads && plan->tile[WHOLE] == OWN; i++)
+        *(int64_t *)(void *)(own_inputs(&j, i) + l->v_bytes) = -1;
+    if (plan->tile[WHOLE] == 1)
         fc_parallel(plan->threads, p->groups * l->blocks, run_block, &j);
-    for (j.g = 0; j.g < p->groups && !plan->tile[WHOLE]; j.g++)
+    for (j.g = 0; j.g < p->groups && plan->tile[WHOLE] != 1; j.g++)
         for (j.block = 0; j.block < l->blocks; j.block++) {
-            fc_parallel(plan->threads, input_tasks(&j), transform_input, &j);
-            fc_parallel(plan->threads, l->outputs.parts, multiply, &j);
+            if (!plan->tile[WHOLE])
+                fc_parallel(plan->threads, input_tasks(&j), transform_input, &j);
+            fc_parallel(plan->threads, l->outputs.parts, plan->tile[WHOLE] ? run_part : multiply, &j);
         }
     fc_arena_give();
     return FC_OK;
