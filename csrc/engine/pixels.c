@@ -416,8 +416,9 @@ static void row_piece(const job *j, const piece *t)
                 char *y = fc_at(t->y, o * t->part.y.c + r * next, size);
                 const char *b = fc_at(t->b, r * source->pitch, size);
                 for (const strip *i = strips; i < strips + count; i++)
-                    kernels->gemm_short[i->vectors][mr](n, gemm.k, fc_at(t->panels, o * gemm.k, size), fc_at(b, i->column, size),
-                                                        source->pitch, gemm.b_offset, fc_at(y, i->column, size), next, t->part.y.c, init);
+                    kernels->gemm_short[i->vectors][mr](n, gemm.k, fc_at(t->panels, o * gemm.k, size), mr, fc_at(b, i->column, size),
+                                                        source->pitch, gemm.b_offset, fc_at(y, i->column, size), next, t->part.y.c, init,
+                                                        0);
                 if (!count)
                     fc_gemm_run(&gemm, (int)mr, a, b, y, t->part.y.c, init, 0);
                 for (int64_t i = 0; i < n * mr && t->part.bounds.on; i++)
@@ -441,10 +442,10 @@ static void seamless_piece(const job *j, const piece *t)
             char *y = fc_at(t->y, o * t->part.y.c + at, size);
             const char *b = fc_at(t->b, at, size);
             int64_t times = columns / width, left = fc_ceil_div(columns % width, kernels->lanes), from = columns - left * kernels->lanes;
-            kernels->gemm_short[gemm->strip][mr](times, gemm->k, panel, b, width, gemm->b_offset, y, width, t->part.y.c, init);
+            kernels->gemm_short[gemm->strip][mr](times, gemm->k, panel, mr, b, width, gemm->b_offset, y, width, t->part.y.c, init, 0);
             if (left)
-                kernels->gemm_short[left][mr](1, gemm->k, panel, fc_at(b, from, size), 0, gemm->b_offset, fc_at(y, from, size), 0,
-                                              t->part.y.c, init);
+                kernels->gemm_short[left][mr](1, gemm->k, panel, mr, fc_at(b, from, size), 0, gemm->b_offset, fc_at(y, from, size), 0,
+                                              t->part.y.c, init, 0);
             for (int64_t m = 0; m < mr; m++)
                 fc_output_clamp(&t->part, kernels, fc_at(y, m * t->part.y.c, size), columns);
         }

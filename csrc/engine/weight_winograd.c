@@ -56,7 +56,7 @@ typedef struct layout {
     int64_t channel_blocks, output_blocks;
     int64_t v_step, d_step, u_step;       /* elements from one frequency to the next */
     int64_t taps;                         /* of a plane of the kernel */
-    int64_t v_bytes, d_bytes, u_bytes, panel_bytes, temp_bytes, taps_bytes, offset_bytes, place_bytes;
+    int64_t v_bytes, d_bytes, u_bytes, panel_bytes, temp_bytes, taps_bytes, place_bytes;
     int64_t sum_bytes;                    /* dW of a block: outputs, taps, channels */
 } layout;
 
@@ -129,7 +129,7 @@ static layout lay_out(const fc_conv_plan *plan, int64_t edge)
     l.panel_bytes = fc_bytes(fc_max(fc_panel_elements(&l.x, l.x.rows), fc_panel_elements(&l.y, l.y.rows)), size);
     l.temp_bytes = fc_max(fc_panel_scratch(&l.x, size), fc_panel_scratch(&l.y, size));
     l.taps_bytes = fc_bytes(fc_mul(l.taps, l.channels), size);
-    l.offset_bytes = l.place_bytes = fc_bytes(l.tiles, sizeof(int64_t));
+    l.place_bytes = fc_bytes(l.tiles, sizeof(int64_t));
     l.sum_bytes = fc_bytes(fc_mul(tile[OUTPUTS], fc_mul(l.taps, l.channels)), size);
     return l;
 }
@@ -203,7 +203,7 @@ static const char *plan_winograd(fc_conv_plan *plan, double *cost)
         return "the weight gradient's rows are not contiguous";
     layout l = choose_tile(plan, kernels);
     int64_t tasks = fc_mul(blocks_of(p, &l), plan->tile[CHUNKS]);
-    plan->scratch = fc_add(l.offset_bytes, fc_mul(plan->threads, worker_bytes(&l)));
+    plan->scratch = fc_mul(plan->threads, worker_bytes(&l));
     if (plan->tile[CHUNKS] > 1)
         plan->scratch = fc_add(plan->scratch, fc_mul(tasks, l.sum_bytes));
     if (plan->scratch > fc_scratch_max(plan->threads))
@@ -335,27 +335,23 @@ static int64_t vectors_of(const layout *l, const block *b)
     return l->parts * fc_ceil_div(b->channels, l->kernels->lanes);
 }
 
-/* U of one frequency and piece, += D V, blocks of the sum as fc_gemm_run's: its tables take as long as a tile's sixteen terms do, which are
- * all that a small image has (256-384@13 1250 to 1090 us, Granite Rapids). */
+/* U of one frequency and piece, += D V.  Not by fc_gemm_run, whose tables take as long as a tile's sixteen terms, which are all that a
+ * small image has: Granite Rapids, 256-384@13 0.93 of the time, 512-512@14 0.90, 64-64@224 0.96; by gemm_gather, 0.96, 0.93, 1.0. */
 static void add_product(const job *j, const fc_gemm *gemm, int64_t outputs, const char *d, const char *v, char *u, int add)
 {
     const fc_kernels *kernels = gemm->kernels;
-    int64_t size = kernels->size, width = j->l.width, lanes = kernels->lanes, vectors = gemm->columns / lanes, c_offset[FC_MR_MAX];
-    for (int m = 0; m < gemm->rows; m++)
-        c_offset[m] = m * width;
-    for (int64_t o = 0, rows; o < outputs; o += rows) {
-        const void *a[FC_MR_MAX];
-        rows = fc_min(gemm->rows, outputs - o);
-        for (int64_t m = 0; m < rows; m++)
-            a[m] = fc_at(d, o + m, size);
-        for (int64_t k0 = 0; k0 < gemm->k; k0 += gemm->terms)
+    int64_t size = kernels->size, width = j->l.width, vectors = gemm->columns / kernels->lanes;
+    for (int64_t k = 0; k < gemm->k; k += gemm->terms)
+        for (int64_t o = 0, rows; o < outputs; o += rows) {
+            rows = fc_min(gemm->rows, outputs - o);
+            const char *a = fc_at(d, k * j->l.outputs + o, size);
             for (int64_t done = 0, nv; done < vectors; done += nv) {
                 nv = fc_gemm_next_strip(gemm->strip, vectors - done);
-                kernels->gemm_gather[nv][rows](fc_min(gemm->terms, gemm->k - k0), a, gemm->a_offset + k0,
-                                               fc_at(v, done * lanes, size), gemm->b_offset + k0,
-                                               fc_at(u, o * width + done * lanes, size), c_offset, NULL, add || k0);
+                int64_t at = done * kernels->lanes, count = fc_min(gemm->terms, gemm->k - k);
+                kernels->gemm_short[nv][rows](1, count, a, j->l.outputs, fc_at(v, at, size), 0, gemm->b_offset + k,
+                                              fc_at(u, o * width + at, size), 0, width, NULL, add || k);
             }
-    }
+        }
 }
 
 static void add_products(const job *j, const block *b, int64_t tiles, const char *v, const int64_t *place, const char *d, char *u,
@@ -463,10 +459,6 @@ static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *
     char *scratch = fc_arena_take(plan->scratch);
     if (!scratch)
         return FC_NO_MEMORY;
-    int64_t *offset = (int64_t *)(void *)scratch;
-    for (int64_t t = 0; t < j.l.tiles; t++)
-        offset[t] = t * j.l.outputs;
-    scratch += j.l.offset_bytes;
     int64_t blocks = blocks_of(p, &j.l), tasks = blocks * plan->tile[CHUNKS];
     if (plan->tile[CHUNKS] > 1) {
         j.chunks = scratch;
@@ -474,8 +466,6 @@ static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *
     }
     j.scratch = scratch;
     fc_weight_gemm_plan(&j.gemm, j.l.kernels, plan->tile[OUTPUTS], j.l.width);
-    j.gemm.gather = 1;
-    j.gemm.a_offset = offset;
     fc_parallel(plan->threads, tasks, run_task, &j);
     if (j.chunks)
         fc_parallel(plan->threads, blocks * fc_ceil_div(plan->tile[OUTPUTS], JOIN_ROWS), join_chunks, &j);

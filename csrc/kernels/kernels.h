@@ -53,12 +53,12 @@ typedef void (*fc_gemm_pairs_kernel)(int64_t k, const void *const *a, const void
                                      const int64_t *c_offset, const int64_t *place, const void *init);
 typedef fc_gemm_pairs_kernel fc_gemm_pairs_kernels[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* [nv][mr]; NULL where there is none */
 
-/* gemm_short:  C[m][n] = init[m] + sum_{k < K} A[k * mr + m] * B[k][n],   m < mr, n < nv * lanes,   for each of some products
+/* gemm_short:  C[m][n] (+)= init[m] + sum_{k < K} A[k * a_row + m] * B[k][n],   m < mr, n < nv * lanes,   for each of some products
  *
- * gemm for sums of few terms: A is packed for the tile, rows of C are c_row apart; B and C of a product are b_next and c_next beyond those
- * of the one before.  All variants that gemm has, the same bits. */
-typedef void (*fc_gemm_short_kernel)(int64_t times, int64_t k, const void *a, const void *b, int64_t b_next, const int64_t *b_offset,
-                                     void *c, int64_t c_next, int64_t c_row, const void *init);
+ * gemm of a transposed A, for sums of few terms too: rows of C are c_row apart; B and C of a product are b_next and c_next beyond those of
+ * the one before.  All variants that gemm has, the same bits. */
+typedef void (*fc_gemm_short_kernel)(int64_t times, int64_t k, const void *a, int64_t a_row, const void *b, int64_t b_next,
+                                     const int64_t *b_offset, void *c, int64_t c_next, int64_t c_row, const void *init, int add);
 typedef fc_gemm_short_kernel fc_gemm_short_kernels[FC_NV_MAX + 1][FC_MR_MAX + 1]; /* [nv][mr]; NULL above the most rows */
 
 /* gemm_runs:  C[m][n] (+)= sum_{i < K / R, r < R} A[m][a_offset[i] + r] * B(i, r)[n],   B(i, r) = b + (b_row[i] + r) * nv * lanes

@@ -231,10 +231,10 @@ void check_gemm_pairs(subject *s)
 static void one_short(subject *s, int nv, int mr, int64_t k, start how, int at_end, int fused)
 {
     int64_t n = nv * s->kernels->lanes, times = random_integer(0, 3), gap = random_integer(0, 5), all = times * n;
-    int64_t b_offset[64] = {0}, c_row = (all + gap) * (random_integer(0, 1) ? 1 : -1), first = c_row < 0 ? (1 - mr) * c_row : 0;
+    int64_t a_row = mr + random_integer(0, 3), b_offset[64] = {0}, c_row = (all + gap) * (random_integer(0, 1) ? 1 : -1), first = c_row < 0 ? (1 - mr) * c_row : 0;
     describe("short %dx%d k=%lld %lld times %s at the %s of a page", mr, nv, (long long)k, (long long)times,
-             how == ZERO ? "zero" : "init", at_end ? "end" : "beginning");
-    array *a = array_random(s->type, k * mr, at_end), *init = array_random(s->type, mr, at_end);
+             how == ZERO ? "zero" : how == ADD ? "added" : "init", at_end ? "end" : "beginning");
+    array *a = array_random(s->type, k ? (k - 1) * a_row + mr : 0, at_end), *init = array_random(s->type, mr, at_end);
     array *b = array_random(s->type, k && times ? k - 1 + all : 0, at_end);
     array *c = array_take(s->type, times ? (mr - 1) * (all + gap) + all : 0, at_end);
     for (int64_t i = 0; i < k; i++)
@@ -244,11 +244,12 @@ static void one_short(subject *s, int nv, int mr, int64_t k, start how, int at_e
         for (int64_t j = 0; j < all; j++) {
             double sum = 0;
             for (int64_t i = 0; i < k; i++)
-                sum = multiply_add(s->type, fused, array_get(a, i * mr + m), array_get(b, b_offset[i] + j), sum);
-            array_expect(c, first + m * c_row + j, add(s->type, sum, how == INIT ? array_get(init, m) : 0), 0);
+                sum = multiply_add(s->type, fused, array_get(a, i * a_row + m), array_get(b, b_offset[i] + j), sum);
+            int64_t at = first + m * c_row + j;
+            array_expect(c, at, add(s->type, sum, how == INIT ? array_get(init, m) : how == ADD ? array_get(c, at) : 0), 0);
         }
-    s->kernels->gemm_short[nv][mr](times, k, a->data, b->data, n, b_offset, c->data + (times ? first : 0) * element_size(s->type), n, c_row,
-                                   how == INIT ? init->data : NULL);
+    s->kernels->gemm_short[nv][mr](times, k, a->data, a_row, b->data, n, b_offset, c->data + (times ? first : 0) * element_size(s->type), n,
+                                   c_row, how == INIT ? init->data : NULL, how == ADD);
     array_check(c, "c");
     arrays_reset();
     s->cases++;
@@ -263,8 +264,8 @@ void check_gemm_short(subject *s)
             int wanted = mr <= s->kernels->mr[nv];
             if ((s->kernels->gemm_short[nv][mr] != NULL) != wanted)
                 fail("variant %dx%d is %s", mr, nv, wanted ? "missing" : "there");
-            for (int i = 0; i < 20 && wanted; i++)
-                one_short(s, nv, mr, lengths[i % 5], i / 5 % 2 ? INIT : ZERO, i / 10, fused);
+            for (int i = 0; i < 30 && wanted; i++)
+                one_short(s, nv, mr, lengths[i % 5], (start)(i / 5 % STARTS), i / 15, fused);
         }
 }
 
