@@ -46,6 +46,7 @@ typedef struct layout {
     int64_t terms, panel;              /* pixels of a block of the sum, at most; channels of a strip of it */
     int64_t band_rows, pitch;          /* of the input behind a unit */
     int64_t channel, plane, row, pixel; /* strides of A */
+    int64_t apart;                     /* of A's terms, where its rows are neighbours (gemm_short), or 0 */
     int64_t lines, parts;              /* of a tile of `trail`, at most, or 0: other kernels; blocks of a row of pixels, or 1 */
     int x_in_place, y_in_place, interleaved; /* interleaved: a copy's channels are neighbours, as the image's */
     int64_t tap_bytes, place_bytes, band_bytes, gradient_bytes, sum_bytes;
@@ -115,6 +116,8 @@ static layout lay_out(const fc_conv_plan *plan)
     l.y_in_place = p->y.c == 1 && p->out_channels % lanes == 0;
     l.interleaved = !l.lines && p->x.c == 1 && p->x.s[2] == p->channels;
     lay_out_input(&l, p, plan->tile[ROWS]);
+    int even = w->out[1] == 1 || w->stride[1] * l.row == w->out[2] * w->stride[2] * l.pixel;
+    l.apart = l.channel == 1 && fc_taps(w) == 1 && even && !l.lines ? w->stride[2] * l.pixel : 0;
     l.tap_bytes = fc_bytes(l.rows, sizeof(int64_t));
     l.place_bytes = fc_bytes(l.pixels, sizeof(int64_t));
     l.panel = fc_min(l.strip * lanes, l.width);
@@ -264,22 +267,46 @@ static fc_ahead gradient_ahead(const job *j, const unit *u, const char *y, int64
                       fc_ceil_div(u->outputs * size, FC_ALIGN), 0};
 }
 
+/* Rows of a tile of `nv` vectors, at most. */
+static int64_t tile_rows(const layout *l, int64_t nv)
+{
+    return l->apart ? l->kernels->mr[nv] : fc_gather_rows(l->kernels, nv);
+}
+
+/* The product of rows from ... from + rows of A with a strip of B, added to the sums or written there first. */
+static void add_tile(const job *j, const char *a, const char *strip, const int64_t *b_offset, int64_t first, int64_t count,
+                     int64_t from, int64_t rows, int64_t nv, char *sum, int add)
+{
+    const layout *l = &j->l;
+    const fc_kernels *kernels = l->kernels;
+    if (l->apart) {
+        kernels->gemm_short[nv][rows](1, count, fc_at(a, j->tap[from] + j->place[first], kernels->size), l->apart, strip, 0, b_offset,
+                                      sum, 0, l->width, NULL, add);
+        return;
+    }
+    const void *row[FC_MR_MAX];
+    int64_t c_offset[FC_MR_MAX];
+    for (int64_t m = 0; m < rows; m++) {
+        row[m] = fc_at(a, j->tap[from + m], kernels->size);
+        c_offset[m] = m * l->width;
+    }
+    kernels->gemm_gather[nv][rows](count, row, j->place + first, strip, b_offset, sum, c_offset, NULL, add);
+}
+
 /* Pixels first ... first + count of a unit, added to a chunk's sums; `b` is the first of them. */
 static void add_pixels(const job *j, const unit *u, const char *a, const char *b, int64_t first, int64_t count, char *sum, int add,
                        char *panel, fc_ahead *ahead)
 {
     const layout *l = &j->l;
     const fc_kernels *kernels = l->kernels;
-    int64_t size = kernels->size, vectors = fc_ceil_div(u->outputs, kernels->lanes), c_offset[FC_MR_MAX];
-    const int64_t *place = j->place + first, *line = j->line + (l->y_in_place ? first : 0);
+    int64_t size = kernels->size, vectors = fc_ceil_div(u->outputs, kernels->lanes);
+    const int64_t *line = j->line + (l->y_in_place ? first : 0);
     const int64_t *b_offset = j->copies ? j->copy : line;
-    int64_t calls = fc_ceil_div(l->rows, fc_gather_rows(kernels, l->strip)) * fc_ceil_div(vectors, l->strip);
+    int64_t calls = fc_ceil_div(l->rows, tile_rows(l, l->strip)) * fc_ceil_div(vectors, l->strip);
     int64_t fetch = fc_ceil_div(ahead->rows * ahead->lines, calls);
-    for (int m = 0; m < FC_MR_MAX; m++)
-        c_offset[m] = m * l->width;
     for (int64_t done = 0, nv; done < vectors; done += nv) {
         nv = fc_gemm_next_strip((int)l->strip, vectors - done);
-        int64_t tiles = fc_ceil_div(l->rows, fc_gather_rows(kernels, nv)), at = done * kernels->lanes;
+        int64_t tiles = fc_ceil_div(l->rows, tile_rows(l, nv)), at = done * kernels->lanes;
         const char *strip = fc_at(b, at, size);
         if (j->copies) {
             kernels->copy_vectors(panel, l->panel, fc_at(strip, line[0], size), j->plan->problem.y.s[2], (int)nv, count);
@@ -287,12 +314,8 @@ static void add_pixels(const job *j, const unit *u, const char *a, const char *b
         }
         for (int64_t t = 0; t < tiles; t++) {
             int64_t from = l->rows * t / tiles, rows = l->rows * (t + 1) / tiles - from;
-            const void *row[FC_MR_MAX];
-            for (int64_t m = 0; m < rows; m++)
-                row[m] = fc_at(a, j->tap[from + m], size);
             fc_fetch(ahead, fetch);
-            kernels->gemm_gather[nv][rows](count, row, place, strip, b_offset, fc_at(sum, from * l->width + at, size), c_offset,
-                                           NULL, add);
+            add_tile(j, a, strip, b_offset, first, count, from, rows, nv, fc_at(sum, from * l->width + at, size), add);
         }
     }
 }
