@@ -88,7 +88,8 @@ static int64_t worker_bytes(const layout *l)
     return fc_add(fc_add(l->list_bytes, l->image_bytes), l->panel_bytes + l->strip_bytes + l->turned_bytes);
 }
 
-/* Blocks of pixels for the cache; enough tasks for the threads: what is read again for each of them is the smaller array. */
+/* Blocks of pixels for the cache; enough tasks for the threads: what is read again for each of them is the smaller array.  Strips that do
+ * not share out evenly are cut: gradient of 320-1280@7 at two threads 165 to 129 us (Granite Rapids). */
 static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
 {
     const fc_conv *p = &plan->problem;
@@ -102,7 +103,8 @@ static void choose_tile(fc_conv_plan *plan, const fc_kernels *kernels)
     else if (tasks < wanted)
         blocks = fc_min(fc_ceil_div(all, 2 * kernels->mr[kernels->nv]), blocks * fc_ceil_div(wanted, tasks));
     plan->tile[PIXELS] = fc_ceil_div(all, blocks);
-    plan->tile[OUTPUTS] = fc_min(p->out_channels, fc_ceil_div(strips, parts) * strip);
+    int64_t unit = strips % parts ? kernels->lanes : strip;
+    plan->tile[OUTPUTS] = fc_min(p->out_channels, fc_ceil_div(fc_ceil_div(p->out_channels, unit), parts) * unit);
 }
 
 static const char *refusal(const fc_conv *p, const fc_kernels *kernels)
