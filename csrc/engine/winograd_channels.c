@@ -585,22 +585,15 @@ static char *own_inputs(const job *j, int worker)
     return j->scratch + (worker + 1) * worker_bytes(j->plan, &j->l) - FC_ALIGN - j->l.v_bytes;
 }
 
-static void run_part(void *context, int64_t task, int worker)
+/* A block, or of the one under way a part of the output channels, by a worker with a V of its own. */
+static void run_own(void *context, int64_t task, int worker)
 {
     job own = *(const job *)context;
-    own.inputs = own_inputs(&own, worker);
-    int64_t *made = (int64_t *)(void *)(own.inputs + own.l.v_bytes), block = own.g * own.l.blocks + own.block;
-    for (int64_t i = 0; i < input_tasks(&own) && *made != block; i++)
-        transform_input(&own, i, worker);
-    *made = block;
-    multiply(&own, task, worker);
-}
-
-static void run_block(void *context, int64_t task, int worker)
-{
-    job own = *(const job *)context;
-    own.g = task / own.l.blocks;
-    own.block = task % own.l.blocks;
+    int whole = own.plan->tile[WHOLE] == 1;
+    if (whole) {
+        own.g = task / own.l.blocks;
+        own.block = task % own.l.blocks;
+    }
     own.inputs = own_inputs(&own, worker);
     if (own.plan->tile[SHARED] == OWN) {
         int64_t *made = fc_winograd_own(own.weights, weight_tasks(&own) * own.l.u_bytes, worker);
@@ -609,9 +602,11 @@ static void run_block(void *context, int64_t task, int worker)
             transform_shared(&own, i, worker);
         *made = 1;
     }
-    for (int64_t i = 0; i < input_tasks(&own); i++)
+    int64_t *last = (int64_t *)(void *)(own.inputs + own.l.v_bytes), block = own.g * own.l.blocks + own.block;
+    for (int64_t i = 0; i < input_tasks(&own) && *last != block; i++)
         transform_input(&own, i, worker);
-    for (int64_t i = 0; i < own.l.outputs.parts; i++)
+    *last = block;
+    for (int64_t i = whole ? 0 : task; i < (whole ? own.l.outputs.parts : task + 1); i++)
         multiply(&own, i, worker);
 }
 
@@ -637,15 +632,15 @@ static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *
         fc_winograd_forget(plan, j.weights, weight_tasks(&j) * l->u_bytes);
     else if (plan->tile[SHARED])
         fc_parallel(plan->threads, weight_tasks(&j), transform_shared, &j);
-    for (int i = 0; i < plan->threads && plan->tile[WHOLE] == OWN; i++)
+    for (int i = 0; i < plan->threads && plan->tile[WHOLE]; i++)
         *(int64_t *)(void *)(own_inputs(&j, i) + l->v_bytes) = -1;
     if (plan->tile[WHOLE] == 1)
-        fc_parallel(plan->threads, p->groups * l->blocks, run_block, &j);
+        fc_parallel(plan->threads, p->groups * l->blocks, run_own, &j);
     for (j.g = 0; j.g < p->groups && plan->tile[WHOLE] != 1; j.g++)
         for (j.block = 0; j.block < l->blocks; j.block++) {
             if (!plan->tile[WHOLE])
                 fc_parallel(plan->threads, input_tasks(&j), transform_input, &j);
-            fc_parallel(plan->threads, l->outputs.parts, plan->tile[WHOLE] ? run_part : multiply, &j);
+            fc_parallel(plan->threads, l->outputs.parts, plan->tile[WHOLE] ? run_own : multiply, &j);
         }
     fc_arena_give();
     return FC_OK;
