@@ -422,7 +422,7 @@ static void run_product(const job *j, const span *s, fc_gemm gemm, int rows, con
 {
     const layout *l = &j->l;
     const fc_window *w = &j->plan->problem.window;
-    int64_t kh = k / (w->kernel[2] / l->wide) % l->lines, width = s->u->width, size = l->kernels->size;
+    int64_t kh = l->skips ? k / (w->kernel[2] / l->wide) % l->lines : 0, width = s->u->width, size = l->kernels->size;
     const void *from[FC_MR_MAX];
     line at = j->lines[kh];
     gemm.k = s->count;
@@ -456,9 +456,10 @@ static void add_pixels(const job *j, const block *b, const span *s, const fc_gem
     char *w = fc_at(j->w, b->g * p->w.g + b->o * p->w.o + first * taps, size);
     int direct = once && taps == 1 && channels == gemm->columns;
     int64_t c_row = direct ? p->w.o : l->sum_row;
+    int64_t few = b->outputs / tiles, larger = b->outputs - few * tiles; /* rows of a tile, or one more: of so many tiles */
     sum += once ? 0 : bundle * l->products * l->columns * size;
-    for (int64_t tile = 0; tile < tiles; tile++) {
-        int64_t o = b->outputs * tile / tiles, rows = b->outputs * (tile + 1) / tiles - o;
+    for (int64_t tile = 0, o = 0, rows; tile < tiles; tile++, o += rows) {
+        rows = few + (tile < larger);
         char *c = direct ? w + o * c_row * size : sum + (once ? 0 : o * c_row * size);
         if (once && !add)
             prefetch_rows(w + o * p->w.o * size, p->w.o * size, rows, channels * taps * size);
