@@ -26,7 +26,8 @@
  * 0.83, 0.82, 320-1280@7 0.76, 0.67.  The next block of weights whose rows are outputs is fetched by the kernel: gradients of
  * 320-1280@7 0.73 to 0.78, of 512-2048@7 0.66 to 0.70, channels last 0.70 to 0.76, of others as fast; of those to transpose it
  * gains nothing.  Tried: the copy by the first tile's kernel (gemm_pack), and the weights' lines fetched in runs (Granite Rapids, the
- * same); blocks of 64 terms and of 192 (2 and 4 % slower); 256 or 1024 KiB of pixels (as fast); a plane's pixels
+ * same); the weights read in place, their rows an odd number of lines apart or not (there 1.07 to 1.33 of the time);
+ * blocks of 64 terms and of 192 (2 and 4 % slower); 256 or 1024 KiB of pixels (as fast); a plane's pixels
  * read where they stand instead of transposed (512-512@14 0.74).  Tried on Zen 3: blocks of four strips packed at once, their rows in
  * turn (as fast); 224 KiB of pixels (0 to 14 % slower), transposed pixels apart by no power of two (as fast), panels of 12 KiB (4 %
  * slower), of 36 KiB and 576 terms (-5 to 4 %).
