@@ -54,6 +54,13 @@ def test_transposed_convolution_at_any_count(case):
     hold_same_at_any_count(transpose_forward_and_backward, case)
 
 
+def test_scratch_of_many_threads_does_not_decide(rng):
+    """A strided gradient by 'im2col' is one product if that one's scratch is within the bound: as three threads need it, it was not."""
+    weight, grad = normal(rng, (160, 160, 3, 5), np.float32), normal(rng, (6, 160, 5, 12), np.float32)
+    options = {"stride": (1, 2), "padding": (1, 3), "algorithm": "im2col"}
+    hold_same_at_any_count(lambda: (fastconv.conv2d_input((6, 160, 5, 21), weight, grad, **options),))
+
+
 @given(conv_cases(), SEEDS)
 def test_any_convolution_at_any_count(case, seed):
     hold_same_at_any_count(forward_and_backward, case, seed)

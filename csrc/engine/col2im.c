@@ -153,11 +153,12 @@ static int64_t band_at(const layout *l, int64_t band)
     return fc_min(band * rows, l->axis[1].size - rows);
 }
 
+/* For the plan's threads: whether its scratch is within the bound, on which the choice depends, is asked for one. */
 static fc_status plan_band(const fc_conv_plan *plan, const layout *l, int64_t band, fc_conv_plan *product)
 {
     fc_conv q = l->product;
     q.window.offset[1] -= band_at(l, band);
-    return fc_conv_plan_make(product, &q, FC_FORWARD, plan->precision, NULL);
+    return fc_conv_plan_for(product, &q, FC_FORWARD, plan->precision, NULL, plan->threads);
 }
 
 static const char *plan_col2im(fc_conv_plan *plan, double *cost)

@@ -98,12 +98,18 @@ static fc_status choose(fc_conv_plan *plan, const char *name, int threads)
 fc_status fc_conv_plan_make(fc_conv_plan *plan, const fc_conv *p, fc_direction direction, fc_precision precision,
                             const char *algorithm)
 {
+    return fc_conv_plan_for(plan, p, direction, precision, algorithm, fc_threads_get());
+}
+
+fc_status fc_conv_plan_for(fc_conv_plan *plan, const fc_conv *p, fc_direction direction, fc_precision precision, const char *algorithm,
+                           int most)
+{
     *plan = (fc_conv_plan){.problem = *p, .direction = direction, .precision = precision, .algorithm = -1, .threads = 1};
     if (!valid(p))
         return FC_INVALID;
     int64_t outputs = fc_mul(fc_mul(p->batch, p->groups), fc_mul(p->out_channels, fc_outputs(&p->window)));
     plan->multiplications = fc_mul(outputs, fc_reduction(p));
-    int threads = fc_max(plan->multiplications, outputs) >= SERIAL_MULTIPLICATIONS ? fc_threads_get() : 1;
+    int threads = fc_max(plan->multiplications, outputs) >= SERIAL_MULTIPLICATIONS ? most : 1;
     if (algorithm && !known(drivers_of(direction), algorithm))
         return FC_INVALID;
     if (direction == FC_ADJOINT) {

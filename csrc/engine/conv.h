@@ -109,6 +109,10 @@ static inline int fc_is_far(const fc_conv *p, int64_t size)
     return fc_mul(fc_mul(fc_mul(p->batch, p->groups), fc_add(x, y)), size) > FC_FAR_BYTES;
 }
 
+/* fc_conv_plan_make for as many threads at most. */
+fc_status fc_conv_plan_for(fc_conv_plan *plan, const fc_conv *problem, fc_direction direction, fc_precision precision,
+                           const char *algorithm, int threads);
+
 /* By definition: columns begin ... end of one row of output channel o (of all groups), plane n * OD + od. */
 void fc_reference_row(const fc_conv *problem, const void *x, const void *w, const void *bias, void *y, int64_t o, int64_t plane,
                       int64_t oh, int64_t begin, int64_t end);
