@@ -34,8 +34,8 @@
  * instead of 0.72 for the first.  Tried: fetching the next pixels, or y, or the weights' next rows ahead (as fast, and 3 % slower);
  * the next block's rows of x meanwhile, in runs (Granite Rapids, "highest", 32-64@32 b32's gradient 0.93, others' 0.99 to 1.03);
  * by runs there (neighbours.c, tiles of 6x4 and 9x3: 0.96 to 1.06, 48-48@4x4000 1.19); one pointer to pixels of a row that are
- * neighbours instead of one to each (Granite Rapids, 96 terms, part of the peak: 9x3 0.93 to 0.96, 6x4 0.93 to 0.95, 14x2 0.90 to 0.95; but tiles
- * that end with a row are lower, where 5x4 has 0.94 and 10x2 less: no whole call was tried); packing a channel's taps at a time where all
+ * neighbours instead of one to each (Granite Rapids, 96 terms, part of the peak: 9x3 0.93 to 0.96, 6x4 0.93 to 0.95, 14x2 0.90 to
+ * 0.95; but tiles that end with a row are lower, where 5x4 has 0.94: no whole call was tried); packing a channel's taps at a time where all
  * channels' follow each other (512@7: 3.9 instead of 1.75 ms, since it reads 36 bytes of a line); storing pixels in y between the
  * products that complete the last of them (Zen 5, 64-64@224 15.4 to 16.2 ms: a strip's 64 lines of y share a set of the cache; past the
  * caches as fast as a pass at the end); sequences as columns, which can be cut, as every cut reads the weights (k3s2 384-384 over 3000
@@ -203,8 +203,8 @@ static int64_t even_part(int64_t units, int64_t parts, int64_t least, int64_t ot
     return part;
 }
 
-/* Blocks of output channels, at most `most`, of which each thread packs and reads its own: a panel is slow to come from the core that packed
- * it, while all threads read the input. */
+/* Blocks of output channels, at most `most`, of which each thread packs and reads its own: a panel is slow to come from the core that
+ * packed it, while all threads read the input. */
 static int64_t own_blocks(const fc_conv *p, int threads, int64_t most)
 {
     const int64_t *in = p->window.in;

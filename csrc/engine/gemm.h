@@ -86,10 +86,10 @@ static inline int fc_gemm_last_strip(int strip, int64_t vectors)
 }
 
 /* Rows of a tile that gathers A, at most: the pointers of more leave the integer registers, and of two vectors more sums wait to be
- * stored.  Of two vectors, part of the peak: Granite Rapids, 96 terms, six rows, seven, eight, ten, twelve, fourteen 0.83, 0.85, 0.90, 0.75,
- * 0.86, 0.91 (seven to eight: gradient of 3x3 32-64@32 b32 in "highest" 0.96 of the time, fourteen as eight), Zen 4, 224 terms, nine, ten,
- * thirteen, fourteen 0.98, 0.91, 0.95, 0.99, and 27 terms, 3-32@32 b32 channels last, at most six, seven, eight, nine, fourteen 535, 540,
- * 553, 555, 569 us; of one vector, Zen 4, nine, ten, thirteen, fourteen 1.00, 0.86, 0.79, 0.78. */
+ * stored.  Of two vectors, part of the peak: Granite Rapids, 96 terms, six rows, seven, eight, ten, twelve, fourteen 0.83, 0.85, 0.90,
+ * 0.75, 0.86, 0.91 (seven to eight: gradient of 3x3 32-64@32 b32 in "highest" 0.96 of the time, fourteen as eight); Zen 4, 224 terms,
+ * nine, ten, thirteen, fourteen 0.98, 0.91, 0.95, 0.99, and 27 terms, 3-32@32 b32 channels last, at most six, seven, eight, nine,
+ * fourteen 535, 540, 553, 555, 569 us.  Of one vector, Zen 4, nine, ten, thirteen, fourteen 1.00, 0.86, 0.79, 0.78. */
 static inline int64_t fc_gather_rows(const fc_kernels *kernels, int64_t nv)
 {
     return fc_min(kernels->mr[nv], nv == 2 ? 8 : 9);

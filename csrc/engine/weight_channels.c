@@ -24,9 +24,9 @@
  * Zen 5: 7x7 3-16@128 b4 1560 to 1210 us (by `weight_rows.c` 1370), 3x3x3 3-16@16x56x56 795 to 570 (700), of which 450 are the products, 50
  * dY's transpose, 30 copies of rows; 3-16@56 b8 150 to 113, 5x5 6-16@14 3.1 to 2.3.
  * Zen 4, tiles of seven rows instead of fourteen: 3x3s2 3-32@299 430, 422 us; rejected: fetching the next block's dY meanwhile (435), blocks
- * of 20 and 14 KiB (425, 430).  Granite Rapids, channels last 1x1 64-256@56 and 512-512@14: the next block's dY fetched before each tile 0.99,
- * 1.01 of the time, 3-32@32 b32 1.10; a line with each term, of dY and x, 0.98, 1.10; strips copied of rows 1 KiB apart too 1.05 to 1.09, -;
- * blocks of 14, 20, 36 KiB 1.04 to 1.10; x and dY exchanged the same.
+ * of 20 and 14 KiB (425, 430).  Granite Rapids, channels last 1x1 64-256@56 and 512-512@14: the next block's dY fetched before each
+ * tile 0.99, 1.01 of the time, 3-32@32 b32 1.10; a line with each term, of dY and x, 0.98, 1.10; the first's strips copied 1.05 to
+ * 1.09; its blocks of 14, 20 and 36 KiB 1.04 to 1.10; x and dY exchanged the same.
  */
 #include "engine/weight_tiles.h"
 #include "engine/weights.h"

@@ -22,8 +22,8 @@
  * AVX2 680, 514; 7x7 3-16@128 b4 1500, 1420; 1x1 13-17@101 45, 31, with AVX2 77, 48; 3x3x3 3-16@16x56x56 850, 775; but 3x3s2
  * 3-32@299 206, 250 and 64-64@224 15.5, 19.7 ms.  Zen 4 (the best of the others, this): 3-32@32 b32 612, 556, 8 of 3-32@28 137, 118,
  * 7x7 3-16@128 816, 708; but 8 of 3-16@56 233, 245, 3x3s2 3-32@299 420, 447.  Rejected there: fetching the next tile's dY meanwhile (7x7
- * the same, with dY in the third-level cache too, 2 of 3-32@32 36.0, 38.2; 13-17@101 50, 54; Granite Rapids, 3-32@32 b32 1.09 of the time, two
- * threads 1.31); slices of 48, 96 or 128 vectors (7x7 b4 +3 %,
+ * the same, with dY in the third-level cache too, 2 of 3-32@32 36.0, 38.2; 13-17@101 50, 54; Granite
+ * Rapids, 3-32@32 b32 1.09 of the time, with two threads 1.31); slices of 48, 96 or 128 vectors (7x7 b4 +3 %,
  * the same, the same); more chunks (24 or 32: 7x7 b4 at two threads 1480 to 1580).  Slices of 128 vectors of narrow images, whose sums
  * come from the second-level cache half as often, would have to be cut from several planes.
  */

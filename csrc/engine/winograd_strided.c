@@ -22,7 +22,8 @@
  *             transform M; store by way of a panel, in which the phases of an adjoint stand side by side
  *
  * Where there are fewer blocks than threads want, one after the other has its blocks of output channels as tasks, and each worker makes
- * V for itself, or its vectors of channels are tasks first, and V is shared.  A tile that is not finite is computed again by definition, as in winograd_channels.c.
+ * V for itself, or its vectors of channels are tasks first, and V is shared.  A tile that is not finite is computed again by definition,
+ * as in winograd_channels.c.
  */
 #include <string.h>
 
