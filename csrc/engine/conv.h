@@ -109,9 +109,9 @@ static inline int fc_is_far(const fc_conv *p, int64_t size)
     return fc_mul(fc_mul(fc_mul(p->batch, p->groups), fc_add(x, y)), size) > FC_FAR_BYTES;
 }
 
-/* fc_conv_plan_make for as many threads at most. */
+/* fc_conv_plan_make for `most` threads at most. */
 fc_status fc_conv_plan_for(fc_conv_plan *plan, const fc_conv *problem, fc_direction direction, fc_precision precision,
-                           const char *algorithm, int threads);
+                           const char *algorithm, int most);
 
 /* By definition: columns begin ... end of one row of output channel o (of all groups), plane n * OD + od. */
 void fc_reference_row(const fc_conv *problem, const void *x, const void *w, const void *bias, void *y, int64_t o, int64_t plane,

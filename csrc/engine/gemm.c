@@ -40,7 +40,7 @@ static void run_strips(const fc_gemm *g, int rows, const void *const *a, const v
     const fc_gemm_kernels *family = g->gather ? &g->kernels->gemm_gather : &g->kernels->gemm;
     int64_t size = g->kernels->size;
     const void *block[FC_MR_MAX];
-    int64_t k0 = 0, most = g->k <= g->terms ? g->k : fc_gemm_terms(g->kernels, g->k, g->terms), c_offset[FC_MR_MAX];
+    int64_t k0 = 0, most = fc_gemm_terms(g->kernels, g->k, g->terms), c_offset[FC_MR_MAX];
     for (int m = 0; m < rows; m++)
         c_offset[m] = m * c_row;
     do {

@@ -632,7 +632,7 @@ static fc_status run_winograd(const fc_conv_plan *plan, void *x, void *w, void *
         fc_winograd_forget(plan, j.weights, weight_tasks(&j) * l->u_bytes);
     else if (plan->tile[SHARED])
         fc_parallel(plan->threads, weight_tasks(&j), transform_shared, &j);
-    for (int i = 0; i < plan->threads && plan->tile[WHOLE]; i++)
+    for (int i = 0; i < plan->threads && plan->tile[WHOLE]; i++) /* made for no block yet */
         *(int64_t *)(void *)(own_inputs(&j, i) + l->v_bytes) = -1;
     if (plan->tile[WHOLE] == 1)
         fc_parallel(plan->threads, p->groups * l->blocks, run_own, &j);

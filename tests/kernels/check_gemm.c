@@ -231,7 +231,8 @@ void check_gemm_pairs(subject *s)
 static void one_short(subject *s, int nv, int mr, int64_t k, start how, int at_end, int fused)
 {
     int64_t n = nv * s->kernels->lanes, times = random_integer(0, 3), gap = random_integer(0, 5), all = times * n;
-    int64_t a_row = mr + random_integer(0, 3), b_offset[64] = {0}, c_row = (all + gap) * (random_integer(0, 1) ? 1 : -1), first = c_row < 0 ? (1 - mr) * c_row : 0;
+    int64_t a_row = mr + random_integer(0, 3), b_offset[64] = {0};
+    int64_t c_row = (all + gap) * (random_integer(0, 1) ? 1 : -1), first = c_row < 0 ? (1 - mr) * c_row : 0;
     describe("short %dx%d k=%lld %lld times %s at the %s of a page", mr, nv, (long long)k, (long long)times,
              how == ZERO ? "zero" : how == ADD ? "added" : "init", at_end ? "end" : "beginning");
     array *a = array_random(s->type, k ? (k - 1) * a_row + mr : 0, at_end), *init = array_random(s->type, mr, at_end);
