@@ -14,6 +14,7 @@ from shapes import (
     NO_IMAGES_CASES,
     SEEDS,
     ConvCase,
+    channels_last,
     conv_cases,
     normal,
 )
@@ -140,6 +141,25 @@ def test_channels_by_runs_of_rows_anywhere(images, stride):
     with fastconv.num_threads(3):
         np.testing.assert_array_equal(F.conv2d(x, w, b, **case.options, algorithm="channels"), expected)
         np.testing.assert_array_equal(F.conv2d_input(x.shape, w, y, **case.options, algorithm="channels"), dx)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+@pytest.mark.parametrize("stride", [1, 2, (1, 3)], ids=str)
+@pytest.mark.parametrize("images, height", [(1, 4), (2, 1)])
+def test_channels_of_wide_rows(images, height, stride, last):
+    """Rows that are cut into three blocks of columns, which read beyond their ends, and into more tasks than there are threads."""
+    case = ConvCase((images, 24, height, 1500), (40, 24, 3, 5), stride=stride, padding=((1, 1), (3, 2)), dilation=(1, 2))
+    x, w, b = case.arrays()
+    expected = reference.conv(x, w, b, **case.options)
+    x = channels_last(x) if last else x
+    y = F.conv2d(x, w, b, **case.options, algorithm="channels")
+    np.testing.assert_array_equal(y, expected)
+    g = channels_last(y) if last else y
+    dx = F.conv2d_input(x.shape, w, g, **case.options, algorithm="channels")
+    assert_close(dx, reference.conv_backward(g, x, w, **case.options)[0])
+    with fastconv.num_threads(3):
+        np.testing.assert_array_equal(F.conv2d(x, w, b, **case.options, algorithm="channels"), expected)
+        np.testing.assert_array_equal(F.conv2d_input(x.shape, w, g, **case.options, algorithm="channels"), dx)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -9,7 +9,7 @@
  * Nothing is padded: the taps are cut into groups that meet the same rectangle of outputs, and a tap is multiplied with those outputs
  * only whose input lies inside the image.
  *
- *     for each group g, block of output channels, block of output rows (counted through planes and images)     a task
+ *     for each group g, block of output channels, block of output rows (counted through planes and images) and columns      a task
  *         for each strip of output channels:  for each part of the input channels:  for each group of taps (tap_groups.h):
  *             list the group's pixels in the block
  *             for each block of k:  for each tile of pixels:  gemm kernel, added to the block of outputs
@@ -38,11 +38,11 @@
  * 0.95; but tiles that end with a row are lower, where 5x4 has 0.94: no whole call was tried); packing a channel's taps at a time where all
  * channels' follow each other (512@7: 3.9 instead of 1.75 ms, since it reads 36 bytes of a line); storing pixels in y between the
  * products that complete the last of them (Zen 5, 64-64@224 15.4 to 16.2 ms: a strip's 64 lines of y share a set of the cache; past the
- * caches as fast as a pass at the end); sequences as columns, which can be cut, as every cut reads the weights (k3s2 384-384 over 3000
- * 0.95, its gradient 0.87); writing rows of an adjoint that meet no tap by themselves (1x1s2 256-512@56 0.57 instead of 0.60).  Zen 5,
- * 64-128@16 and 64-64@224: blocks of 48 to 288 terms, of 2 to 64 rows, all terms for 4 to 110 tiles at a time, planes of x padded
- * apart, strips of three vectors, fetching y or the next x, two or four terms a turn: nothing; the group of the most outputs first,
- * 32-64@32 b32 1.03, 64-128@16 b32 0.96; smaller outputs past the caches, 1.02, but the layer that follows would read them from memory.
+ * caches as fast as a pass at the end); writing rows of an adjoint that meet no tap by themselves (1x1s2 256-512@56 0.57 instead of
+ * 0.60).  Zen 5, 64-128@16 and 64-64@224: blocks of 48 to 288 terms, of 2 to 64 rows, all terms for 4 to 110 tiles at a time, planes of
+ * x padded apart, strips of three vectors, fetching y or the next x, two or four terms a turn: nothing; the group of the most outputs
+ * first, 32-64@32 b32 1.03, 64-128@16 b32 0.96; smaller outputs past the caches, 1.02, but the layer that follows would read them from
+ * memory.
  * The kernel alone runs at 0.97-0.99 of the peak, within the image at 0.95; borders take 1-3 % and storing to planes 3-7 (32-64@32),
  * which an output with channels last is spared.
  *
@@ -63,10 +63,16 @@
 #include "engine/output.h"
 #include "engine/tap_groups.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { ROWS, OUTPUTS, INPUTS, SHARED }; /* plan->tile: rows and output channels of a block, channels of a part; shared panels */
 enum { PIXELS_MIN = 48, PIXELS_MAX = 1024, OUTPUTS_MAX = 512, PART_BYTES = 256 << 10 };
+
+/* Of a block, if its pixels then are enough for the weights that it reads: whole rows leave the second-level cache.  Zen 4, "highest",
+ * at most 128, 256, 512, 1024 columns in the time of whole rows, 3x3 48-48@4x4000 0.89, 0.87, 0.87, 0.91, with AVX2 0.76, 0.74, 0.80, 0.91
+ * (and so by two threads 0.81, 0.86, 0.92, 0.88); sequences, 64-128 k3 over 4096 1.01, 0.98, 1.03, with AVX2 1.14, 1.05, 0.99. */
+enum { COLUMNS_MAX = 320 };
 
 /* Of a pixel's row in a block of outputs, so that the block stays in a second-level cache of 1 MiB beside its input and a panel.
  * Zen 5, 2 KiB and this: 3x3 256-256@8 b32 8.70, 8.50 ms, 512-512@7 b8 6.78, 6.59, 512-512@7 1.33, 1.05, 3x3s2 512-512@14 b4 3.95,
@@ -78,8 +84,16 @@ enum { ROW_BYTES = 512 };
 enum { OWN_PANELS = 4 };
 
 /* Terms of one call of the kernel: their rows of B stay in a first-level cache of 32 KiB, which 288 do not (3x3s2 128@56 0.77 to
- * 0.84 of the product's speed, its gradient 0.75 to 0.81, 512-512@7 0.67 to 0.73; 144 terms 0.78, 0.77, 0.67). */
-enum { TERMS = 96 };
+ * 0.84 of the product's speed, its gradient 0.75 to 0.81, 512-512@7 0.67 to 0.73; 144 terms 0.78, 0.77, 0.67).  Where a core multiplies
+ * half as fast they come from the second in time, and what a call takes to begin and to store weighs more: Zen 4, "highest", 192 and
+ * 288 terms in the time of 96, 3x3 64-128@16 b32 0.98, 0.96, 128-128@16 b32 0.98, 0.98, 256-256@8 b32's gradient 0.92, 0.93,
+ * 512-512@7's 0.97, 0.89, 64-64@224 0.98, 0.99; at two threads 0.97, 0.95 to 0.97. */
+enum { TERMS = 96, TERMS_HALF = 288 };
+
+static int64_t terms_of(const fc_kernels *kernels)
+{
+    return fc_has_half_multiplier(kernels) ? TERMS_HALF : TERMS;
+}
 
 /* Channels from which on terms go by runs: two of them.  Not tuned: none of the benchmark's rows of eight is this driver's. */
 enum { RUNS_MIN = 2 * FC_RUN };
@@ -92,7 +106,8 @@ enum { PANELS_BYTES = 16 << 10 };
 
 typedef struct layout {
     const fc_kernels *kernels;
-    int64_t taps, rows, blocks, output_blocks;  /* rows: of all planes and images; blocks: of rows */
+    int64_t taps, rows, output_blocks;          /* rows: of all planes and images */
+    int64_t blocks, columns, column_blocks;     /* blocks: of rows; columns: of a block, of which a row has so many */
     int64_t strips, width;                      /* of a block of output channels; of a panel: of the widest strip */
     int64_t tile_row, pixels;                   /* of a block of outputs */
     int64_t shared_bytes, worker_bytes;
@@ -138,12 +153,37 @@ static int64_t part_of(const fc_conv *p, const fc_kernels *kernels, int64_t nv)
     return fc_min(p->channels, fc_max(lanes, most / lanes * lanes));
 }
 
+/* Of a block of outputs. */
+typedef struct limits {
+    int64_t pixels;  /* at most: all their channels and what they read of the input fit the cache; but no fewer than `enough` */
+    int64_t enough;  /* the weights, which every block reads, are no more than twice either */
+    int64_t columns; /* whole rows, or even parts of them in whole lines */
+} limits;
+
+static limits limits_of(const fc_phases *phases, const fc_kernels *kernels)
+{
+    const fc_conv *p = &phases->whole;
+    const fc_window *w = &p->window;
+    int64_t lanes = kernels->lanes, vectors = fc_ceil_div(p->out_channels, lanes), most = FC_BLOCK_BYTES / kernels->size;
+    int64_t outputs = fc_ceil_div(vectors, fc_ceil_div(vectors, fc_min(vectors, OUTPUTS_MAX / lanes))) * lanes;
+    int64_t input = fc_min(w->stride[1], w->kernel[1]) * fc_min(w->stride[2], w->kernel[2]) * p->channels;
+    if (phases->count > 1)
+        input = fc_ceil_div(p->channels, w->stride[1] * w->stride[2]);
+    int64_t pixels = most / fc_max(outputs, fc_min(input, most / PIXELS_MIN)), line = FC_ALIGN / kernels->size;
+    limits l = {.enough = fc_min(PIXELS_MAX, fc_reduction(p) * p->out_channels / 2 / (outputs + input)), .columns = fc_max(1, w->out[2])};
+    l.pixels = fc_max(PIXELS_MIN, fc_max(l.enough, fc_min(pixels, PIXELS_MAX)));
+    int64_t widest = fc_max(COLUMNS_MAX, l.enough);
+    if (l.columns > widest)
+        l.columns = fc_ceil_div(fc_ceil_div(l.columns, fc_ceil_div(l.columns, widest)), line) * line;
+    return l;
+}
+
 /* Channels of a part where A's terms go by runs, of all parts the same and whole runs of them; 0 where they do not. */
-static int64_t part_by_runs(const fc_phases *phases, const fc_kernels *kernels)
+static int64_t part_by_runs(const fc_phases *phases, int64_t columns, const fc_kernels *kernels)
 {
     const fc_conv *p = &phases->whole;
     int64_t c = p->channels;
-    if (!kernels->gemm_runs[1][1] || c < RUNS_MIN || (p->x.c != 1 && !fc_neighbours_pay(phases, kernels->size)))
+    if (!kernels->gemm_runs[1][1] || c < RUNS_MIN || (p->x.c != 1 && !fc_neighbours_pay(phases, columns, kernels->size)))
         return 0;
     for (int64_t least = fc_ceil_div(c, part_of(p, kernels, RUNS_STRIP)), parts = least; parts <= 2 * least; parts++)
         if (c % (parts * FC_RUN) == 0)
@@ -159,18 +199,20 @@ static layout lay_out(const fc_conv_plan *plan, const fc_phases *phases, const f
     layout l = {.kernels = kernels, .taps = fc_taps(&p->window)};
     l.rows = p->batch * p->window.out[0] * p->window.out[1];
     l.blocks = fc_ceil_div(l.rows, plan->tile[ROWS]);
+    l.columns = limits_of(phases, kernels).columns;
+    l.column_blocks = fc_ceil_div(p->window.out[2], l.columns);
     l.output_blocks = fc_ceil_div(p->out_channels, plan->tile[OUTPUTS]);
     int64_t vectors = fc_ceil_div(plan->tile[OUTPUTS], lanes);
     l.tile_row = (vectors | 1) * lanes; /* odd: rows a power of two apart would share a few sets of the cache */
     int64_t last = p->out_channels - (l.output_blocks - 1) * plan->tile[OUTPUTS];
-    l.runs = part_by_runs(phases, kernels) != 0;
+    l.runs = part_by_runs(phases, l.columns, kernels) != 0;
     cut_strips(&l, vectors);
     cut_strips(&l, fc_ceil_div(last, lanes));
-    l.pixels = plan->tile[ROWS] * p->window.out[2];
+    l.pixels = plan->tile[ROWS] * l.columns;
     l.in_place = p->y.c == 1 && p->out_channels % lanes == 0;
     l.past = !fc_has_short_vectors(kernels) && fc_writes_past(p, size); /* by whole lines */
     l.copied = l.runs && p->x.c != 1;
-    l.from = l.copied ? fc_neighbours_strides(p, size) : p->x;
+    l.from = l.copied ? fc_neighbours_strides(phases, l.columns, size) : p->x;
     if (l.copied)
         l.copy_bytes = bytes_of(fc_mul(fc_neighbours_most(phases, plan->tile[ROWS]), l.from.s[1]), size);
     l.part_bytes = bytes_of(plan->tile[INPUTS] * l.taps, l.width * size);
@@ -222,34 +264,28 @@ static void choose_tile(fc_conv_plan *plan, const fc_phases *phases, const fc_ke
 {
     const fc_conv *p = &phases->whole;
     const fc_window *w = &p->window;
+    limits l = limits_of(phases, kernels);
     int64_t lanes = kernels->lanes, vectors = fc_ceil_div(p->out_channels, lanes), size = kernels->size;
     int64_t images = p->batch * w->out[0] * w->out[1], wanted = plan->threads > 1 ? 4 * plan->threads : 1, least;
-    int64_t outputs = fc_min(vectors, OUTPUTS_MAX / lanes);
-    outputs = fc_ceil_div(vectors, fc_ceil_div(vectors, outputs));
-    int64_t input = fc_min(w->stride[1], w->kernel[1]) * fc_min(w->stride[2], w->kernel[2]) * p->channels;
-    if (plan->direction == FC_ADJOINT)
-        input = fc_ceil_div(p->channels, w->stride[1] * w->stride[2]);
-    int64_t pixels = FC_BLOCK_BYTES / size / fc_max(outputs * lanes, fc_min(input, FC_BLOCK_BYTES / size / PIXELS_MIN));
-    int64_t most = fc_min(PIXELS_MAX, fc_reduction(p) * p->out_channels / 2 / (outputs * lanes + input));
-    pixels = fc_max(PIXELS_MIN, fc_max(most, fc_min(pixels, PIXELS_MAX)));
-    int64_t rows = fc_max(1, fc_min(images, pixels / w->out[2])), tasks = p->groups * fc_ceil_div(images, rows);
-    int64_t by_runs = part_by_runs(phases, kernels), share = fc_ceil_div(images, plan->threads);
+    int64_t each = p->groups * fc_ceil_div(w->out[2], l.columns); /* tasks of a block of rows */
+    int64_t rows = fc_max(1, fc_min(images, l.pixels / l.columns)), tasks = each * fc_ceil_div(images, rows);
+    int64_t by_runs = part_by_runs(phases, l.columns, kernels), share = fc_ceil_div(images, plan->threads);
     plan->tile[INPUTS] = by_runs ? by_runs : part_of(p, kernels, kernels->nv);
-    int own = p->groups == 1 && p->channels == plan->tile[INPUTS] && vectors * lanes * size <= ROW_BYTES && share <= rows;
+    int own = each == 1 && p->channels == plan->tile[INPUTS] && vectors * lanes * size <= ROW_BYTES && share <= rows;
     least = fc_ceil_div(images, rows);
-    if (tasks < wanted && images * w->out[2] > fc_max(most, 2 * PIXELS_MIN))
-        rows = own ? share : fc_max(fc_ceil_div(PIXELS_MIN, w->out[2]), images / fc_ceil_div(wanted, p->groups));
-    rows = even_part(images, fc_ceil_div(images, fc_max(1, fc_min(images, rows))), least, p->groups, plan->threads);
-    outputs = fc_ceil_div(vectors, fc_ceil_div(vectors, fc_min(vectors, ROW_BYTES / size / lanes)));
+    if (tasks < wanted && images * l.columns > fc_max(l.enough, 2 * PIXELS_MIN))
+        rows = own ? share : fc_max(fc_ceil_div(PIXELS_MIN, l.columns), images / fc_ceil_div(wanted, each));
+    rows = even_part(images, fc_ceil_div(images, fc_max(1, fc_min(images, rows))), least, each, plan->threads);
+    int64_t outputs = fc_ceil_div(vectors, fc_ceil_div(vectors, fc_min(vectors, ROW_BYTES / size / lanes)));
     outputs = fc_min(outputs, fc_ceil_div(vectors, own_blocks(p, plan->threads, vectors / kernels->nv)));
-    tasks = p->groups * fc_ceil_div(images, rows);
+    tasks = each * fc_ceil_div(images, rows);
     least = fc_ceil_div(vectors, outputs);
     if (tasks * least < wanted)
         outputs = fc_min(outputs, fc_max(kernels->nv, vectors / fc_ceil_div(wanted, fc_max(1, tasks))));
     outputs = even_part(vectors, fc_ceil_div(vectors, outputs), least, tasks, plan->threads);
     plan->tile[ROWS] = rows;
     plan->tile[OUTPUTS] = fc_min(p->out_channels, outputs * lanes);
-    plan->tile[SHARED] = fc_ceil_div(images, rows) > (own ? plan->threads : 1);
+    plan->tile[SHARED] = each / p->groups * fc_ceil_div(images, rows) > (own ? plan->threads : 1);
 }
 
 static const char *plan_channels(fc_conv_plan *plan, double *cost)
@@ -273,7 +309,7 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
     double products = counts.products, vectors = (double)fc_ceil_div(p->out_channels, kernels->lanes);
     double n = (double)p->batch * (double)p->groups, c = (double)p->channels, lanes = (double)kernels->lanes;
     double terms = 1 + (double)plan->tile[INPUTS] * products / (counts.visits > 1 ? counts.visits : 1);
-    double calls = n * products * c * vectors / (9.0 * 3.0 * (terms < TERMS ? terms : TERMS));
+    double calls = n * products * c * vectors / (9.0 * 3.0 * fmin(terms, (double)terms_of(kernels)));
     double outputs = n * (double)fc_outputs(&p->window) * vectors * lanes;
     double weights = (double)p->groups * (double)k * vectors * lanes, packed = weights * (plan->tile[SHARED] ? 1.0 : 0.7);
     /* Weights that no second-level cache keeps are read from afar: packing one takes 0.09 ns of 128-128, 0.12 of 256-384 and 384-384,
@@ -292,13 +328,12 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
     int near = fc_cpu_has_near_cache();
     int line = fc_has_short_vectors(kernels); /* a strip is: its one tap's pages are read more often */
     double unit = vectors == 1 ? 2.0 : l.taps > 1 ? (l.runs ? 0.9 : 0.98) : (pages ? 1.25 : 1.12) * (line ? 1.1 : near ? 0.9 : 1.0);
-    if (plan->direction == FC_ADJOINT && l.pixels > PIXELS_MAX)
-        unit *= 1.12; /* rows are never cut: 1-D 384-384 k3s2 over 3000 14.2 ms, winograd_strided 11.3 */
     /* Zen 3, pixels and this, us: 7x7 3-16@128 b4 4230, 5260, 3x3 3-16@64 b32 2230, 3110, 5x5 3-32@64 b8 1950, 3020, of which what they
      * do not share is transposing, 0.4 ns an output of 32-byte vectors. */
     double transposed = line ? 0.3 : near ? 0.1 : 0.15;
-    double copied = l.copied ? n * (double)(l.blocks * l.output_blocks) / (double)p->batch : 0; /* blocks */
-    copied *= (double)fc_neighbours_most(&phases, plan->tile[ROWS]) * (double)p->window.in[2] * c;
+    double blocks = n * (double)(l.blocks * l.column_blocks * l.output_blocks) / (double)p->batch, copied = 0;
+    if (l.copied)
+        copied = blocks * (double)fc_neighbours_most(&phases, plan->tile[ROWS]) * (double)(l.from.s[1] / l.from.s[2]) * c;
     /* A group's pixels and terms are listed first: 16-32@14, of nine, 14.9 us, by winograd_channels 11.5 (Granite Rapids). */
     double listed = 200.0 * (double)counts.groups;
     *cost = 600 + listed + n * products * c * vectors * 0.125 * unit + calls * (l.runs ? 7 : 14) + copied * transposed +
@@ -411,9 +446,10 @@ static void pack_task(void *context, int64_t task, int worker)
     }
 }
 
-/* A block of outputs: rows of all planes and images, channels. */
+/* A block of outputs: rows of all planes and images, columns of each, channels. */
 typedef struct block {
-    int64_t g, row, rows, o, outputs;
+    int64_t g, row, rows, column, columns, o, outputs;
+    int64_t read;   /* the first column of the copy */
     int64_t strips; /* done at once: its pixels are written whole; 0: one after the other */
     int64_t *place, *list;
     char *part, *tile, *turned, *copy;
@@ -425,8 +461,8 @@ static int64_t row_at(const fc_window *w, int64_t row, int64_t n, int64_t d, int
     return row / w->out[1] / w->out[0] * n + row / w->out[1] % w->out[0] * d + row % w->out[1] * h;
 }
 
-/* The pixels of the block that a group of taps meets: where their inputs begin (list[i]), where their outputs stand
- * (list[l.pixels + i]). */
+/* The pixels of the block that a group of taps meets: where their inputs begin (list[i]), where their outputs stand, from the block's
+ * first column on (list[l.pixels + i]). */
 static int64_t list_pixels(const job *j, const block *b, const fc_tap_group *taps)
 {
     const fc_conv *p = &j->phases.whole, *q = &taps->phase->problem;
@@ -434,16 +470,20 @@ static int64_t list_pixels(const job *j, const block *b, const fc_tap_group *tap
     const int64_t *origin = taps->phase->first, *step = taps->phase->step, *out = p->window.out;
     const fc_array_strides *from = &j->l.from;
     int64_t count = 0, *x = b->list, *y = b->list + j->l.pixels, first = 0, image = 0, copied = 0;
-    int64_t begin = taps->axis[2].begin, width = taps->axis[2].end - begin;
+    int64_t begin = fc_max(taps->axis[2].begin, fc_ceil_div(fc_max(0, b->column - origin[2]), step[2]));
+    int64_t end = fc_min(taps->axis[2].end, fc_ceil_div(fc_max(0, b->column + b->columns - origin[2]), step[2])), width = end - begin;
     int64_t pitch = j->l.in_place ? p->y.s[2] : j->l.tile_row, step_x = w->stride[2] * from->s[2], step_y = step[2] * pitch;
     int64_t h = b->row % out[1], d = b->row / out[1] % out[0], n = b->row / out[1] / out[0];
+    if (width <= 0)
+        return 0;
     for (int i = 0; i < FC_AXES; i++)
         first -= w->offset[i] * from->s[i];
+    first -= b->read * from->s[2];
     for (int64_t r = 0; r < b->rows; r++) {
         if (!j->l.copied)
             image = n * p->x.n;
         else if (r == 0 || h == 0) {
-            fc_extent read = fc_neighbours_read(&j->phases, h, fc_min(out[1], h + b->rows - r));
+            fc_extent read = fc_neighbours_read(&j->phases, 1, h, fc_min(out[1], h + b->rows - r));
             image = (copied - read.begin) * from->s[1];
             copied += read.end - read.begin;
         }
@@ -451,8 +491,8 @@ static int64_t list_pixels(const job *j, const block *b, const fc_tap_group *tap
         int met = oh >= taps->axis[1].begin && oh < taps->axis[1].end && od >= taps->axis[0].begin && od < taps->axis[0].end;
         if (met && oh * step[1] == h - origin[1] && od * step[0] == d - origin[0]) {
             int64_t at_x = first + image + od * w->stride[0] * from->s[0] + oh * w->stride[1] * from->s[1] + begin * step_x;
-            int64_t at_y = j->l.in_place ? n * p->y.n + d * p->y.s[0] + h * p->y.s[1] : r * out[2] * pitch;
-            at_y += origin[2] * pitch + begin * step_y;
+            int64_t at_y = j->l.in_place ? n * p->y.n + d * p->y.s[0] + h * p->y.s[1] : r * b->columns * pitch;
+            at_y += (origin[2] - b->column) * pitch + begin * step_y;
             for (int64_t i = 0; i < width; i++, at_x += step_x, at_y += step_y) {
                 x[count + i] = at_x;
                 y[count + i] = at_y;
@@ -483,7 +523,7 @@ static void add_group(const job *j, const block *b, const fc_tap_group *group, i
     const fc_kernels *kernels = j->l.kernels;
     int64_t count = list_pixels(j, b, group), tiles = fc_ceil_div(count, fc_gather_rows(kernels, nv));
     int64_t run = j->l.runs ? FC_RUN : 1, terms = fc_group_taps(group) * inputs / run;
-    int64_t sums = fc_ceil_div(terms, TERMS / run), most = fc_ceil_div(terms, sums) * run, blocks = j->l.runs ? 1 : sums;
+    int64_t sums = fc_ceil_div(terms, terms_of(kernels) / run), most = fc_ceil_div(terms, sums) * run, blocks = j->l.runs ? 1 : sums;
     int64_t place = group->place * j->plan->tile[INPUTS] / run;
     int64_t few = tiles ? count / tiles : 0, larger = count - few * tiles; /* rows of a tile, or one more: of so many tiles */
     int64_t next = fc_reduction(&j->phases.whole) * j->l.width; /* from a strip's panel to the next one's */
@@ -514,7 +554,7 @@ static void add_group(const job *j, const block *b, const fc_tap_group *group, i
 static void begin_block(const job *j, const block *b)
 {
     const fc_conv *p = &j->phases.whole;
-    int64_t size = j->l.kernels->size, row = j->l.in_place ? b->outputs : j->l.tile_row, width = p->window.out[2];
+    int64_t size = j->l.kernels->size, row = j->l.in_place ? b->outputs : j->l.tile_row, width = b->columns;
     const char *bias = j->bias ? fc_at(j->bias, b->g * p->out_channels + b->o, size) : NULL;
     for (int64_t r = 0; r < b->rows; r++) {
         char *out = j->l.in_place ? fc_at(b->tile, row_at(&p->window, b->row + r, p->y.n, p->y.s[0], p->y.s[1]), size)
@@ -534,7 +574,7 @@ static void begin_block(const job *j, const block *b)
 static void clamp_block(const job *j, const block *b)
 {
     const fc_conv *p = &j->plan->problem;
-    int64_t width = p->window.out[2], whole = p->y.s[2] == b->outputs ? width : 1; /* pixels without gaps */
+    int64_t width = b->columns, whole = p->y.s[2] == b->outputs ? width : 1; /* pixels without gaps */
     if (!j->l.in_place)
         fc_output_clamp(p, j->l.kernels, b->tile, b->rows * width * j->l.tile_row);
     for (int64_t r = 0; r < b->rows && j->l.in_place; r++) {
@@ -548,8 +588,8 @@ static void clamp_block(const job *j, const block *b)
 static void store_pixels(const job *j, const block *b)
 {
     const fc_conv *p = &j->phases.whole;
-    int64_t size = j->l.kernels->size, width = p->window.out[2];
-    char *y = fc_at(j->y, b->g * p->out_channels + b->o, size);
+    int64_t size = j->l.kernels->size, width = b->columns;
+    char *y = fc_at(j->y, b->g * p->out_channels + b->o + b->column * p->y.s[2], size);
     for (int64_t r = 0; r < b->rows; r++) {
         char *out = fc_at(y, row_at(&p->window, b->row + r, p->y.n, p->y.s[0], p->y.s[1]), size);
         for (int64_t i = 0; i < width; i++)
@@ -564,8 +604,8 @@ static void store_block(const job *j, const block *b)
     const fc_conv *p = &j->phases.whole;
     const fc_window *w = &p->window;
     const fc_kernels *kernels = j->l.kernels;
-    int64_t size = kernels->size, width = w->out[2], pixels = b->rows * width;
-    char *y = fc_at(j->y, (b->g * p->out_channels + b->o) * p->y.c, size);
+    int64_t size = kernels->size, width = b->columns, pixels = b->rows * width;
+    char *y = fc_at(j->y, (b->g * p->out_channels + b->o) * p->y.c + b->column * p->y.s[2], size);
     if (p->y.s[2] != 1)
         kernels->transpose(b->turned, pixels, b->tile, j->l.tile_row, pixels, b->outputs);
     for (int64_t r = 0, rows; r < b->rows; r += rows) {
@@ -619,9 +659,12 @@ static void run_task(void *context, int64_t task, int worker)
     const fc_kernels *kernels = j->l.kernels;
     const int64_t *tile = j->plan->tile;
     const layout *l = &j->l;
-    int64_t rows = task % l->blocks, outer = task / l->blocks; /* a worker keeps the panels of its outputs */
+    int64_t columns = task % l->column_blocks, rows = task / l->column_blocks % l->blocks;
+    int64_t outer = task / l->column_blocks / l->blocks; /* a worker keeps the panels of its outputs */
     block b = {.g = outer / l->output_blocks, .row = rows * tile[ROWS], .o = outer % l->output_blocks * tile[OUTPUTS]};
     b.rows = fc_min(tile[ROWS], l->rows - b.row);
+    b.column = columns * l->columns;
+    b.columns = fc_min(l->columns, p->window.out[2] - b.column);
     b.outputs = fc_min(tile[OUTPUTS], p->out_channels - b.o);
     char *scratch = j->workers + worker * l->worker_bytes;
     b.place = (int64_t *)(void *)scratch;
@@ -631,9 +674,13 @@ static void run_task(void *context, int64_t task, int worker)
     b.turned = b.tile + l->block_bytes;
     b.part = scratch + l->worker_bytes - l->part_bytes;
     if (l->in_place)
-        b.tile = fc_at(j->y, b.g * p->out_channels + b.o, kernels->size);
-    if (l->copied)
-        fc_neighbours_copy(&j->phases, kernels, &l->from, fc_at(j->x, b.g * p->channels * p->x.c, kernels->size), b.row, b.rows, b.copy);
+        b.tile = fc_at(j->y, b.g * p->out_channels + b.o + b.column * p->y.s[2], kernels->size);
+    if (l->copied) {
+        fc_extent read = fc_neighbours_read(&j->phases, 2, b.column, b.column + b.columns);
+        const char *x = fc_at(j->x, b.g * p->channels * p->x.c, kernels->size);
+        fc_neighbours_copy(&j->phases, kernels, &l->from, x, b.row, b.rows, read, b.copy);
+        b.read = read.begin;
+    }
     if (j->begun)
         begin_block(j, &b);
     for (int64_t o = b.o, nv, strip = 0; o < b.o + b.outputs; o += nv * kernels->lanes) {
@@ -700,7 +747,7 @@ static fc_status run_channels(const fc_conv_plan *plan, void *x, void *w, void *
     int64_t blocks = p->groups * j.l.output_blocks;
     if (plan->tile[SHARED])
         fc_parallel(plan->threads, blocks * fc_ceil_div(p->channels, plan->tile[INPUTS]), pack_task, &j);
-    fc_parallel(plan->threads, blocks * j.l.blocks, run_task, &j);
+    fc_parallel(plan->threads, blocks * j.l.blocks * j.l.column_blocks, run_task, &j);
     fc_arena_give();
     return FC_OK;
 }
