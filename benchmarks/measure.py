@@ -50,13 +50,15 @@ def measure(row: Row, which: str, threads: int, rounds: int, seconds: float) -> 
     beside = [row.dense_call(which, arrays), *([peers.dense(row, which, arrays)] if theirs else [])] \
         if isinstance(row, Factored) else []
     calls = {contender.name: contender.call for contender in (ours, *theirs, *beside)}
-    record["rounds"] = timing.alternate(calls, rounds, seconds, quiet=threads > 1)
+    peaks: list[float] = []
+    record["rounds"] = timing.alternate(calls, rounds, seconds, quiet=threads > 1,
+                                        begin=lambda: peaks.append(peak.fma_flops(row.dtype, threads)))
     record["seconds"] = {name: statistics.median(times) for name, times in record["rounds"].items()}
     nbytes = row.nbytes(which)
     return record | {
         "flops": row.flops(which),
         "bytes": nbytes,
-        "peak flops": peak.fma_flops(row.dtype, threads),
+        "peak flops": statistics.median(peaks),
         "copy rate": peak.copy_rate(nbytes, threads),
     }
 
@@ -72,7 +74,7 @@ def run(names: list[str], threads: list[int], passes: list[str], rounds: int, se
     for number in threads:
         fastconv.set_num_threads(number)
         peers.set_num_threads(number)
-        flops = {dtype: peak.fma_flops(dtype, number) for dtype in TOLERANCE}
+        flops = {dtype: peak.fma_flops(dtype, number, peak.TRIALS) for dtype in TOLERANCE}
         emit("peak", threads=number, flops=flops, copy=peak.copy_rate(peak.LARGE, number))
         for row in rows:
             for which in (name for name in row.passes if name in passes):

@@ -1,5 +1,8 @@
 """The limits of this machine, measured in the run that quotes them: multiply-adds per second, and copied bytes.
 
+A core that has been busy for long is slower than one that begins, and a shared one than one alone (Zen 4: 118 GFLOPS in its best
+moments, 95 to 108 beside rows that take their turns), so a row's share of the peak is of the peak in the same rounds.
+
 Both come from small C loops (peak.c) that the system's compiler builds into a temporary directory. Where there is none,
 NumPy stands in: a matrix product, and `np.copyto`.
 """
@@ -19,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-TRIALS = 10
-TRIAL_SECONDS = 5e-3
+TRIALS, TRIALS_A_ROUND = 10, 3     # the scheduler puts two new threads on one core at times
+TRIAL_SECONDS = 3e-3
 COPIED_PER_TRIAL = 1 << 27
 SMALL, LARGE = 1 << 12, 1 << 28
 
@@ -58,8 +61,8 @@ def source() -> str:
     return "C loop" if library() else "NumPy"
 
 
-def concurrently(work: Callable[[int], object], threads: int) -> float:
-    """Seconds from the first thread's start to the last one's end, best of several; `work` gets the thread's number."""
+def concurrently(work: Callable[[int], object], threads: int, trials: int = TRIALS) -> float:
+    """Seconds from the first thread's start to the last one's end, best of `trials`; `work` gets the thread's number."""
     barrier = threading.Barrier(threads)
 
     def span(index: int) -> tuple[float, float]:
@@ -69,8 +72,8 @@ def concurrently(work: Callable[[int], object], threads: int) -> float:
         return start, time.perf_counter()
 
     with ThreadPoolExecutor(threads) as pool:
-        trials = [list(pool.map(span, range(threads))) for _ in range(TRIALS)]
-    return min(max(end for _, end in spans) - min(start for start, _ in spans) for spans in trials)
+        measured = [list(pool.map(span, range(threads))) for _ in range(trials)]
+    return min(max(end for _, end in spans) - min(start for start, _ in spans) for spans in measured)
 
 
 def multiply_adds(dtype: str, rounds: int) -> int:
@@ -89,16 +92,21 @@ def multiply_adds(dtype: str, rounds: int) -> int:
 
 
 @cache
-def fma_flops(dtype: str, threads: int) -> float:
-    """Peak operations per second of `threads` threads together."""
+def trial(dtype: str) -> tuple[int, int]:
+    """Rounds of the loop that last at least TRIAL_SECONDS, and their operations."""
     rounds = 1000
     while True:
         start = time.perf_counter()
         operations = multiply_adds(dtype, rounds)
         if time.perf_counter() - start > TRIAL_SECONDS:
-            break
+            return rounds, operations
         rounds *= 2
-    return threads * operations / concurrently(lambda _: multiply_adds(dtype, rounds), threads)
+
+
+def fma_flops(dtype: str, threads: int, trials: int = TRIALS_A_ROUND) -> float:
+    """Operations per second of `threads` threads together at this moment, in the best of `trials`."""
+    rounds, operations = trial(dtype)
+    return threads * operations / concurrently(lambda _: multiply_adds(dtype, rounds), threads, trials)
 
 
 @cache

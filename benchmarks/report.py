@@ -11,7 +11,8 @@ LISTED = 25     # losing rows that the summary names
 
 LEGEND = """\
 x: PyTorch's time / fastconv's, medians over the rounds; above 1 fastconv is faster. GFLOPS: of direct code, so that
-Winograd may pass its peak. % of peak: of the limit that binds the row, multiply-adds (fma) or a copy of as many bytes.
+Winograd may pass its peak. % of peak: of the limit that binds the row, multiply-adds (fma), measured in the same rounds,
+or a copy of as many bytes.
 GB/s: as if each array were touched once. error: max|error| / max|y| against float64, checked before timing."""
 
 Record = dict[str, Any]

@@ -54,14 +54,17 @@ def turn(call: Call, repeats: int, quiet: bool) -> float:
     return timed(call, repeats) / repeats
 
 
-def alternate(calls: Mapping[str, Call], rounds: int, seconds: float, quiet: bool = False) -> dict[str, list[float]]:
-    """Seconds per call in each of `rounds` rounds; a round gives every callable one turn of at least `seconds`."""
+def alternate(calls: Mapping[str, Call], rounds: int, seconds: float, quiet: bool = False,
+              begin: Call | None = None) -> dict[str, list[float]]:
+    """Seconds per call in each of `rounds` rounds; a round gives every callable one turn of at least `seconds`, after `begin`."""
     repeats = {name: calibrate(call, seconds) for name, call in calls.items()}
     measured: dict[str, list[float]] = {name: [] for name in calls}
     collecting = gc.isenabled()
     gc.disable()
     try:
         for _ in range(rounds):
+            if begin is not None:
+                begin()
             for name, call in calls.items():
                 measured[name].append(turn(call, repeats[name], quiet))
     finally:

@@ -63,7 +63,6 @@
 #include "engine/output.h"
 #include "engine/tap_groups.h"
 
-#include <math.h>
 #include <string.h>
 
 enum { ROWS, OUTPUTS, INPUTS, SHARED }; /* plan->tile: rows and output channels of a block, channels of a part; shared panels */
@@ -84,16 +83,10 @@ enum { ROW_BYTES = 512 };
 enum { OWN_PANELS = 4 };
 
 /* Terms of one call of the kernel: their rows of B stay in a first-level cache of 32 KiB, which 288 do not (3x3s2 128@56 0.77 to
- * 0.84 of the product's speed, its gradient 0.75 to 0.81, 512-512@7 0.67 to 0.73; 144 terms 0.78, 0.77, 0.67).  Where a core multiplies
- * half as fast they come from the second in time, and what a call takes to begin and to store weighs more: Zen 4, "highest", 192 and
- * 288 terms in the time of 96, 3x3 64-128@16 b32 0.98, 0.96, 128-128@16 b32 0.98, 0.98, 256-256@8 b32's gradient 0.92, 0.93,
- * 512-512@7's 0.97, 0.89, 64-64@224 0.98, 0.99; at two threads 0.97, 0.95 to 0.97. */
-enum { TERMS = 96, TERMS_HALF = 288 };
-
-static int64_t terms_of(const fc_kernels *kernels)
-{
-    return fc_has_half_multiplier(kernels) ? TERMS_HALF : TERMS;
-}
+ * 0.84 of the product's speed, its gradient 0.75 to 0.81, 512-512@7 0.67 to 0.73; 144 terms 0.78, 0.77, 0.67).  Zen 4, "highest",
+ * 192 and 288 terms, which come from the second in time, take 0.98 and 0.96 of the time, but sums of 144 are off by up to 5.6e-7, of 288
+ * by 6.8e-7 of the largest output, where 5e-7 is promised. */
+enum { TERMS = 96 };
 
 /* Channels from which on terms go by runs: two of them.  Not tuned: none of the benchmark's rows of eight is this driver's. */
 enum { RUNS_MIN = 2 * FC_RUN };
@@ -309,7 +302,7 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
     double products = counts.products, vectors = (double)fc_ceil_div(p->out_channels, kernels->lanes);
     double n = (double)p->batch * (double)p->groups, c = (double)p->channels, lanes = (double)kernels->lanes;
     double terms = 1 + (double)plan->tile[INPUTS] * products / (counts.visits > 1 ? counts.visits : 1);
-    double calls = n * products * c * vectors / (9.0 * 3.0 * fmin(terms, (double)terms_of(kernels)));
+    double calls = n * products * c * vectors / (9.0 * 3.0 * (terms < TERMS ? terms : TERMS));
     double outputs = n * (double)fc_outputs(&p->window) * vectors * lanes;
     double weights = (double)p->groups * (double)k * vectors * lanes, packed = weights * (plan->tile[SHARED] ? 1.0 : 0.7);
     /* Weights that no second-level cache keeps are read from afar: packing one takes 0.09 ns of 128-128, 0.12 of 256-384 and 384-384,
@@ -523,7 +516,7 @@ static void add_group(const job *j, const block *b, const fc_tap_group *group, i
     const fc_kernels *kernels = j->l.kernels;
     int64_t count = list_pixels(j, b, group), tiles = fc_ceil_div(count, fc_gather_rows(kernels, nv));
     int64_t run = j->l.runs ? FC_RUN : 1, terms = fc_group_taps(group) * inputs / run;
-    int64_t sums = fc_ceil_div(terms, terms_of(kernels) / run), most = fc_ceil_div(terms, sums) * run, blocks = j->l.runs ? 1 : sums;
+    int64_t sums = fc_ceil_div(terms, TERMS / run), most = fc_ceil_div(terms, sums) * run, blocks = j->l.runs ? 1 : sums;
     int64_t place = group->place * j->plan->tile[INPUTS] / run;
     int64_t few = tiles ? count / tiles : 0, larger = count - few * tiles; /* rows of a tile, or one more: of so many tiles */
     int64_t next = fc_reduction(&j->phases.whole) * j->l.width; /* from a strip's panel to the next one's */
