@@ -42,7 +42,8 @@
  * 0.60).  Zen 5, 64-128@16 and 64-64@224: blocks of 48 to 288 terms, of 2 to 64 rows, all terms for 4 to 110 tiles at a time, planes of
  * x padded apart, strips of three vectors, fetching y or the next x, two or four terms a turn: nothing; the group of the most outputs
  * first, 32-64@32 b32 1.03, 64-128@16 b32 0.96; smaller outputs past the caches, 1.02, but the layer that follows would read them from
- * memory.
+ * memory.  Zen 4, "highest", thirteen rows: a tile's terms all first 0.98 to 1.11 (in a loop of kernels alone 6x4 0.955 to 0.975 of the
+ * peak), the next block's x fetched meanwhile 0.93 to 1.04, half of them slower.
  * The kernel alone runs at 0.97-0.99 of the peak, within the image at 0.95; borders take 1-3 % and storing to planes 3-7 (32-64@32),
  * which an output with channels last is spared.
  *
@@ -61,7 +62,7 @@
 #include "engine/gemm.h"
 #include "engine/neighbours.h"
 #include "engine/output.h"
-#include "engine/tap_groups.h"
+#include "engine/tap_panels.h"
 
 #include <string.h>
 
@@ -338,81 +339,14 @@ typedef struct job {
     const fc_conv_plan *plan;
     fc_phases phases;
     layout l;
-    const char *x, *w, *bias;
+    fc_tap_panels weights;
+    const char *x, *bias;
     char *y, *panels, *workers;
     const fc_tap_group *groups;
     int64_t group_count;
     const int64_t *column, *row; /* of A and B, for each group, channel of a part, tap */
     int begun;                   /* outputs are set before the first term is added: to a bias, or as no first group meets some */
 } job;
-
-/* The row of tap t of channel i in a phase's panel: (channel, tap), or (tap, channel) by runs. */
-static int64_t panel_row(const job *j, const fc_phase *f, int64_t t, int64_t i, int64_t inputs)
-{
-    return j->l.runs ? t * inputs + i : i * fc_taps(&f->problem.window) + t;
-}
-
-/* Elements of a panel's row, of a strip of `nv` vectors. */
-static int64_t row_elements(const job *j, int64_t nv)
-{
-    return j->l.runs ? nv * j->l.kernels->lanes : j->l.width;
-}
-
-/* Where all taps of `inputs` channels go that are read together, channel by channel: place[i * span + element of w]. */
-static void list_places(const job *j, int64_t *place, int64_t low, int64_t span, int64_t inputs, int64_t row)
-{
-    for (int64_t i = 0; i < inputs * span; i++)
-        place[i] = -1;
-    for (const fc_phase *f = j->phases.phase; f < j->phases.phase + j->phases.count; f++) {
-        int64_t taps = fc_taps(&f->problem.window);
-        for (int64_t t = 0; t < taps; t++) {
-            int64_t at = fc_phase_tap(f, t) - low;
-            for (int64_t i = 0; i < inputs; i++)
-                place[i * span + at] = (f->place * inputs + panel_row(j, f, t, i, inputs)) * row;
-        }
-    }
-}
-
-/* The part of the panel for `width` outputs from `o` on and channels c ... c + inputs: rows (phase, channel, tap), zeros beyond
- * the last output. */
-static void pack_part(const job *j, char *panel, int64_t *place, int64_t g, int64_t o, int64_t width, int64_t c, int64_t inputs)
-{
-    static const double zero = 0;
-    const fc_conv *p = &j->phases.whole;
-    const fc_kernels *kernels = j->l.kernels;
-    int64_t size = kernels->size, outputs = fc_min(width, p->out_channels - o), low = 0, span = 1, apart = 1;
-    int64_t row = row_elements(j, fc_ceil_div(width, kernels->lanes));
-    for (int i = 0; i < FC_AXES; i++) {
-        int64_t reach = (p->window.kernel[i] - 1) * p->w.k[i];
-        low += fc_min(0, reach);
-        span += reach < 0 ? -reach : reach;
-        apart &= p->window.kernel[i] == 1 || p->w.k[i] != 0; /* else taps share elements */
-    }
-    const char *w = fc_at(j->w, g * p->w.g + o * p->w.o + c * p->w.c, size);
-    if (p->w.c != 1 && p->w.o != 1 && apart && span <= 4 * j->l.taps) { /* a channel's taps lie close together */
-        int64_t calls = p->w.c == span ? 1 : inputs;                   /* and so do the channels */
-        list_places(j, place, low, span, inputs, row);
-        for (int64_t i = 0; i < calls; i++)
-            kernels->transpose_rows(panel, place + i * span, fc_at(w, i * p->w.c + low, size), p->w.o, outputs,
-                                    inputs / calls * span);
-        return;
-    }
-    for (const fc_phase *f = j->phases.phase; f < j->phases.phase + j->phases.count; f++) {
-        int64_t taps = fc_taps(&f->problem.window);
-        for (int64_t i = 0; i < inputs; i++)
-            place[i] = panel_row(j, f, 0, i, inputs) * row;
-        for (int64_t t = 0; t < taps; t++) {
-            const char *src = fc_at(w, fc_phase_tap(f, t), size);
-            char *dst = fc_at(panel, (f->place * inputs + panel_row(j, f, t, 0, inputs)) * row, size);
-            if (p->w.c == 1)
-                kernels->transpose_rows(dst, place, src, p->w.o, outputs, inputs);
-            else
-                for (int64_t i = 0; i < inputs; i++)
-                    kernels->gather_row(fc_at(dst, place[i], size), width, fc_at(src, i * p->w.c, size), p->w.o, 0, 1, outputs,
-                                        &zero);
-        }
-    }
-}
 
 /* Where a strip's panel begins among all panels. */
 static char *panel_at(const job *j, int64_t g, int64_t output_block, int64_t strip)
@@ -434,8 +368,8 @@ static void pack_task(void *context, int64_t task, int worker)
     int64_t *place = (int64_t *)(void *)(j->workers + worker * j->l.worker_bytes);
     for (int64_t nv; o < end; o += nv * kernels->lanes) {
         nv = next_strip(&j->l, fc_ceil_div(end - o, kernels->lanes));
-        char *part = fc_at(panel_at(j, g, block, strip++), c * j->l.taps * row_elements(j, nv), kernels->size);
-        pack_part(j, part, place, g, o, nv * kernels->lanes, c, inputs);
+        char *part = fc_at(panel_at(j, g, block, strip++), c * j->l.taps * fc_tap_panel_row_elements(&j->weights, nv), kernels->size);
+        fc_tap_panel_pack(&j->weights, part, place, g, o, nv, c, inputs);
     }
 }
 
@@ -520,7 +454,7 @@ static void add_group(const job *j, const block *b, const fc_tap_group *group, i
     int64_t place = group->place * j->plan->tile[INPUTS] / run;
     int64_t few = tiles ? count / tiles : 0, larger = count - few * tiles; /* rows of a tile, or one more: of so many tiles */
     int64_t next = fc_reduction(&j->phases.whole) * j->l.width; /* from a strip's panel to the next one's */
-    panel = fc_at(panel, group->phase->place * inputs * row_elements(j, nv), kernels->size);
+    panel = fc_at(panel, group->phase->place * inputs * fc_tap_panel_row_elements(&j->weights, nv), kernels->size);
     for (int64_t i = 0; i < blocks; i++) {
         int64_t k0 = terms * i / blocks, k = terms * (i + 1) / blocks - k0;
         for (int64_t t = 0, from = 0, rows; t < tiles; t++, from += rows) {
@@ -637,9 +571,9 @@ static void run_strip(const job *j, const block *b, int64_t strip, int64_t o, in
         int64_t inputs = fc_min(tile[INPUTS], p->channels - c);
         char *part = b->part;
         if (tile[SHARED])
-            part = fc_at(panel_at(j, b->g, b->o / tile[OUTPUTS], strip), c * j->l.taps * row_elements(j, nv), size);
+            part = fc_at(panel_at(j, b->g, b->o / tile[OUTPUTS], strip), c * j->l.taps * fc_tap_panel_row_elements(&j->weights, nv), size);
         else
-            pack_part(j, part, b->place, b->g, o, nv * j->l.kernels->lanes, c, inputs);
+            fc_tap_panel_pack(&j->weights, part, b->place, b->g, o, nv, c, inputs);
         for (const fc_tap_group *group = j->groups; group < j->groups + j->group_count; group++)
             add_group(j, b, group, inputs, x, part, nv, outputs, c || j->begun || !group->first);
     }
@@ -707,8 +641,8 @@ static void write_offsets(const job *j, int64_t *column, int64_t *row)
                 for (int64_t kw = v->first; kw < v->first + v->taps; kw++, t++) {
                     int64_t tap = (kd * w->kernel[1] + kh) * w->kernel[2] + kw, at = begin + t * next;
                     int64_t x = kd * w->dilation[0] * from->s[0] + kh * w->dilation[1] * from->s[1] + kw * w->dilation[2] * from->s[2];
-                    int64_t first = panel_row(j, group->phase, tap, 0, inputs) * unit;
-                    int64_t step = panel_row(j, group->phase, tap, together, inputs) * unit - first;
+                    int64_t first = fc_tap_panel_row(&j->weights, group->phase, tap, 0, inputs) * unit;
+                    int64_t step = fc_tap_panel_row(&j->weights, group->phase, tap, together, inputs) * unit - first;
                     for (int64_t i = 0; i < terms; i++, at += apart) {
                         column[at] = x + i * together * from->c;
                         row[at] = first + i * step;
@@ -720,11 +654,12 @@ static void write_offsets(const job *j, int64_t *column, int64_t *row)
 static fc_status run_channels(const fc_conv_plan *plan, void *x, void *w, void *bias, void *y)
 {
     int forward = plan->direction == FC_FORWARD;
-    job j = {.plan = plan, .x = forward ? x : y, .w = w, .bias = bias, .y = forward ? y : x};
+    job j = {.plan = plan, .x = forward ? x : y, .bias = bias, .y = forward ? y : x};
     fc_phases_plan(&j.phases, &plan->problem, plan->direction);
     fc_tap_counts counts = fc_tap_groups_count(&j.phases);
     const fc_conv *p = &j.phases.whole;
     j.l = lay_out(plan, &j.phases, &counts);
+    j.weights = (fc_tap_panels){.phases = &j.phases, .kernels = j.l.kernels, .w = w, .runs = j.l.runs, .width = j.l.width};
     char *scratch = fc_arena_take(plan->scratch);
     if (!scratch)
         return FC_NO_MEMORY;
