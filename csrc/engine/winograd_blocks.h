@@ -38,6 +38,14 @@ static inline int fc_winograd_own_pays(const fc_conv_plan *plan, double cost, do
     return plan->threads > 1 && part * (plan->threads - 1) * cost <= all;
 }
 
+/* The same of V, `bytes` of each: where cores share a near cache, as long as theirs leave room in it.  Zen 4, two threads, V of all and of
+ * each, 3x3 384-384@13's gradient 1630, 1330 us, 512-512@14's 2530, 2400, 3x3s2 128-128@56's 1065, 955, 512-512@7 b8's 4250, 4070, but
+ * 256-256@8 b32, whose V takes 4.5 MiB, 4380, 5690, its gradient 4550, 5600. */
+static inline int fc_winograd_own_inputs_pay(const fc_conv_plan *plan, double cost, double all, int64_t bytes)
+{
+    return (bytes <= FC_FAR_BYTES || !fc_cpu_has_near_cache()) && fc_winograd_own_pays(plan, cost, all);
+}
+
 /* Bytes of U, `weights` for one: plan->tile[shared] says whose it is.  A copy of a worker's begins with whether it is made. */
 static inline int64_t fc_winograd_shared_bytes(const fc_conv_plan *plan, int shared, int64_t weights)
 {

@@ -279,7 +279,7 @@ static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
         fc_winograd_choose_own(plan, SHARED, weights_cost(p, &l), estimate(plan, p, &l),
                                fc_mul(fc_mul(p->groups, l.outputs.parts), l.u_bytes),
                                fc_add(fc_mul(plan->threads, worker_bytes(plan, &l)), l.offset_bytes));
-    else if (fc_winograd_own_pays(plan, inputs_cost(p, &l), estimate(plan, p, &l))) {
+    else if (fc_winograd_own_inputs_pay(plan, inputs_cost(p, &l), estimate(plan, p, &l), l.v_bytes)) {
         plan->tile[WHOLE] = OWN;
         if (scratch_of(plan, &l) > fc_scratch_max(plan->threads))
             plan->tile[WHOLE] = 0;

@@ -211,7 +211,7 @@ static layout choose_tile(fc_conv_plan *plan, const fc_conv *p)
     if (plan->tile[WHOLE])
         fc_winograd_choose_own(plan, SHARED, groups * weights_cost(p, &l), all, all_weights(p, &l),
                                fc_add(fc_mul(plan->threads, worker_bytes(plan, &l)), l.offset_bytes));
-    else if (fc_winograd_own_pays(plan, groups * inputs_cost(&l), all)) {
+    else if (fc_winograd_own_inputs_pay(plan, groups * inputs_cost(&l), all, l.v_bytes)) {
         plan->tile[WHOLE] = OWN;
         if (scratch_of(plan, &l) > fc_scratch_max(plan->threads))
             plan->tile[WHOLE] = 0;
