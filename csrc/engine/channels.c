@@ -239,14 +239,18 @@ static int64_t even_part(int64_t units, int64_t parts, int64_t least, int64_t ot
     return part;
 }
 
+static int64_t input_elements(const fc_conv *p)
+{
+    const int64_t *in = p->window.in;
+    return fc_mul(fc_mul(fc_mul(p->batch, p->groups), p->channels), fc_mul(fc_mul(in[0], in[1]), in[2]));
+}
+
 /* Blocks of output channels, at most `most`, of which each thread packs and reads its own: a panel is slow to come from the core that
  * packed it, while all threads read the input. */
 static int64_t own_blocks(const fc_conv *p, int threads, int64_t most)
 {
-    const int64_t *in = p->window.in;
-    int64_t x = fc_mul(fc_mul(p->batch, p->channels), fc_mul(fc_mul(in[0], in[1]), in[2]));
     int64_t panels = fc_mul(fc_reduction(p), p->out_channels);
-    return p->groups == 1 && x <= fc_mul(OWN_PANELS, panels) ? fc_max(1, fc_min(threads, most)) : 1;
+    return p->groups == 1 && input_elements(p) <= fc_mul(OWN_PANELS, panels) ? fc_max(1, fc_min(threads, most)) : 1;
 }
 
 /* Blocks of outputs and the input behind them for the cache, but not so small that the weights, which every block reads, are more
@@ -321,7 +325,13 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
     int pages = phases.count == 1 && l.taps == 1 && p->x.s[2] == 1 && fc_is_far(p, kernels->size);
     int near = fc_cpu_has_near_cache();
     int line = fc_has_short_vectors(kernels); /* a strip is: its one tap's pages are read more often */
-    double unit = vectors == 1 ? 2.0 : l.taps > 1 ? (l.runs ? 0.9 : 0.98) : (pages ? 1.25 : 1.12) * (line ? 1.1 : near ? 0.9 : 1.0);
+    /* A stride's pixels as they stand, where multiply-adds hide that each is another load.  Zen 4, one thread, pixels and this, us:
+     * 256-512@56 2540, 2400, 512-1024@28 2960, 2465, 128-256@28 b8 1835, 1306, 64-64@100 286, 242, 1x1s3 256-256@57 557, 518, but
+     * 256-512@56 b4, of 12 MiB, 10.7, 14.4 ms. */
+    int apart = phases.count == 1 && p->window.stride[2] > 1 && fc_has_half_multiplier(kernels) &&
+                fc_bytes(input_elements(p), kernels->size) <= 2 * FC_FAR_BYTES;
+    double one = (pages ? 1.25 : 1.12) * (line ? 1.1 : near ? 0.9 : 1.0) * (apart ? 0.8 : 1.0);
+    double unit = vectors == 1 ? 2.0 : l.taps > 1 ? (l.runs ? 0.9 : 0.98) : one;
     /* Zen 3, pixels and this, us: 7x7 3-16@128 b4 4230, 5260, 3x3 3-16@64 b32 2230, 3110, 5x5 3-32@64 b8 1950, 3020, of which what they
      * do not share is transposing, 0.4 ns an output of 32-byte vectors. */
     double transposed = line ? 0.3 : near ? 0.1 : 0.15;
