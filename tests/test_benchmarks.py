@@ -214,8 +214,9 @@ def test_contenders_take_turns(clock):
             clock.now += cost
         return call
 
-    measured = timing.alternate({"a": contender("a", 2e-3), "b": contender("b", 5e-4)}, rounds=3, seconds=1e-3)
-    assert [name for name, _ in groupby(log)] == ["a", "b"] * 4         # calibration, then three rounds
+    measured = timing.alternate({"a": contender("a", 2e-3), "b": contender("b", 5e-4)}, rounds=3, seconds=1e-3,
+                                begin=lambda: log.append("begin"))
+    assert [name for name, _ in groupby(log)] == ["a", "b"] + ["begin", "a", "b"] * 3      # calibration, then three rounds
     assert measured == {"a": pytest.approx([2e-3] * 3), "b": pytest.approx([5e-4] * 3)}
 
 

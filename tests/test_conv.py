@@ -147,7 +147,7 @@ def test_channels_by_runs_of_rows_anywhere(images, stride):
 @pytest.mark.parametrize("stride", [1, 2, (1, 3)], ids=str)
 @pytest.mark.parametrize("images, height", [(1, 4), (2, 1)])
 def test_channels_of_wide_rows(images, height, stride, last):
-    """Rows that are cut into three blocks of columns, which read beyond their ends, and into more tasks than there are threads."""
+    """Rows that are cut into two to five blocks of columns, which read beyond their ends."""
     case = ConvCase((images, 24, height, 1500), (40, 24, 3, 5), stride=stride, padding=((1, 1), (3, 2)), dilation=(1, 2))
     x, w, b = case.arrays()
     expected = reference.conv(x, w, b, **case.options)

@@ -70,8 +70,9 @@ enum { ROWS, OUTPUTS, INPUTS, SHARED }; /* plan->tile: rows and output channels 
 enum { PIXELS_MIN = 48, PIXELS_MAX = 1024, OUTPUTS_MAX = 512, PART_BYTES = 256 << 10 };
 
 /* Of a block, if its pixels then are enough for the weights that it reads: whole rows leave the second-level cache.  Zen 4, "highest",
- * at most 128, 256, 512, 1024 columns in the time of whole rows, 3x3 48-48@4x4000 0.89, 0.87, 0.87, 0.91, with AVX2 0.76, 0.74, 0.80, 0.91
- * (and so by two threads 0.81, 0.86, 0.92, 0.88); sequences, 64-128 k3 over 4096 1.01, 0.98, 1.03, with AVX2 1.14, 1.05, 0.99. */
+ * at most 128, 256, 512, 1024 columns in the time of whole rows, 3x3 48-48@4x4000 0.87, 0.85, 0.90, 0.93, with AVX2 0.76, 0.74, 0.80, 0.91
+ * (by two threads 0.81, 0.86, 0.92, 0.88); of sequences, 64-128 k3 over 4096, 256, 512, 1024 1.01, 0.98, 1.03, with AVX2 1.05, 0.99, 1.02,
+ * where 128 take 1.14. */
 enum { COLUMNS_MAX = 320 };
 
 /* Of a pixel's row in a block of outputs, so that the block stays in a second-level cache of 1 MiB beside its input and a panel.
@@ -286,6 +287,30 @@ static void choose_tile(fc_conv_plan *plan, const fc_phases *phases, const fc_ke
     plan->tile[SHARED] = each / p->groups * fc_ceil_div(images, rows) > (own ? plan->threads : 1);
 }
 
+/* A product, in the unit of fc_gemm_cost; a kernel of one vector does half as much (6-16@14 5x5: pixels 11.2 us, this 14.4), and several
+ * taps share lines of the image.  Emerald Rapids, one thread: 3x3 64@56 1.48 ms (pixels 1.58), 3x3s2 128@56 1.50 ms, 1x1s2
+ * 256-512@56 1.70 ms (pixels 1.60), 512-512@7 1.75 ms; where a pixel's channels lie pages apart, 1x1 512-128@28 b8 8.0 ms
+ * (pixels 6.2).  Zen 5, 1x1s2: 64-64@100 102 us (pixels 130), 96-200@35 73 (76), 256-512@56 0.96 ms (pixels 0.90).
+ * Zen 3: 256-512@56 3.7 ms (pixels 2.8, pointwise 2.9), its gradient 3.8 (3.9, 3.4), of 512-1024@28 4.3 (3.6, 3.1). */
+static double product_unit(const fc_phases *phases, const layout *l)
+{
+    const fc_conv *p = &phases->whole;
+    const fc_kernels *kernels = l->kernels;
+    if (p->out_channels <= kernels->lanes)
+        return 2.0;
+    if (l->taps > 1)
+        return l->runs ? 0.9 : 0.98;
+    int pages = phases->count == 1 && p->x.s[2] == 1 && fc_is_far(p, kernels->size);
+    /* A stride's pixels as they stand, where multiply-adds hide that each is another load.  Zen 4, one thread, pixels and this, us:
+     * 256-512@56 2540, 2400, 512-1024@28 2960, 2465, 128-256@28 b8 1835, 1306, 64-64@100 286, 242, 1x1s3 256-256@57 557, 518, but
+     * 256-512@56 b4, of 12 MiB, 10.7, 14.4 ms. */
+    int apart = phases->count == 1 && p->window.stride[2] > 1 && fc_has_half_multiplier(kernels) &&
+                fc_bytes(input_elements(p), kernels->size) <= 2 * FC_FAR_BYTES;
+    /* With short vectors a strip is a line: its one tap's pages are read more often. */
+    double strip = fc_has_short_vectors(kernels) ? 1.1 : fc_cpu_has_near_cache() ? 0.9 : 1.0;
+    return (pages ? 1.25 : 1.12) * strip * (apart ? 0.8 : 1.0);
+}
+
 static const char *plan_channels(fc_conv_plan *plan, double *cost)
 {
     fc_phases phases;
@@ -317,30 +342,16 @@ static const char *plan_channels(fc_conv_plan *plan, double *cost)
     /* An adjoint's stand apart by a tap of all channels: half of 512-512@7's gradient, 7.3 ms where the forward pass takes 3.8 (Zen 3). */
     if (p->w.o < p->w.c && fc_taps(&p->window) > 1 && fc_has_short_vectors(kernels))
         read += weights * 0.25;
-    /* In the unit of fc_gemm_cost; a kernel of one vector does half as much (6-16@14 5x5: pixels 11.2 us, this 14.4), and several
-     * taps share lines of the image.  Emerald Rapids, one thread: 3x3 64@56 1.48 ms (pixels 1.58), 3x3s2 128@56 1.50 ms, 1x1s2
-     * 256-512@56 1.70 ms (pixels 1.60), 512-512@7 1.75 ms; where a pixel's channels lie pages apart, 1x1 512-128@28 b8 8.0 ms
-     * (pixels 6.2).  Zen 5, 1x1s2: 64-64@100 102 us (pixels 130), 96-200@35 73 (76), 256-512@56 0.96 ms (pixels 0.90).
-     * Zen 3: 256-512@56 3.7 ms (pixels 2.8, pointwise 2.9), its gradient 3.8 (3.9, 3.4), of 512-1024@28 4.3 (3.6, 3.1). */
-    int pages = phases.count == 1 && l.taps == 1 && p->x.s[2] == 1 && fc_is_far(p, kernels->size);
-    int near = fc_cpu_has_near_cache();
-    int line = fc_has_short_vectors(kernels); /* a strip is: its one tap's pages are read more often */
-    /* A stride's pixels as they stand, where multiply-adds hide that each is another load.  Zen 4, one thread, pixels and this, us:
-     * 256-512@56 2540, 2400, 512-1024@28 2960, 2465, 128-256@28 b8 1835, 1306, 64-64@100 286, 242, 1x1s3 256-256@57 557, 518, but
-     * 256-512@56 b4, of 12 MiB, 10.7, 14.4 ms. */
-    int apart = phases.count == 1 && p->window.stride[2] > 1 && fc_has_half_multiplier(kernels) &&
-                fc_bytes(input_elements(p), kernels->size) <= 2 * FC_FAR_BYTES;
-    double one = (pages ? 1.25 : 1.12) * (line ? 1.1 : near ? 0.9 : 1.0) * (apart ? 0.8 : 1.0);
-    double unit = vectors == 1 ? 2.0 : l.taps > 1 ? (l.runs ? 0.9 : 0.98) : one;
     /* Zen 3, pixels and this, us: 7x7 3-16@128 b4 4230, 5260, 3x3 3-16@64 b32 2230, 3110, 5x5 3-32@64 b8 1950, 3020, of which what they
      * do not share is transposing, 0.4 ns an output of 32-byte vectors. */
-    double transposed = line ? 0.3 : near ? 0.1 : 0.15;
+    double transposed = fc_has_short_vectors(kernels) ? 0.3 : fc_cpu_has_near_cache() ? 0.1 : 0.15;
     double blocks = n * (double)(l.blocks * l.column_blocks * l.output_blocks) / (double)p->batch, copied = 0;
     if (l.copied)
         copied = blocks * (double)fc_neighbours_most(&phases, plan->tile[ROWS]) * (double)(l.from.s[1] / l.from.s[2]) * c;
     /* A group's pixels and terms are listed first: 16-32@14, of nine, 14.9 us, by winograd_channels 11.5 (Granite Rapids). */
     double listed = 200.0 * (double)counts.groups;
-    *cost = 600 + listed + n * products * c * vectors * 0.125 * unit + calls * (l.runs ? 7 : 14) + copied * transposed +
+    double multiplied = n * products * c * vectors * 0.125 * product_unit(&phases, &l);
+    *cost = 600 + listed + multiplied + calls * (l.runs ? 7 : 14) + copied * transposed +
             outputs * (l.in_place ? 0.02 : transposed) + packed * 0.12 + read + (double)k;
     return NULL;
 }

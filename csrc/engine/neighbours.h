@@ -27,8 +27,8 @@ fc_array_strides fc_neighbours_strides(const fc_phases *phases, int64_t columns,
  * much. */
 int fc_neighbours_pay(const fc_phases *phases, int64_t columns, int64_t size);
 
-/* What rows row ... row + rows of outputs read, columns `read` of x.  `x`: the first image's first channel. */
+/* What rows row ... row + rows of outputs read, of those columns of x.  `x`: the first image's first channel. */
 void fc_neighbours_copy(const fc_phases *phases, const fc_kernels *kernels, const fc_array_strides *strides, const void *x, int64_t row,
-                        int64_t rows, fc_extent read, void *copy);
+                        int64_t rows, fc_extent columns, void *copy);
 
 #endif
